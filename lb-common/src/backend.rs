@@ -1,0 +1,48 @@
+//! Backends: one id is one endpoint of one service port.
+
+use crate::{Addr, Port};
+
+/// The value of `backends`. An id is never shared between services: weight, draining and removal belong to the
+/// pair of service port and endpoint, not to the address.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(Debug))]
+pub struct Backend {
+    pub addr: Addr,
+    pub port: Port,
+    /// IANA protocol number.
+    pub proto: u8,
+    /// A [`BackendState`].
+    pub state: u8,
+    /// Counts the uses of this id. A slot or a flow that remembers another generation means a backend that is
+    /// gone. Stored with one aligned 32-bit write when the backend is retired.
+    pub generation: u32,
+    /// Index into `services`: the owner.
+    pub service: u32,
+    /// Relative share of new flows, for weighted algorithms.
+    pub weight: u32,
+}
+
+const _: () = assert!(size_of::<Backend>() == 32);
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum BackendState {
+    /// The id is not in use (address and owner are what they last were).
+    Free = 0,
+    /// Takes new flows.
+    Active = 1,
+    /// Keeps its flows; takes new ones only where a set still lists it (the fall-back of KEP-1669).
+    Terminating = 2,
+}
+
+impl BackendState {
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        Some(match value {
+            0 => Self::Free,
+            1 => Self::Active,
+            2 => Self::Terminating,
+            _ => return None,
+        })
+    }
+}

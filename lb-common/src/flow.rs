@@ -1,0 +1,177 @@
+//! Flows: what is remembered of a connection, in both directions.
+
+use crate::{Addr, Port};
+
+/// Five-tuple and zone, as the packet shows it where it is looked up: the key of `flows`, `flows_syn` and
+/// `flows_udp`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "user", derive(Debug))]
+pub struct FlowKey {
+    pub src: Addr,
+    pub dst: Addr,
+    pub sport: Port,
+    pub dport: Port,
+    /// Keeps equal tuples of separate networks apart; 0 everywhere today.
+    pub zone: u16,
+    /// IANA protocol number.
+    pub proto: u8,
+    pub pad: u8,
+}
+
+const _: () = assert!(size_of::<FlowKey>() == 40);
+
+impl FlowKey {
+    /// The key of a packet that goes the other way between the same ends.
+    #[inline(always)]
+    pub const fn reversed(&self) -> Self {
+        Self { src: self.dst, dst: self.src, sport: self.dport, dport: self.sport, ..*self }
+    }
+}
+
+/// An address and a port.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "user", derive(Debug))]
+pub struct Endpoint {
+    pub addr: Addr,
+    pub port: Port,
+    pub pad: [u8; 2],
+}
+
+const _: () = assert!(size_of::<Endpoint>() == 20);
+
+impl Endpoint {
+    #[inline(always)]
+    pub const fn new(addr: Addr, port: Port) -> Self {
+        Self { addr, port, pad: [0; 2] }
+    }
+}
+
+/// One direction of a connection. A forward entry (client to service) holds the state; a reverse entry
+/// (backend to client) holds what it restores, and a copy of phase and time so that it need not look further.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(Debug))]
+pub struct Flow {
+    /// What source and destination become.
+    pub src: Endpoint,
+    pub dst: Endpoint,
+    /// Index into `services`; [`Flow::NONE`] for a direct connection to a backend's address (an identity flow).
+    pub service: u32,
+    /// Index into `backends`; [`Flow::NONE`] for an identity flow.
+    pub backend: u32,
+    /// The backend's generation when it was chosen.
+    pub generation: u32,
+    /// Seconds of `CLOCK_MONOTONIC`.
+    pub first_seen: u32,
+    /// Seconds of `CLOCK_MONOTONIC`; written at most once a second.
+    pub last_seen: u32,
+    /// The backend before the last re-steering; [`Flow::NONE`] where there was none.
+    pub previous_backend: u32,
+    /// An [`Action`].
+    pub action: u8,
+    /// A [`Phase`].
+    pub phase: u8,
+    /// `Flow::REVERSE` and its siblings.
+    pub flags: u8,
+    /// SYNs seen of this flow: its own and the retransmitted ones. Saturates.
+    pub syn_count: u8,
+    /// Where a reply came from at L2, on a bridge port: the next packet is sent there. Zero is not known.
+    pub mac: [u8; 6],
+    pub pad: [u8; 2],
+}
+
+const _: () = assert!(size_of::<Flow>() == 76);
+
+impl Flow {
+    /// No service, no backend.
+    pub const NONE: u32 = u32::MAX;
+
+    /// The entry of the direction backend to client.
+    pub const REVERSE: u8 = 1;
+    /// A FIN was seen from the client.
+    pub const FIN_CLIENT: u8 = 2;
+    /// A FIN was seen from the backend.
+    pub const FIN_BACKEND: u8 = 4;
+}
+
+/// What happens to a packet after it was rewritten.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Action {
+    /// The node's stack routes it.
+    Stack = 0,
+    /// Back out of the link that it came by: client and backend are one pod.
+    Hairpin = 1,
+}
+
+impl Action {
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        match value {
+            0 => Some(Self::Stack),
+            1 => Some(Self::Hairpin),
+            _ => None,
+        }
+    }
+}
+
+/// The life of a flow.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Phase {
+    /// Nothing came back yet.
+    New = 0,
+    /// TCP: the backend answered, the client did not confirm yet.
+    Replied = 1,
+    /// TCP: the handshake is complete; others: a reply was seen. Lives in `flows`.
+    Assured = 2,
+    /// TCP: one side sent its FIN. Lives in `flows`.
+    Closing = 3,
+    /// TCP: both sides sent a FIN, or one a RST. A SYN makes a new flow of it.
+    Closed = 4,
+}
+
+impl Phase {
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        Some(match value {
+            0 => Self::New,
+            1 => Self::Replied,
+            2 => Self::Assured,
+            3 => Self::Closing,
+            4 => Self::Closed,
+            _ => return None,
+        })
+    }
+}
+
+/// Seconds without a packet after which a flow may be removed.
+pub mod timeout {
+    use super::Phase;
+    use crate::Proto;
+
+    /// kube-proxy's `conntrack.tcpEstablishedTimeout`.
+    pub const TCP_ESTABLISHED: u32 = 86_400;
+    /// kube-proxy's `conntrack.tcpCloseWaitTimeout`.
+    pub const TCP_CLOSING: u32 = 3_600;
+    /// The kernel's `nf_conntrack_tcp_timeout_time_wait`.
+    pub const TCP_CLOSED: u32 = 120;
+    /// The kernel's `nf_conntrack_tcp_timeout_syn_recv` and `_syn_sent`, the shorter of both.
+    pub const TCP_HANDSHAKE: u32 = 60;
+    /// The kernel's `nf_conntrack_udp_timeout_stream`.
+    pub const UDP_ASSURED: u32 = 120;
+    /// The kernel's `nf_conntrack_udp_timeout`.
+    pub const UDP_NEW: u32 = 30;
+
+    /// The limit for a flow of this protocol in this phase.
+    pub const fn idle(proto: u8, phase: Phase) -> u32 {
+        match phase {
+            Phase::Assured if proto == Proto::Tcp as u8 => TCP_ESTABLISHED,
+            Phase::Closing => TCP_CLOSING,
+            Phase::Closed => TCP_CLOSED,
+            Phase::New | Phase::Replied if proto == Proto::Tcp as u8 => TCP_HANDSHAKE,
+            Phase::Assured => UDP_ASSURED,
+            Phase::New | Phase::Replied => UDP_NEW,
+        }
+    }
+}

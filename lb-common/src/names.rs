@@ -1,0 +1,45 @@
+//! Names of maps and programs, as pins and `bpftool` show them. The kernel keeps 15 bytes.
+
+/// Every map that is pinned, under its own name.
+pub const MAPS: [&str; 12] = [
+    INTEREST,
+    FRONTENDS,
+    SERVICES,
+    NAMES,
+    SLOTS,
+    BACKENDS,
+    FLOWS,
+    FLOWS_SYN,
+    FLOWS_UDP,
+    COUNTERS,
+    SERVICE_STATS,
+    BACKEND_STATS,
+];
+
+pub const INTEREST: &str = "interest";
+pub const FRONTENDS: &str = "frontends";
+pub const SERVICES: &str = "services";
+pub const NAMES: &str = "names";
+pub const SLOTS: &str = "slots";
+pub const BACKENDS: &str = "backends";
+pub const FLOWS: &str = "flows";
+pub const FLOWS_SYN: &str = "flows_syn";
+pub const FLOWS_UDP: &str = "flows_udp";
+pub const COUNTERS: &str = "counters";
+pub const SERVICE_STATS: &str = "service_stats";
+pub const BACKEND_STATS: &str = "backend_stats";
+/// Updated to learn that every program which ran before has ended; not pinned.
+pub const GRACE: &str = "grace";
+
+pub const POD_INGRESS: &str = "pod_ingress";
+pub const POD_EGRESS: &str = "pod_egress";
+pub const PORT_INGRESS: &str = "port_ingress";
+pub const SWEEP: &str = "sweep";
+
+const _: () = {
+    let mut i = 0;
+    while i < MAPS.len() {
+        assert!(MAPS[i].len() <= 15);
+        i += 1;
+    }
+};

@@ -1,0 +1,179 @@
+//! Frontends, services and slots: from an address to the set of backends behind it.
+
+use crate::{Addr, Port};
+
+/// Where a client connects to: the key of `frontends`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "user", derive(Debug))]
+pub struct FrontendKey {
+    /// The unspecified address for a NodePort: which addresses it answers on is `local_addrs`' to say.
+    pub addr: Addr,
+    pub port: Port,
+    /// IANA protocol number.
+    pub proto: u8,
+    pub pad: u8,
+}
+
+const _: () = assert!(size_of::<FrontendKey>() == 20);
+
+impl FrontendKey {
+    #[inline(always)]
+    pub const fn new(addr: Addr, port: Port, proto: u8) -> Self {
+        Self { addr, port, proto, pad: 0 }
+    }
+}
+
+/// The value of `frontends`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(Debug))]
+pub struct Frontend {
+    /// Index into `services`.
+    pub service: u32,
+    /// A [`FrontendKind`].
+    pub kind: u8,
+    pub flags: u8,
+    pub pad: [u8; 2],
+}
+
+const _: () = assert!(size_of::<Frontend>() == 8);
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum FrontendKind {
+    Cluster = 0,
+    NodePort = 1,
+    LoadBalancer = 2,
+    External = 3,
+}
+
+impl FrontendKind {
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        Some(match value {
+            0 => Self::Cluster,
+            1 => Self::NodePort,
+            2 => Self::LoadBalancer,
+            3 => Self::External,
+            _ => return None,
+        })
+    }
+}
+
+/// One service port: the value of `services`. A packet reads `active` once and then sees one record whole:
+/// policy, algorithm and both sets are of one moment.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(Debug))]
+pub struct Service {
+    /// An [`Active`] word: stored with one aligned 64-bit write, which is the change of the service.
+    pub active: u64,
+    pub records: [ServiceRecord; 2],
+}
+
+const _: () = assert!(size_of::<Service>() == 72);
+
+/// The word that says which record of a [`Service`] is in force, and how many changes it has seen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Active(pub u64);
+
+impl Active {
+    /// Index of the record in force.
+    #[inline(always)]
+    pub const fn index(self) -> usize {
+        (self.0 & 1) as usize
+    }
+
+    /// Counts the changes; informational.
+    pub const fn version(self) -> u64 {
+        self.0 >> 1
+    }
+
+    /// The word after a change: the other record, the next version.
+    pub const fn flipped(self) -> Self {
+        Self(((self.version() + 1) << 1) | ((self.0 & 1) ^ 1))
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "user", derive(Debug))]
+pub struct ServiceRecord {
+    /// The endpoints for traffic under a Cluster policy, already filtered by readiness and topology.
+    pub cluster: SlotRange,
+    /// The endpoints of this node, for traffic under a Local policy.
+    pub local: SlotRange,
+    /// `ServiceRecord::INTERNAL_LOCAL` and its siblings.
+    pub flags: u32,
+    /// Seconds since the last new connection after which a client is forgotten; 0 is no affinity.
+    pub affinity_timeout: u32,
+    /// An [`Algorithm`].
+    pub algorithm: u8,
+    pub pad: [u8; 7],
+}
+
+const _: () = assert!(size_of::<ServiceRecord>() == 32);
+
+impl ServiceRecord {
+    /// `internalTrafficPolicy: Local`: clients inside the cluster use the local set.
+    pub const INTERNAL_LOCAL: u32 = 1;
+    /// `externalTrafficPolicy: Local`: clients outside the cluster use the local set.
+    pub const EXTERNAL_LOCAL: u32 = 2;
+    /// Some endpoint, on some node, could serve: an empty set means drop rather than reject.
+    pub const HAS_ENDPOINTS: u32 = 4;
+}
+
+/// A run of entries in `slots`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "user", derive(Debug))]
+pub struct SlotRange {
+    pub offset: u32,
+    pub len: u32,
+}
+
+/// An entry of `slots`: a backend, valid only while its generation is this one.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "user", derive(Debug))]
+pub struct Slot {
+    /// Index into `backends`.
+    pub backend: u32,
+    pub generation: u32,
+}
+
+const _: () = assert!(size_of::<Slot>() == 8);
+
+/// How a new flow finds its backend among a set. Only `Random` is built so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Algorithm {
+    Random = 0,
+}
+
+impl Algorithm {
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        match value {
+            0 => Some(Self::Random),
+            _ => None,
+        }
+    }
+}
+
+/// Which Service port a service id stands for: the value of `names`. Read and written by userspace only; with
+/// it the commands name things and a restarted agent finds its ids again, from the pinned maps alone. Text is
+/// UTF-8 padded with zeros; each part is a DNS label (RFC 1123), at most 63 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(Debug))]
+pub struct ServiceName {
+    pub namespace: [u8; 64],
+    pub name: [u8; 64],
+    /// Empty where the Service has one unnamed port.
+    pub port: [u8; 64],
+    /// IANA protocol number.
+    pub proto: u8,
+    pub pad: [u8; 7],
+}
+
+const _: () = assert!(size_of::<ServiceName>() == 200);

@@ -1,0 +1,1 @@
+//! The agent and the commands of `lb`.
