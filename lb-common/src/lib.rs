@@ -45,3 +45,19 @@ macro_rules! pod {
 
 #[cfg(feature = "user")]
 pod!(Addr, Backend, Flow, FlowKey, Frontend, FrontendKey, Service, ServiceName, Slot, Traffic);
+
+/// Keys that one run of the sweep takes.
+pub const SWEEP_BATCH: usize = 64;
+
+/// Entries of the tables that have a fixed size.
+pub mod capacity {
+    pub const FRONTENDS: usize = 65_536;
+    /// Service ports.
+    pub const SERVICES: usize = 32_768;
+    pub const SLOTS: usize = 262_144;
+    pub const BACKENDS: usize = 131_072;
+    /// Two entries a flow. Memory is taken by use.
+    pub const FLOWS: usize = 1_048_576;
+    /// Two entries a flow, in each of the two LRUs. Memory is taken at start.
+    pub const FLOWS_UNASSURED: usize = 131_072;
+}

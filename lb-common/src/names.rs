@@ -34,6 +34,7 @@ pub const GRACE: &str = "grace";
 pub const POD_INGRESS: &str = "pod_ingress";
 pub const POD_EGRESS: &str = "pod_egress";
 pub const PORT_INGRESS: &str = "port_ingress";
+pub const PORT_EGRESS: &str = "port_egress";
 pub const SWEEP: &str = "sweep";
 
 const _: () = {

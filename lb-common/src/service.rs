@@ -173,7 +173,9 @@ pub struct ServiceName {
     pub port: [u8; 64],
     /// IANA protocol number.
     pub proto: u8,
-    pub pad: [u8; 7],
+    /// 4 or 6: a Service of both families has one service id for each.
+    pub family: u8,
+    pub pad: [u8; 6],
 }
 
 const _: () = assert!(size_of::<ServiceName>() == 200);

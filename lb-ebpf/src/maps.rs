@@ -1,0 +1,223 @@
+//! Every table, with one accessor each: the `unsafe` of map pointers stands here and nowhere else.
+//!
+//! A pointer into a hash may be reused for another entry while it is held (the kernel recycles elements at
+//! once). What a packet needs is therefore copied out early, and never read again after a delete.
+
+use aya_ebpf::{
+    Global,
+    bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    macros::btf_map,
+};
+use lb_common::{
+    Addr, Backend, COUNTERS, Counter, Flow, FlowKey, Frontend, FrontendKey, INTEREST_WORDS, Port, Proto,
+    Service, ServiceName, ServiceRecord, Slot, SlotRange, Traffic, capacity, interest_bit,
+};
+
+const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
+const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
+
+#[btf_map(name = "interest")]
+static INTEREST: Array<u64, INTEREST_WORDS, MMAPABLE> = Array::new();
+#[btf_map(name = "frontends")]
+static FRONTENDS: HashMap<FrontendKey, Frontend, { capacity::FRONTENDS }, NO_PREALLOC> = HashMap::new();
+#[btf_map(name = "services")]
+static SERVICES: Array<Service, { capacity::SERVICES }, MMAPABLE> = Array::new();
+#[btf_map(name = "names")]
+static NAMES: HashMap<u32, ServiceName, { capacity::SERVICES }, NO_PREALLOC> = HashMap::new();
+#[btf_map(name = "slots")]
+static SLOTS: Array<Slot, { capacity::SLOTS }, MMAPABLE> = Array::new();
+#[btf_map(name = "backends")]
+static BACKENDS: Array<Backend, { capacity::BACKENDS }, MMAPABLE> = Array::new();
+#[btf_map(name = "flows")]
+static FLOWS: HashMap<FlowKey, Flow, { capacity::FLOWS }, NO_PREALLOC> = HashMap::new();
+#[btf_map(name = "flows_syn")]
+static FLOWS_SYN: LruHashMap<FlowKey, Flow, { capacity::FLOWS_UNASSURED }> = LruHashMap::new();
+#[btf_map(name = "flows_udp")]
+static FLOWS_UDP: LruHashMap<FlowKey, Flow, { capacity::FLOWS_UNASSURED }> = LruHashMap::new();
+#[btf_map(name = "counters")]
+static COUNTS: PerCpuArray<u64, COUNTERS> = PerCpuArray::new();
+#[btf_map(name = "service_stats")]
+static SERVICE_STATS: PerCpuArray<Traffic, { capacity::SERVICES }> = PerCpuArray::new();
+#[btf_map(name = "backend_stats")]
+static BACKEND_STATS: PerCpuArray<Traffic, { capacity::BACKENDS }> = PerCpuArray::new();
+
+/// Room for a flow in the making: the stack is 512 bytes for all frames together. Programs of
+/// tc do not nest on a CPU (they run with softirqs off).
+#[btf_map(name = "scratch")]
+static SCRATCH: PerCpuArray<Pair, 1> = PerCpuArray::new();
+
+/// A flow's two entries, and keys that are needed to store them.
+#[repr(C)]
+pub struct Pair {
+    pub forward: Flow,
+    pub reverse: Flow,
+    /// Key of `reverse`.
+    pub other: FlowKey,
+    /// Key of an entry that is in the way and over.
+    pub stale: FlowKey,
+}
+
+/// 1: a segment of an unknown connection to a frontend goes on to the kernel, which may know it from
+/// kube-proxy's time. 0: it gets a RST.
+#[unsafe(no_mangle)]
+static ADOPT: Global<u8> = Global::new(0);
+
+#[inline(always)]
+pub fn adopt() -> bool {
+    ADOPT.load() != 0
+}
+
+/// May this address and port matter to us? False positives are rare and only cost time.
+#[inline(always)]
+pub fn interesting(addr: Addr, port: Port, proto: u8) -> bool {
+    let bit = interest_bit(addr, port, proto);
+    match INTEREST.get(bit >> 6) {
+        Some(word) => (*word >> (bit & 63)) & 1 != 0,
+        None => false,
+    }
+}
+
+/// From now on it may. The sweep clears the bit when no flow needs it any more.
+#[inline(always)]
+pub fn set_interesting(addr: Addr, port: Port, proto: u8) {
+    let bit = interest_bit(addr, port, proto);
+    if let Some(word) = INTEREST.get_ptr_mut(bit >> 6) {
+        let mask = 1u64 << (bit & 63);
+        // SAFETY: a valid map value for the program's duration. `lock or`: the agent and other CPUs write the
+        // same word; core's atomics have no read-modify-write on this target.
+        unsafe {
+            core::arch::asm!("lock *(u64 *)({word} + 0) |= {mask}", word = in(reg) word, mask = in(reg) mask);
+        }
+    }
+}
+
+#[inline(always)]
+pub fn frontend(addr: Addr, port: Port, proto: u8) -> Option<Frontend> {
+    // SAFETY: eight bytes, copied at once.
+    unsafe { FRONTENDS.get(FrontendKey::new(addr, port, proto)) }.copied()
+}
+
+/// The record of a service that is in force: `active` is read once.
+#[inline(always)]
+pub fn service_record(service: u32) -> Option<&'static ServiceRecord> {
+    let service = SERVICES.get(service)?;
+    // SAFETY: an aligned word of a live map value; volatile, so that it is read once and before the record.
+    let active = unsafe { core::ptr::read_volatile(&raw const service.active) };
+    // A branch rather than an index: the verifier need not bound it.
+    Some(if active & 1 == 0 { &service.records[0] } else { &service.records[1] })
+}
+
+#[inline(always)]
+pub fn slot(range: SlotRange, index: u32) -> Option<Slot> {
+    SLOTS.get(range.offset + index).copied()
+}
+
+#[inline(always)]
+pub fn backend(id: u32) -> Option<&'static Backend> {
+    BACKENDS.get(id)
+}
+
+/// Is the backend still the one that was chosen?
+#[inline(always)]
+pub fn backend_alive(id: u32, generation: u32) -> bool {
+    match BACKENDS.get(id) {
+        // SAFETY: an aligned word of a live map value that the agent may write at any time.
+        Some(backend) => unsafe { core::ptr::read_volatile(&raw const backend.generation) == generation },
+        None => false,
+    }
+}
+
+/// This CPU's room for a flow in the making; what stands in it is of another packet.
+#[inline(always)]
+pub fn scratch<'a>() -> Option<&'a mut Pair> {
+    // SAFETY: this CPU's own value; taken once a packet.
+    SCRATCH.get_ptr_mut(0).map(|pair| unsafe { &mut *pair })
+}
+
+/// The three parts of the flow table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Flows whose far end answered.
+    Assured,
+    /// The LRU of the protocol: half-open and closed TCP, or others without an answer.
+    Unassured,
+}
+
+#[inline(always)]
+fn lru_get(key: &FlowKey) -> Option<*mut Flow> {
+    if key.proto == Proto::Tcp as u8 { FLOWS_SYN.get_ptr_mut(key) } else { FLOWS_UDP.get_ptr_mut(key) }
+}
+
+/// A flow of one part of the table. The pointer is good for reading and for plain stores until the entry is
+/// deleted; a torn or lost store costs a counter or a second of idle time, never a wrong rewrite.
+#[inline(always)]
+pub fn flow_in<'a>(part: Part, key: &FlowKey) -> Option<&'a mut Flow> {
+    let entry = match part {
+        Part::Assured => FLOWS.get_ptr_mut(key),
+        Part::Unassured => lru_get(key),
+    };
+    // SAFETY: the kernel gave a pointer to a live value of this type.
+    entry.map(|entry| unsafe { &mut *entry })
+}
+
+/// A flow, wherever it is.
+#[inline(always)]
+pub fn flow<'a>(key: &FlowKey) -> Option<(&'a mut Flow, Part)> {
+    if let Some(flow) = flow_in(Part::Assured, key) {
+        return Some((flow, Part::Assured));
+    }
+    flow_in(Part::Unassured, key).map(|flow| (flow, Part::Unassured))
+}
+
+/// Inserts a flow that must not be there. The error is the kernel's (`-EEXIST`, `-E2BIG`, `-ENOMEM`, ...).
+#[inline(always)]
+pub fn flow_insert_new(part: Part, key: &FlowKey, flow: &Flow) -> Result<(), i32> {
+    insert(part, key, flow, u64::from(BPF_NOEXIST))
+}
+
+#[inline(always)]
+pub fn flow_insert(part: Part, key: &FlowKey, flow: &Flow) -> Result<(), i32> {
+    insert(part, key, flow, u64::from(BPF_ANY))
+}
+
+#[inline(always)]
+fn insert(part: Part, key: &FlowKey, flow: &Flow, flags: u64) -> Result<(), i32> {
+    match part {
+        Part::Assured => FLOWS.insert(key, flow, flags),
+        Part::Unassured if key.proto == Proto::Tcp as u8 => FLOWS_SYN.insert(key, flow, flags),
+        Part::Unassured => FLOWS_UDP.insert(key, flow, flags),
+    }
+}
+
+/// Deletes a flow from one part; `false` when it was not there.
+#[inline(always)]
+pub fn flow_remove(part: Part, key: &FlowKey) -> bool {
+    match part {
+        Part::Assured => FLOWS.remove(key),
+        Part::Unassured if key.proto == Proto::Tcp as u8 => FLOWS_SYN.remove(key),
+        Part::Unassured => FLOWS_UDP.remove(key),
+    }
+    .is_ok()
+}
+
+#[inline(always)]
+pub fn count(counter: Counter) {
+    if let Some(value) = COUNTS.get_ptr_mut(counter as u32) {
+        // SAFETY: this CPU's own word.
+        unsafe { *value += 1 };
+    }
+}
+
+/// Counts traffic of a service and its backend on this CPU.
+#[inline(always)]
+pub fn account(service: u32, backend: u32, add: impl Fn(&mut Traffic)) {
+    if let Some(stats) = SERVICE_STATS.get_ptr_mut(service) {
+        // SAFETY: this CPU's own value.
+        add(unsafe { &mut *stats });
+    }
+    if let Some(stats) = BACKEND_STATS.get_ptr_mut(backend) {
+        // SAFETY: this CPU's own value.
+        add(unsafe { &mut *stats });
+    }
+}

@@ -1,0 +1,381 @@
+//! A frame and what was read of it. Headers are read once; writes go through helpers, which work on shared and
+//! on paged frames alike.
+
+use core::{ffi::c_void, mem::MaybeUninit};
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::{bpf_redirect, bpf_skb_load_bytes, bpf_skb_store_bytes},
+    programs::TcContext,
+};
+use lb_common::{Addr, Flow, FlowKey, Port, Proto};
+
+pub const ETH_LEN: u32 = 14;
+const ETH_P_IP: u16 = 0x0800_u16.to_be();
+const ETH_P_IPV6: u16 = 0x86dd_u16.to_be();
+const ETH_P_8021Q: u16 = 0x8100_u16.to_be();
+const ETH_P_8021AD: u16 = 0x88a8_u16.to_be();
+const VLAN_LEN: u32 = 4;
+/// 802.1ad outside, 802.1Q inside.
+const MAX_VLANS: u32 = 2;
+/// RFC 8200 recommends fewer; beyond this a packet is not followed.
+const MAX_EXTENSIONS: u32 = 6;
+
+pub const TCP_FIN: u8 = 1;
+pub const TCP_SYN: u8 = 2;
+pub const TCP_RST: u8 = 4;
+pub const TCP_ACK: u8 = 16;
+
+pub const PROTO_ICMP: u8 = 1;
+pub const PROTO_ICMPV6: u8 = 58;
+
+/// What was read of a frame. Offsets are in bytes from the start of the frame.
+pub struct Packet {
+    skb: *mut __sk_buff,
+    /// The five-tuple as it stands in the frame.
+    pub key: FlowKey,
+    pub l3: u32,
+    pub l4: u32,
+    pub v6: bool,
+    pub tcp_flags: u8,
+    /// IPv4 header checksum as it lies in the frame.
+    pub ip_check: u16,
+}
+
+/// Integers and arrays of them: any bit pattern is valid.
+pub trait Bytes: Copy {}
+impl Bytes for u8 {}
+impl Bytes for u16 {}
+impl Bytes for u32 {}
+impl<T: Bytes, const N: usize> Bytes for [T; N] {}
+
+/// What a frame is.
+#[derive(PartialEq, Eq, Clone, Copy)]
+pub enum Parsed {
+    /// TCP or UDP with its ports: `key` is filled.
+    Transport,
+    /// ICMP or ICMPv6: addresses and protocol are filled.
+    Icmp,
+    /// A fragment of TCP or UDP: the tuple is not whole.
+    Fragment,
+    /// More VLAN tags or extension headers than are followed.
+    TooDeep,
+    /// Nothing that a Service can be about.
+    Other,
+}
+
+impl Packet {
+    #[inline(always)]
+    pub fn new(ctx: &TcContext) -> Self {
+        Self {
+            skb: ctx.skb.skb,
+            key: FlowKey {
+                src: Addr::UNSPECIFIED,
+                dst: Addr::UNSPECIFIED,
+                sport: Port::from_word(0),
+                dport: Port::from_word(0),
+                zone: 0,
+                proto: 0,
+                pad: 0,
+            },
+            l3: ETH_LEN,
+            l4: 0,
+            v6: false,
+            tcp_flags: 0,
+            ip_check: 0,
+        }
+    }
+
+    /// Length of the frame in bytes; of the whole aggregate for GSO.
+    #[inline(always)]
+    pub fn len(&self) -> u32 {
+        // SAFETY: the context pointer is valid for the program's duration.
+        unsafe { (*self.skb).len }
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.skb).ifindex }
+    }
+
+    #[inline(always)]
+    pub fn skb(&self) -> *mut __sk_buff {
+        self.skb
+    }
+
+    /// A word of the linear part, or `None` where the frame ends before.
+    #[inline(always)]
+    fn peek<T: Bytes>(&self, offset: usize) -> Option<T> {
+        // SAFETY: context fields that the verifier turns into packet pointers.
+        let (data, end) = unsafe { ((*self.skb).data as usize, (*self.skb).data_end as usize) };
+        let at = data + offset;
+        if at + size_of::<T>() > end {
+            return None;
+        }
+        // SAFETY: in bounds, by the line above. The target reads words at any address (the verifier refuses
+        // the program where the machine cannot).
+        Some(unsafe { *(at as *const T) })
+    }
+
+    /// Reads the headers. The common frame (no tag, no options, linear) costs a few loads; every other one is
+    /// read by helpers.
+    #[inline(always)]
+    pub fn parse(&mut self) -> Parsed {
+        match self.peek::<[u16; 21]>(0) {
+            // EtherType at byte 12; version and length at 14; fragment offset at 20; protocol at 23.
+            Some(head)
+                if head[6] == ETH_P_IP && head[7].to_be() >> 8 == 0x45 && head[10] & MORE_OR_OFFSET == 0 =>
+            {
+                self.parse_plain_v4(&head)
+            }
+            Some(head) if head[6] == ETH_P_IPV6 => match self.peek::<[u32; 10]>(ETH_LEN as usize) {
+                Some(ip) => self.parse_plain_v6(&ip),
+                None => parse_any(self),
+            },
+            _ => parse_any(self),
+        }
+    }
+
+    #[inline(always)]
+    fn parse_plain_v4(&mut self, head: &[u16; 21]) -> Parsed {
+        self.key.proto = (head[11].to_be() & 0xff) as u8;
+        self.key.src = Addr::from_v4_word(pair(head[13], head[14]));
+        self.key.dst = Addr::from_v4_word(pair(head[15], head[16]));
+        self.ip_check = head[12];
+        self.l4 = ETH_LEN + 20;
+        if self.key.proto == Proto::Tcp as u8 {
+            let Some(flags) = self.peek::<u8>(ETH_LEN as usize + 20 + 13) else { return parse_any(self) };
+            self.tcp_flags = flags;
+        } else if self.key.proto == PROTO_ICMP {
+            return Parsed::Icmp;
+        } else if self.key.proto != Proto::Udp as u8 {
+            return Parsed::Other;
+        }
+        self.key.sport = Port::from_word(head[17]);
+        self.key.dport = Port::from_word(head[18]);
+        Parsed::Transport
+    }
+
+    #[inline(always)]
+    fn parse_plain_v6(&mut self, ip: &[u32; 10]) -> Parsed {
+        self.v6 = true;
+        self.key.src = Addr::from_words([ip[2], ip[3], ip[4], ip[5]]);
+        self.key.dst = Addr::from_words([ip[6], ip[7], ip[8], ip[9]]);
+        self.key.proto = (ip[1].to_be() >> 8) as u8;
+        self.l4 = ETH_LEN + 40;
+        if self.key.proto == Proto::Tcp as u8 {
+            let Some(flags) = self.peek::<u8>(ETH_LEN as usize + 40 + 13) else { return parse_any(self) };
+            self.tcp_flags = flags;
+        } else if self.key.proto != Proto::Udp as u8 {
+            return parse_any(self);
+        }
+        let Some(ports) = self.peek::<[u16; 2]>(ETH_LEN as usize + 40) else { return parse_any(self) };
+        self.key.sport = Port::from_word(ports[0]);
+        self.key.dport = Port::from_word(ports[1]);
+        // ::ffff:0:0/96 on the wire is nobody's: it would be taken for IPv4.
+        if self.key.src.is_v4() || self.key.dst.is_v4() { Parsed::Other } else { Parsed::Transport }
+    }
+
+    /// Copies bytes of the frame, linear or not.
+    #[inline(always)]
+    pub fn load<T: Bytes>(&self, offset: u32) -> Option<T> {
+        let mut value = MaybeUninit::<T>::uninit();
+        // SAFETY: `value` is that many writable bytes.
+        let failed = unsafe {
+            bpf_skb_load_bytes(
+                self.skb.cast_const().cast(),
+                offset,
+                value.as_mut_ptr().cast::<c_void>(),
+                size_of::<T>() as u32,
+            )
+        };
+        // SAFETY: the helper filled it, and any bit pattern is valid.
+        if failed == 0 { Some(unsafe { value.assume_init() }) } else { None }
+    }
+
+    /// Writes bytes of the frame. `flags` are those of `bpf_skb_store_bytes`.
+    #[inline(always)]
+    #[must_use]
+    pub fn store<T: Copy>(&mut self, offset: u32, value: &T, flags: u64) -> bool {
+        // SAFETY: `value` is that many readable bytes.
+        unsafe {
+            bpf_skb_store_bytes(
+                self.skb,
+                offset,
+                core::ptr::from_ref(value).cast::<c_void>(),
+                size_of::<T>() as u32,
+                flags,
+            ) == 0
+        }
+    }
+
+    /// Sends the frame back out of the link that it came by, its MAC addresses swapped.
+    #[inline(always)]
+    pub fn send_back(&mut self) -> Option<i32> {
+        let macs = self.load::<[u16; 6]>(0)?;
+        let swapped = [macs[3], macs[4], macs[5], macs[0], macs[1], macs[2]];
+        if !self.store(0, &swapped, 0) {
+            return None;
+        }
+        // SAFETY: a plain helper call.
+        Some(unsafe { bpf_redirect(self.ifindex(), 0) } as i32)
+    }
+
+    /// Is this the first segment of a connection?
+    #[inline(always)]
+    pub fn is_syn(&self) -> bool {
+        self.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+    }
+
+    #[inline(always)]
+    pub fn is_tcp(&self) -> bool {
+        self.key.proto == Proto::Tcp as u8
+    }
+
+    /// Sends the frame to the MAC address that the flow learned, if it goes elsewhere now.
+    #[inline(always)]
+    pub fn send_to_mac(&mut self, mac: [u8; 6]) -> bool {
+        match self.load::<[u8; 6]>(0) {
+            Some(current) if current != mac => self.store(0, &mac, 0),
+            Some(_) => true,
+            None => false,
+        }
+    }
+
+    /// Source MAC address.
+    #[inline(always)]
+    pub fn source_mac(&self) -> [u8; 6] {
+        self.load::<[u8; 6]>(6).unwrap_or([0; 6])
+    }
+}
+
+/// `MF` and the fragment offset.
+const MORE_OR_OFFSET: u16 = 0x3fff_u16.to_be();
+
+#[inline(always)]
+fn pair(first: u16, second: u16) -> u32 {
+    u32::from(first) | u32::from(second) << 16
+}
+
+/// Reads any frame by helpers.
+#[inline(never)]
+fn parse_any(packet: &mut Packet) -> Parsed {
+    let mut offset = ETH_LEN - 2;
+    let mut tags = 0;
+    let ethertype = loop {
+        let Some(ethertype) = packet.load::<u16>(offset) else { return Parsed::Other };
+        if ethertype != ETH_P_8021Q && ethertype != ETH_P_8021AD {
+            break ethertype;
+        }
+        if tags == MAX_VLANS {
+            return Parsed::TooDeep;
+        }
+        tags += 1;
+        offset += VLAN_LEN;
+    };
+    packet.l3 = offset + 2;
+    match ethertype {
+        ETH_P_IP => parse_v4(packet),
+        ETH_P_IPV6 => parse_v6(packet),
+        _ => Parsed::Other,
+    }
+}
+
+#[inline(always)]
+fn parse_v4(packet: &mut Packet) -> Parsed {
+    let Some(ip) = packet.load::<[u16; 10]>(packet.l3) else { return Parsed::Other };
+    let header = u32::from(ip[0].to_be() >> 8 & 0xf) * 4;
+    if ip[0].to_be() >> 12 != 4 || header < 20 {
+        return Parsed::Other;
+    }
+    packet.v6 = false;
+    packet.key.proto = (ip[4].to_be() & 0xff) as u8;
+    packet.key.src = Addr::from_v4_word(pair(ip[6], ip[7]));
+    packet.key.dst = Addr::from_v4_word(pair(ip[8], ip[9]));
+    packet.ip_check = ip[5];
+    packet.l4 = packet.l3 + header;
+    if ip[3] & MORE_OR_OFFSET != 0 {
+        return Parsed::Fragment;
+    }
+    parse_l4(packet)
+}
+
+#[inline(always)]
+fn parse_v6(packet: &mut Packet) -> Parsed {
+    let Some(ip) = packet.load::<[u32; 10]>(packet.l3) else { return Parsed::Other };
+    if ip[0].to_be() >> 28 != 6 {
+        return Parsed::Other;
+    }
+    packet.v6 = true;
+    packet.key.src = Addr::from_words([ip[2], ip[3], ip[4], ip[5]]);
+    packet.key.dst = Addr::from_words([ip[6], ip[7], ip[8], ip[9]]);
+    if packet.key.src.is_v4() || packet.key.dst.is_v4() {
+        return Parsed::Other;
+    }
+    let mut next = (ip[1].to_be() >> 8) as u8;
+    packet.l4 = packet.l3 + 40;
+    for _ in 0..MAX_EXTENSIONS {
+        match next {
+            // Hop-by-hop, routing, destination options, mobility (RFC 6275), HIP, shim6: length in 8 bytes.
+            0 | 43 | 60 | 135 | 139 | 140 => {
+                let Some(option) = packet.load::<[u8; 2]>(packet.l4) else { return Parsed::Other };
+                next = option[0];
+                packet.l4 += (u32::from(option[1]) + 1) * 8;
+            }
+            // Authentication: length in 4 bytes, less two.
+            51 => {
+                let Some(option) = packet.load::<[u8; 2]>(packet.l4) else { return Parsed::Other };
+                next = option[0];
+                packet.l4 += (u32::from(option[1]) + 2) * 4;
+            }
+            // Fragment: an atomic one (RFC 6946) is a whole packet.
+            44 => {
+                let Some(option) = packet.load::<[u16; 2]>(packet.l4) else { return Parsed::Other };
+                next = (option[0].to_be() >> 8) as u8;
+                packet.l4 += 8;
+                if option[1].to_be() & 0xfff9 != 0 {
+                    packet.key.proto = next;
+                    return Parsed::Fragment;
+                }
+            }
+            _ => {
+                packet.key.proto = next;
+                return parse_l4(packet);
+            }
+        }
+    }
+    Parsed::TooDeep
+}
+
+#[inline(always)]
+fn parse_l4(packet: &mut Packet) -> Parsed {
+    match packet.key.proto {
+        6 => {
+            let Some(flags) = packet.load::<u8>(packet.l4 + 13) else { return Parsed::Other };
+            packet.tcp_flags = flags;
+        }
+        17 => {}
+        PROTO_ICMP | PROTO_ICMPV6 => return Parsed::Icmp,
+        _ => return Parsed::Other,
+    }
+    let Some(ports) = packet.load::<[u16; 2]>(packet.l4) else { return Parsed::Other };
+    packet.key.sport = Port::from_word(ports[0]);
+    packet.key.dport = Port::from_word(ports[1]);
+    Parsed::Transport
+}
+
+/// The key of a flow's packets in the other direction, as they show themselves where they enter: its
+/// translated tuple, reversed.
+#[inline(always)]
+pub fn opposite(key: &FlowKey, flow: &Flow) -> FlowKey {
+    FlowKey {
+        src: flow.dst.addr,
+        dst: flow.src.addr,
+        sport: flow.dst.port,
+        dport: flow.src.port,
+        zone: key.zone,
+        proto: key.proto,
+        pad: 0,
+    }
+}

@@ -1,0 +1,108 @@
+//! Rewrites addresses and ports, and keeps the checksums right.
+//!
+//! The transport checksum is changed by the kernel's helper, which alone knows what the field holds: the sum
+//! itself, only the pseudo header's (`CHECKSUM_PARTIAL`: GSO, offload), or one that `skb->csum` vouches for
+//! (`CHECKSUM_COMPLETE`). The words of the headers are written plainly.
+
+use aya_ebpf::{
+    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    helpers::bpf_l4_csum_replace,
+};
+use lb_common::{Addr, Endpoint};
+
+use crate::packet::Packet;
+
+/// Under `CHECKSUM_COMPLETE` an IPv6 address that changes together with the checksum leaves `skb->csum` as it
+/// is; IPv4 has a header checksum of its own that does so. Kernel commit "bpf: fix checksum update for IPv6".
+const BPF_F_IPV6: u64 = 1 << 7;
+
+const IPV4_CHECK: u32 = 10;
+const IPV6_SRC: u32 = 8;
+const IPV6_DST: u32 = 24;
+const TCP_CHECK: u32 = 16;
+const UDP_CHECK: u32 = 6;
+
+/// Gives the packet this source and destination. `false` where the kernel refused: the packet may be half
+/// rewritten and must not go on.
+#[inline(always)]
+#[must_use]
+pub fn tuple(packet: &mut Packet, src: &Endpoint, dst: &Endpoint) -> bool {
+    let old_ports = u32::from(packet.key.sport.word()) | u32::from(packet.key.dport.word()) << 16;
+    let new_ports = u32::from(src.port.word()) | u32::from(dst.port.word()) << 16;
+    let src_same = packet.key.src.same(src.addr);
+    let dst_same = packet.key.dst.same(dst.addr);
+    if src_same && dst_same && old_ports == new_ports {
+        return true;
+    }
+    if !(src_same && dst_same) {
+        let delta = delta(packet.key.src, src.addr) + delta(packet.key.dst, dst.addr);
+        let delta = fold_32(delta);
+        if !fix_l4(packet, 0, delta, u64::from(BPF_F_PSEUDO_HDR) | if packet.v6 { BPF_F_IPV6 } else { 0 })
+            || !store_addresses(packet, src.addr, dst.addr, src_same, delta)
+        {
+            return false;
+        }
+    }
+    if old_ports != new_ports
+        && !(fix_l4(packet, old_ports, new_ports, 4) && packet.store(packet.l4, &new_ports, 0))
+    {
+        return false;
+    }
+    true
+}
+
+#[inline(always)]
+fn store_addresses(packet: &mut Packet, src: Addr, dst: Addr, src_same: bool, delta: u32) -> bool {
+    if !packet.v6 {
+        // Checksum, source and destination lie side by side.
+        let check = !fold_16(u64::from(!packet.ip_check) + u64::from(delta));
+        let (s, d) = (src.v4_word(), dst.v4_word());
+        let words = [check, s as u16, (s >> 16) as u16, d as u16, (d >> 16) as u16];
+        packet.store(packet.l3 + IPV4_CHECK, &words, 0)
+    } else if src_same {
+        packet.store(packet.l3 + IPV6_DST, &dst, 0)
+    } else {
+        packet.store(packet.l3 + IPV6_SRC, &src, 0) && packet.store(packet.l3 + IPV6_DST, &dst, 0)
+    }
+}
+
+/// Changes the transport checksum: by a difference (`from` 0, no size in `flags`), or from one word to another.
+#[inline(always)]
+fn fix_l4(packet: &mut Packet, from: u32, to: u32, flags: u64) -> bool {
+    let (offset, flags) = if packet.is_tcp() {
+        (packet.l4 + TCP_CHECK, flags)
+    } else {
+        // A UDP checksum of 0 means none, and stays.
+        (packet.l4 + UDP_CHECK, flags | u64::from(BPF_F_MARK_MANGLED_0))
+    };
+    // SAFETY: a plain helper call on the context.
+    unsafe { bpf_l4_csum_replace(packet.skb(), offset, u64::from(from), u64::from(to), flags) == 0 }
+}
+
+/// One's complement difference of two addresses (RFC 1624), not folded.
+#[inline(always)]
+fn delta(old: Addr, new: Addr) -> u64 {
+    let (old, new) = (old.words(), new.words());
+    u64::from(!old[0])
+        + u64::from(!old[1])
+        + u64::from(!old[2])
+        + u64::from(!old[3])
+        + u64::from(new[0])
+        + u64::from(new[1])
+        + u64::from(new[2])
+        + u64::from(new[3])
+}
+
+#[inline(always)]
+fn fold_32(sum: u64) -> u32 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    ((sum & 0xffff_ffff) + (sum >> 32)) as u32
+}
+
+/// Folds a one's complement sum of 32-bit words to 16 bits.
+#[inline(always)]
+pub fn fold_16(sum: u64) -> u16 {
+    let sum = u64::from(fold_32(sum));
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}

@@ -1,0 +1,30 @@
+//! From a set of slots to one backend.
+
+use aya_ebpf::helpers::bpf_get_prandom_u32;
+use lb_common::{Backend, SlotRange};
+
+use crate::maps;
+
+/// Slots that are tried: a slot whose backend is of another generation is passed over.
+const TRIES: u32 = 4;
+
+/// Any backend of the set, each as likely as the others. `None` where the set is empty.
+#[inline(always)]
+pub fn random(range: SlotRange) -> Option<(u32, &'static Backend)> {
+    if range.len == 0 {
+        return None;
+    }
+    // SAFETY: a plain helper call.
+    let random = unsafe { bpf_get_prandom_u32() };
+    // Multiply-shift: no division, and no bias that counts below 2^32.
+    let mut index = ((u64::from(random) * u64::from(range.len)) >> 32) as u32;
+    for _ in 0..TRIES {
+        let slot = maps::slot(range, index)?;
+        let backend = maps::backend(slot.backend)?;
+        if backend.generation == slot.generation {
+            return Some((slot.backend, backend));
+        }
+        index = if index + 1 < range.len { index + 1 } else { 0 };
+    }
+    None
+}
