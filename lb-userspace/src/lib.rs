@@ -1,1 +1,13 @@
 //! The agent and the commands of `lb`.
+//!
+//! ```text
+//! source --Event--> Model --Desired--> Planner --Plan--> Plane
+//! (manifests)       pure               pure              (kernel, or memory)
+//! ```
+
+pub mod desired;
+pub mod event;
+pub mod model;
+pub mod plan;
+pub mod plane;
+pub mod tables;

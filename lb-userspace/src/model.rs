@@ -1,0 +1,242 @@
+//! What the sources said, and what follows from it for each Service. Pure: no clock, no I/O, nothing awaited.
+
+mod claims;
+mod endpoints;
+mod node;
+mod notice;
+mod policy;
+mod service;
+mod store;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+pub use endpoints::{Hints, Slice, SliceEndpoint, SlicePort};
+pub use node::Node;
+pub(crate) use notice::Board;
+pub use notice::{Notice, Severity};
+pub use service::{Policy, Problem, Service, ServicePort};
+
+use crate::desired::{Desired, DesiredPort, ServicePortName};
+use crate::event::{Event, Kind, ObjectName, Subject};
+use claims::{Claim, Claims};
+use policy::Place;
+use store::Store;
+
+/// The objects in force, and which Services a change of them touched.
+#[derive(Clone, Debug)]
+pub struct Model {
+    node_name: String,
+    services: Store<Service>,
+    slices: Store<Slice>,
+    nodes: Store<Node>,
+    /// Names of slices by the Service that they are of.
+    slices_of: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
+    claims: Claims,
+    /// Services to be decided anew.
+    dirty: BTreeSet<ObjectName>,
+    /// What was last desired of each Service.
+    known: BTreeMap<ObjectName, BTreeSet<ServicePortName>>,
+    /// The next [`Desired`] is to be complete.
+    complete: bool,
+    board: Board<Source>,
+}
+
+/// Where a notice comes from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Source {
+    File(std::sync::Arc<str>),
+    /// The object as it was read.
+    Object(Subject),
+    /// A Service among the other objects.
+    Service(ObjectName),
+}
+
+impl Model {
+    /// `node_name` is the name of the agent's own Node: it says which endpoints are local.
+    pub fn new(node_name: impl Into<String>) -> Self {
+        Self {
+            node_name: node_name.into(),
+            services: Store::default(),
+            slices: Store::default(),
+            nodes: Store::default(),
+            slices_of: BTreeMap::new(),
+            claims: Claims::default(),
+            dirty: BTreeSet::new(),
+            known: BTreeMap::new(),
+            complete: true,
+            board: Board::default(),
+        }
+    }
+
+    pub fn apply(&mut self, event: Event) {
+        match event {
+            Event::Service(change) => {
+                for (name, before) in self.services.apply(change) {
+                    self.service_changed(name, before.as_ref());
+                }
+            }
+            Event::Slice(change) => {
+                for (name, before) in self.slices.apply(change) {
+                    self.slice_changed(name, before.as_ref());
+                }
+            }
+            Event::Node(change) => {
+                let changed = self.nodes.apply(change);
+                if changed.iter().any(|(name, _)| name.name == self.node_name) {
+                    self.dirty.extend(self.services.names().cloned());
+                }
+            }
+            Event::File { file, notices } => self.board.replace(Source::File(file), notices),
+        }
+    }
+
+    /// Every kind has delivered its first full list. Nothing is desired before.
+    pub fn ready(&self) -> bool {
+        self.services.is_synced() && self.slices.is_synced() && self.nodes.is_synced()
+    }
+
+    /// What the changes since the last call ask for; empty while not [`Model::ready`]. The first is complete.
+    pub fn desired(&mut self) -> Desired {
+        let mut desired = Desired::default();
+        if !self.ready() {
+            return desired;
+        }
+        desired.complete = std::mem::take(&mut self.complete);
+        if desired.complete {
+            self.dirty.extend(self.services.names().cloned());
+        }
+        for name in std::mem::take(&mut self.dirty) {
+            let ports = self.decide(&name);
+            let before = self.known.remove(&name).unwrap_or_default();
+            desired.services.extend(before.into_iter().map(|port| (port, None)));
+            if !ports.is_empty() {
+                self.known.insert(name, ports.keys().cloned().collect());
+            }
+            desired.services.extend(ports.into_iter().map(|(port, desired)| (port, Some(desired))));
+        }
+        desired
+    }
+
+    /// The tables are no longer known: the next [`Model::desired`] is complete.
+    pub fn resync(&mut self) {
+        self.complete = true;
+    }
+
+    /// Notices that began since the last call.
+    pub fn take_notices(&mut self) -> Vec<Notice> {
+        self.board.take_news()
+    }
+
+    /// All notices that last.
+    pub fn notices(&self) -> impl Iterator<Item = &Notice> {
+        self.board.current()
+    }
+
+    fn service_changed(&mut self, name: ObjectName, before: Option<&Service>) {
+        let service = self.services.get(&name);
+        let mut touched = self.claims.replace(&name, service);
+        if before.is_some() || service.is_some() {
+            touched.insert(name.clone());
+        }
+        self.dirty.append(&mut touched);
+        let notices =
+            service.map(|s| notices(Kind::Service, &name, &s.file, &s.problems)).unwrap_or_default();
+        self.board.replace(Source::Object(Subject { kind: Kind::Service, name }), notices);
+    }
+
+    fn slice_changed(&mut self, name: ObjectName, before: Option<&Slice>) {
+        let slice = self.slices.get(&name);
+        if let Some(owner) = before.and_then(Slice::owner) {
+            if let Some(slices) = self.slices_of.get_mut(&owner) {
+                slices.remove(&name);
+                if slices.is_empty() {
+                    self.slices_of.remove(&owner);
+                }
+            }
+            self.dirty.insert(owner);
+        }
+        if let Some(owner) = slice.and_then(Slice::owner) {
+            self.slices_of.entry(owner.clone()).or_default().insert(name.clone());
+            self.dirty.insert(owner);
+        }
+        let notices =
+            slice.map(|s| notices(Kind::EndpointSlice, &name, &s.file, &s.problems)).unwrap_or_default();
+        self.board.replace(Source::Object(Subject { kind: Kind::EndpointSlice, name }), notices);
+    }
+
+    /// The service ports of one Service, from the objects alone.
+    fn decide(&mut self, name: &ObjectName) -> BTreeMap<ServicePortName, DesiredPort> {
+        let slices: Vec<&Slice> = self
+            .slices_of
+            .get(name)
+            .into_iter()
+            .flatten()
+            .filter_map(|slice| self.slices.get(slice))
+            .collect();
+        let mut ports = BTreeMap::new();
+        let mut problems = Vec::new();
+        let service = self.services.get(name);
+        match service {
+            None if !slices.is_empty() => problems
+                .push(Problem::new(Severity::Info, "EndpointSlices name this Service, but there is none")),
+            None => {}
+            Some(service) if service.ports.is_empty() => {}
+            Some(service) => {
+                if slices.is_empty() {
+                    problems.push(Problem::new(
+                        Severity::Warning,
+                        "no EndpointSlice names this Service: it has no endpoint",
+                    ));
+                }
+                let zone =
+                    self.nodes.get(&ObjectName::new("", &self.node_name)).and_then(|n| n.zone.as_deref());
+                let place = Place { node: &self.node_name, zone };
+                for claim in service.claims() {
+                    match self.claims.winner(&claim.key) {
+                        Some(winner) if winner != &claim => problems.push(conflict(&claim, winner)),
+                        _ => {
+                            let port = ports
+                                .entry(claim.port.clone())
+                                .or_insert_with(|| policy::port(service, &claim.port, &slices, place));
+                            port.frontends.insert(claim.key, claim.kind);
+                        }
+                    }
+                }
+                problems.extend(endpoints::unmatched_ports(service, &slices));
+            }
+        }
+        let file = service.and_then(|service| service.file.clone());
+        self.board.replace(Source::Service(name.clone()), notices(Kind::Service, name, &file, &problems));
+        ports
+    }
+}
+
+fn conflict(claim: &Claim, winner: &Claim) -> Problem {
+    let address = std::net::SocketAddr::new(claim.key.addr.into(), claim.key.port.host());
+    let (port, owner) = (&claim.port, &winner.port);
+    Problem::new(
+        Severity::Error,
+        format!(
+            "port \"{}\": {address}/{} belongs to port \"{}\" of Service {}/{}, which is older or first by name",
+            port.port, port.proto, owner.port, owner.namespace, owner.name,
+        ),
+    )
+}
+
+fn notices(
+    kind: Kind,
+    name: &ObjectName,
+    file: &Option<std::sync::Arc<str>>,
+    problems: &[Problem],
+) -> Vec<Notice> {
+    let subject = Subject { kind, name: name.clone() };
+    problems
+        .iter()
+        .map(|problem| Notice {
+            severity: problem.severity,
+            subject: Some(subject.clone()),
+            file: file.clone(),
+            text: problem.text.clone(),
+        })
+        .collect()
+}

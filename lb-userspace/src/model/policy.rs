@@ -1,0 +1,120 @@
+//! Which endpoints serve whom: traffic policy, readiness, termination (KEP-1669, KEP-2086) and topology hints
+//! (KEP-2433, KEP-3015, KEP-4444), as k/k pkg/proxy/topology.go decides.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lb_common::{Algorithm, BackendState, Endpoint, Proto, ServiceRecord};
+
+use super::endpoints::{self, Hints, Slice, SliceEndpoint};
+use super::service::{Policy, Service};
+use crate::desired::{BackendShare, DesiredPort, ServicePortName};
+
+/// Where the agent is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    pub(super) node: &'a str,
+    pub(super) zone: Option<&'a str>,
+}
+
+type Endpoints<'a> = BTreeMap<Endpoint, &'a SliceEndpoint>;
+
+/// All of a service port but its frontends.
+pub(super) fn port(
+    service: &Service,
+    port: &ServicePortName,
+    slices: &[&Slice],
+    place: Place,
+) -> DesiredPort {
+    let endpoints = endpoints::merged(port, slices);
+    let is_external = service.is_external(port);
+    let internal_local = service.internal_policy == Policy::Local;
+    let external_local = service.external_policy == Policy::Local;
+    let use_cluster = !internal_local || is_external;
+    let use_local = internal_local || (external_local && is_external);
+    let has_endpoints = endpoints.values().any(|e| is_ready(e) || is_last_resort(e));
+    let flag = |on: bool, flag: u32| if on { flag } else { 0 };
+    DesiredPort {
+        frontends: BTreeMap::new(),
+        cluster: if use_cluster { cluster_set(&endpoints, place) } else { BTreeSet::new() },
+        local: if use_local { local_set(&endpoints, place) } else { BTreeSet::new() },
+        backends: backends(&endpoints, port.proto),
+        flags: flag(internal_local, ServiceRecord::INTERNAL_LOCAL)
+            | flag(external_local, ServiceRecord::EXTERNAL_LOCAL)
+            | flag(has_endpoints, ServiceRecord::HAS_ENDPOINTS),
+        algorithm: Algorithm::Random,
+        affinity_timeout: service.affinity_timeout,
+    }
+}
+
+fn cluster_set(endpoints: &Endpoints, place: Place) -> BTreeSet<Endpoint> {
+    let mode = Mode::of(endpoints, place);
+    let ready = pick(endpoints, |e| is_ready(e) && mode.admits(&e.hints));
+    if ready.is_empty() { pick(endpoints, is_last_resort) } else { ready }
+}
+
+/// Topology is never applied to it.
+fn local_set(endpoints: &Endpoints, place: Place) -> BTreeSet<Endpoint> {
+    let is_local = |e: &SliceEndpoint| e.node.as_deref() == Some(place.node);
+    let ready = pick(endpoints, |e| is_ready(e) && is_local(e));
+    if ready.is_empty() { pick(endpoints, |e| is_last_resort(e) && is_local(e)) } else { ready }
+}
+
+fn pick(endpoints: &Endpoints, admits: impl Fn(&SliceEndpoint) -> bool) -> BTreeSet<Endpoint> {
+    endpoints.iter().filter(|(_, e)| admits(e)).map(|(key, _)| *key).collect()
+}
+
+/// A terminating endpoint is ready only by `publishNotReadyAddresses`; the controller says so.
+fn is_ready(endpoint: &SliceEndpoint) -> bool {
+    endpoint.ready
+}
+
+/// Takes new connections when there is no ready one (KEP-1669).
+fn is_last_resort(endpoint: &SliceEndpoint) -> bool {
+    endpoint.serving && endpoint.terminating
+}
+
+/// Every endpoint that may have flows. One that terminates keeps them; so does a connection (TCP, SCTP) to one that
+/// is not serving, as with kube-proxy, which never ends those; UDP goes elsewhere at once (k/k
+/// pkg/proxy/conntrack/cleanup.go).
+fn backends(endpoints: &Endpoints, proto: Proto) -> BTreeMap<Endpoint, BackendShare> {
+    let keeps = |e: &SliceEndpoint| is_ready(e) || e.serving || proto != Proto::Udp;
+    let share = |e: &SliceEndpoint| BackendShare {
+        state: if is_ready(e) && !e.terminating { BackendState::Active } else { BackendState::Terminating },
+        weight: 1,
+    };
+    endpoints.iter().filter(|(_, e)| keeps(e)).map(|(key, e)| (*key, share(e))).collect()
+}
+
+/// How hints narrow the ready endpoints. One endpoint without a hint switches a mode off: the controller is in the
+/// middle of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode<'a> {
+    All,
+    Node(&'a str),
+    Zone(&'a str),
+}
+
+impl<'a> Mode<'a> {
+    fn of(endpoints: &Endpoints, place: Place<'a>) -> Self {
+        let ready: Vec<&Hints> = endpoints.values().filter(|e| is_ready(e)).map(|e| &e.hints).collect();
+        let all_and_some = |names: fn(&Hints) -> &Vec<String>, own: &str| {
+            ready.iter().all(|hints| !names(hints).is_empty())
+                && ready.iter().any(|hints| names(hints).iter().any(|name| name == own))
+        };
+        if all_and_some(|hints| &hints.nodes, place.node) {
+            return Self::Node(place.node);
+        }
+        match place.zone {
+            Some(zone) if all_and_some(|hints| &hints.zones, zone) => Self::Zone(zone),
+            _ => Self::All,
+        }
+    }
+
+    fn admits(self, hints: &Hints) -> bool {
+        match self {
+            Self::All => true,
+            Self::Node(node) => hints.nodes.iter().any(|name| name == node),
+            Self::Zone(zone) => hints.zones.iter().any(|name| name == zone),
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! A Service, as far as it counts for one that programs it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1;
+use lb_common::{Addr, FrontendKey, FrontendKind, Port, Proto};
+
+use super::claims::{Age, Claim};
+use super::notice::Severity;
+use super::store::Named;
+use crate::desired::{Family, ServicePortName};
+use crate::event::ObjectName;
+
+/// kube-proxy leaves a Service with this label to another proxy (KEP-2447).
+const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
+
+/// The compact form of a Service. One that is not to be programmed (headless, ExternalName, another proxy's, no
+/// address yet) has no ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    pub name: ObjectName,
+    /// Where it was read from; `None` for the Kubernetes API.
+    pub file: Option<Arc<str>>,
+    /// Seconds since 1970, from `creationTimestamp`.
+    pub created: Option<i64>,
+    /// The ClusterIPs that can be used, at most one of each family.
+    pub cluster_ips: Vec<Addr>,
+    pub ports: Vec<ServicePort>,
+    pub internal_policy: Policy,
+    pub external_policy: Policy,
+    /// The families of load balancer addresses and externalIPs.
+    pub external_families: Vec<Family>,
+    /// Seconds; 0 is no affinity.
+    pub affinity_timeout: u32,
+    pub problems: Vec<Problem>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Empty where the Service has one unnamed port.
+    pub name: String,
+    pub proto: Proto,
+    pub port: Port,
+    /// Zero is none.
+    pub node_port: Port,
+}
+
+/// `internalTrafficPolicy` and `externalTrafficPolicy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    Cluster,
+    Local,
+}
+
+/// Something in an object that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    pub severity: Severity,
+    pub text: String,
+}
+
+impl Problem {
+    pub(crate) fn new(severity: Severity, text: impl Into<String>) -> Self {
+        Self { severity, text: text.into() }
+    }
+}
+
+impl Service {
+    /// Rules: which Services count is k/k cmd/kube-proxy/app/server.go and pkg/proxy/util/utils.go
+    /// (ShouldSkipService, GetClusterIPByFamily); affinity is API defaulting (10,800 s).
+    pub fn new(service: v1::Service, file: Option<Arc<str>>) -> Self {
+        let metadata = service.metadata;
+        let spec = service.spec.unwrap_or_default();
+        let mut problems = Vec::new();
+        let mut compact = Self {
+            name: ObjectName::new(
+                metadata.namespace.unwrap_or_else(|| "default".to_owned()),
+                metadata.name.unwrap_or_default(),
+            ),
+            file,
+            created: metadata.creation_timestamp.map(|time| time.0.timestamp()),
+            cluster_ips: Vec::new(),
+            ports: Vec::new(),
+            internal_policy: policy(
+                "internalTrafficPolicy",
+                spec.internal_traffic_policy.as_deref(),
+                &mut problems,
+            ),
+            external_policy: policy(
+                "externalTrafficPolicy",
+                spec.external_traffic_policy.as_deref(),
+                &mut problems,
+            ),
+            external_families: Vec::new(),
+            affinity_timeout: affinity(&spec, &mut problems),
+            problems: Vec::new(),
+        };
+        let is_others = metadata.labels.unwrap_or_default().contains_key(OTHER_PROXY);
+        if is_others || spec.type_.as_deref() == Some("ExternalName") || is_headless(&spec) {
+            return compact;
+        }
+        if is_label(&compact.name.name) && is_label(&compact.name.namespace) {
+            compact.cluster_ips = cluster_ips(&spec, &mut problems);
+            compact.external_families = external_families(&spec, service.status.as_ref(), &mut problems);
+            if !compact.cluster_ips.is_empty() {
+                compact.ports = ports(spec.ports.unwrap_or_default(), &mut problems);
+            }
+        } else {
+            problems.push(Problem::new(Severity::Error, "name or namespace is not a DNS label (RFC 1123)"));
+        }
+        compact.problems = problems;
+        compact
+    }
+
+    /// The frontends that it asks for.
+    pub(super) fn claims(&self) -> Vec<Claim> {
+        let age = self.created.map_or(Age::Unknown, Age::Created);
+        let mut claims = Vec::new();
+        for addr in &self.cluster_ips {
+            for port in &self.ports {
+                claims.push(Claim {
+                    age,
+                    port: self.port_name(port, Family::of(*addr)),
+                    key: FrontendKey::new(*addr, port.port, port.proto as u8),
+                    kind: FrontendKind::Cluster,
+                });
+            }
+        }
+        claims
+    }
+
+    /// Whether clients outside the cluster can reach a port.
+    pub(super) fn is_external(&self, port: &ServicePortName) -> bool {
+        self.external_families.contains(&port.family)
+            || self
+                .ports
+                .iter()
+                .any(|p| p.name == port.port && p.proto == port.proto && p.node_port != Port::default())
+    }
+
+    fn port_name(&self, port: &ServicePort, family: Family) -> ServicePortName {
+        ServicePortName {
+            namespace: self.name.namespace.clone(),
+            name: self.name.name.clone(),
+            port: port.name.clone(),
+            proto: port.proto,
+            family,
+        }
+    }
+}
+
+impl Named for Service {
+    fn object_name(&self) -> &ObjectName {
+        &self.name
+    }
+}
+
+/// An address that can stand in the tables. Refused: no address, IPv4 written as IPv6, and those that no packet on
+/// a wire may have.
+pub(super) fn address(text: &str) -> Result<Addr, String> {
+    let ip: IpAddr = text.trim().parse().map_err(|_| format!("\"{text}\" is not an IP address"))?;
+    if ip != ip.to_canonical() {
+        return Err(format!("\"{text}\" is an IPv4-mapped IPv6 address; write it as IPv4"));
+    }
+    if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() {
+        return Err(format!("{ip} cannot be reached through a Service"));
+    }
+    Ok(ip.into())
+}
+
+/// A transport protocol; the API's default is TCP.
+pub(super) fn protocol(text: Option<&str>) -> Result<Proto, String> {
+    match text {
+        None | Some("TCP") => Ok(Proto::Tcp),
+        Some("UDP") => Ok(Proto::Udp),
+        Some("SCTP") => Ok(Proto::Sctp),
+        Some(other) => Err(format!("protocol \"{other}\" is not supported")),
+    }
+}
+
+fn is_headless(spec: &v1::ServiceSpec) -> bool {
+    let first = spec.cluster_ips.as_ref().and_then(|ips| ips.first());
+    spec.cluster_ip.as_ref().or(first).is_none_or(|ip| ip.is_empty() || ip == "None")
+}
+
+fn is_label(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
+}
+
+/// `clusterIPs[i]` is of family `ipFamilies[i]`; without families, `clusterIP` alone counts (kube-proxy does so,
+/// and manifests written by hand need it).
+fn cluster_ips(spec: &v1::ServiceSpec, problems: &mut Vec<Problem>) -> Vec<Addr> {
+    let one = spec.cluster_ip.iter().filter(|ip| !ip.is_empty());
+    let many: Vec<&String> = match spec.cluster_ips.as_deref() {
+        None | Some([]) => one.collect(),
+        Some(ips) => ips.iter().collect(),
+    };
+    let families = spec.ip_families.as_deref().unwrap_or_default();
+    let mut usable: Vec<Addr> = Vec::new();
+    if families.is_empty() {
+        if many.len() > 1 {
+            problems.push(Problem::new(
+                Severity::Warning,
+                format!("clusterIPs without ipFamilies: only {} counts", many[0]),
+            ));
+        }
+        let only = spec.cluster_ip.as_ref().filter(|ip| !ip.is_empty()).or(many.first().copied());
+        usable.extend(only.and_then(|ip| cluster_ip(ip, None, problems)));
+        return usable;
+    }
+    for (index, family) in families.iter().enumerate() {
+        let Some(ip) = many.get(index) else { continue };
+        let expected = match family.as_str() {
+            "IPv4" => Family::Ipv4,
+            "IPv6" => Family::Ipv6,
+            other => {
+                problems.push(Problem::new(Severity::Error, format!("ipFamilies: \"{other}\" is not known")));
+                continue;
+            }
+        };
+        if let Some(addr) = cluster_ip(ip, Some(expected), problems)
+            && !usable.iter().any(|other| Family::of(*other) == expected)
+        {
+            usable.push(addr);
+        }
+    }
+    usable
+}
+
+fn cluster_ip(text: &str, expected: Option<Family>, problems: &mut Vec<Problem>) -> Option<Addr> {
+    let text = text.trim();
+    match (address(text), expected) {
+        (Err(error), _) => {
+            problems.push(Problem::new(Severity::Error, format!("clusterIP: {error}")));
+            None
+        }
+        (Ok(addr), Some(family)) if Family::of(addr) != family => {
+            problems
+                .push(Problem::new(Severity::Error, format!("clusterIP: {addr} is not of family {family}")));
+            None
+        }
+        (Ok(addr), _) => Some(addr),
+    }
+}
+
+/// Load balancer addresses with `ipMode` VIP (or none, KEP-1860), and externalIPs.
+fn external_families(
+    spec: &v1::ServiceSpec,
+    status: Option<&v1::ServiceStatus>,
+    problems: &mut Vec<Problem>,
+) -> Vec<Family> {
+    let ingress = status.and_then(|s| s.load_balancer.as_ref()).and_then(|lb| lb.ingress.as_ref());
+    let vips = ingress
+        .into_iter()
+        .flatten()
+        .filter(|ingress| ingress.ip_mode.as_deref().is_none_or(|mode| mode == "VIP"))
+        .filter_map(|ingress| ingress.ip.as_deref())
+        .filter(|ip| !ip.is_empty())
+        .map(|ip| ("status.loadBalancer.ingress", ip));
+    let external = spec.external_ips.iter().flatten().map(|ip| ("externalIPs", ip.as_str()));
+    let mut families = Vec::new();
+    for (field, ip) in vips.chain(external) {
+        match address(ip) {
+            Ok(addr) => families.push(Family::of(addr)),
+            Err(error) => problems.push(Problem::new(Severity::Error, format!("{field}: {error}"))),
+        }
+    }
+    families.sort();
+    families.dedup();
+    families
+}
+
+fn ports(ports: Vec<v1::ServicePort>, problems: &mut Vec<Problem>) -> Vec<ServicePort> {
+    let mut usable: Vec<ServicePort> = Vec::new();
+    for port in ports {
+        let name = port.name.unwrap_or_default();
+        let refused = |text: String| Problem::new(Severity::Error, format!("port \"{name}\": {text}"));
+        let proto = match protocol(port.protocol.as_deref()) {
+            Ok(proto) => proto,
+            Err(error) => {
+                problems.push(refused(error));
+                continue;
+            }
+        };
+        let number = match u16::try_from(port.port) {
+            Ok(number) if number > 0 => number,
+            _ => {
+                problems.push(refused(format!("number {} is not within 1-65535", port.port)));
+                continue;
+            }
+        };
+        if name.len() > 63 || usable.iter().any(|other| other.name == name && other.proto == proto) {
+            problems.push(refused("the name is too long, or another port has it".into()));
+            continue;
+        }
+        let node_port = u16::try_from(port.node_port.unwrap_or(0)).unwrap_or(0);
+        usable.push(ServicePort { name, proto, port: Port::new(number), node_port: Port::new(node_port) });
+    }
+    usable
+}
+
+fn policy(field: &str, text: Option<&str>, problems: &mut Vec<Problem>) -> Policy {
+    match text {
+        None | Some("" | "Cluster") => Policy::Cluster,
+        Some("Local") => Policy::Local,
+        Some(other) => {
+            problems.push(Problem::new(
+                Severity::Warning,
+                format!("{field}: \"{other}\" is not known; taken for Cluster"),
+            ));
+            Policy::Cluster
+        }
+    }
+}
+
+/// The API's default for `timeoutSeconds`.
+const AFFINITY_SECONDS: i32 = 10_800;
+
+fn affinity(spec: &v1::ServiceSpec, problems: &mut Vec<Problem>) -> u32 {
+    match spec.session_affinity.as_deref() {
+        None | Some("" | "None") => 0,
+        Some("ClientIP") => {
+            let config = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref());
+            let seconds = config.and_then(|c| c.timeout_seconds).unwrap_or(AFFINITY_SECONDS);
+            if (1..=86_400).contains(&seconds) {
+                return seconds.unsigned_abs();
+            }
+            problems.push(Problem::new(
+                Severity::Warning,
+                format!("timeoutSeconds {seconds} is not within 1-86400; taken for {AFFINITY_SECONDS}"),
+            ));
+            AFFINITY_SECONDS.unsigned_abs()
+        }
+        Some(other) => {
+            problems.push(Problem::new(
+                Severity::Warning,
+                format!("sessionAffinity: \"{other}\" is not known; taken for None"),
+            ));
+            0
+        }
+    }
+}

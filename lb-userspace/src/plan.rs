@@ -1,0 +1,257 @@
+//! From the desired state of service ports to the writes that bring it about. Pure: it decides from its own
+//! picture of the tables, and takes for granted that every plan it returns is carried out.
+
+mod ids;
+mod op;
+mod owners;
+mod port;
+mod regions;
+mod restore;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lb_common::{capacity, interest_bit, names};
+
+pub use ids::{Batch, Ids};
+pub use op::{Op, state_name};
+pub use regions::{Region, Regions};
+
+use crate::desired::{Desired, DesiredPort, ServicePortName};
+use crate::event::{Kind, ObjectName, Subject};
+use crate::model::{Board, Notice, Severity};
+use crate::tables::Tables;
+use owners::Owners;
+
+/// Entries that the tables have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub frontends: u32,
+    pub services: u32,
+    pub slots: u32,
+    pub backends: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const fn entries(capacity: usize) -> u32 {
+            assert!(capacity <= u32::MAX as usize);
+            capacity as u32
+        }
+        Self {
+            frontends: const { entries(capacity::FRONTENDS) },
+            services: const { entries(capacity::SERVICES) },
+            slots: const { entries(capacity::SLOTS) },
+            backends: const { entries(capacity::BACKENDS) },
+        }
+    }
+}
+
+/// Operations in the order of [`Op::rank`], and what could not be planned.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    pub ops: Vec<Op>,
+    /// Said for the first time.
+    pub notices: Vec<Notice>,
+}
+
+/// Gives out ids and slots, and knows what the tables hold.
+///
+/// An id, a region of slots or a record that went out of use may still be read by a packet that started before.
+/// So it is *pending* until a grace period has passed:
+///
+/// 1. apply the plan,
+/// 2. [`Planner::pending`] names all that was released so far as a batch,
+/// 3. [`crate::plane::Plane::grace`] returns,
+/// 4. [`Planner::reclaim`] frees the batch.
+///
+/// While [`Planner::deferred`], do so (steps 2 to 4 fall away where nothing is pending) and plan once more with an
+/// empty [`Desired`].
+///
+/// When `apply` fails, the planner no longer knows the tables: start again from [`Planner::restore`] and a
+/// complete [`Desired`].
+#[derive(Clone, Debug)]
+pub struct Planner {
+    tables: Tables,
+    owners: Owners,
+    limits: Limits,
+    service_ids: Ids,
+    backend_ids: Ids,
+    regions: Regions,
+    /// The batch that releases go to now.
+    batch: Batch,
+    /// Services whose record out of force may still be read.
+    settling: BTreeMap<u32, Batch>,
+    /// Changes that wait for a grace period.
+    waiting: BTreeMap<ServicePortName, DesiredPort>,
+    /// Changes that wait for room in a table.
+    starved: BTreeMap<ServicePortName, DesiredPort>,
+    /// Something was freed since the starved were last tried.
+    room: bool,
+    board: Board<ServicePortName>,
+}
+
+/// Why a service port is not programmed now.
+enum Hold {
+    /// A grace period will make it possible, or at least clear.
+    Grace,
+    /// The table of this name has no room.
+    Full(&'static str),
+}
+
+impl Planner {
+    /// Starts from what the tables hold. All that is not in use, and the records out of force, are pending: a
+    /// packet may still read what the agent before this one released last.
+    pub fn restore(tables: Tables, limits: Limits) -> Self {
+        restore::planner(tables, limits)
+    }
+
+    /// The writes from the tables as they are to `desired`. Work is proportional to the service ports in
+    /// `desired` and those that wait.
+    pub fn plan(&mut self, desired: Desired) -> Plan {
+        let complete = desired.complete;
+        let (wanted, gone): (Vec<_>, Vec<_>) =
+            self.due(desired).into_iter().partition(|(_, port)| port.is_some());
+        let wanted: Vec<_> = wanted.into_iter().filter_map(|(name, port)| Some((name, port?))).collect();
+        let mut draft = Vec::new();
+        let outcomes: Vec<_> =
+            wanted.iter().map(|(name, port)| self.plan_port(name, port, &mut draft).err()).collect();
+        // Only now is it known which frontends found another owner.
+        let made = draft.len();
+        for ((name, port), outcome) in wanted.iter().zip(&outcomes) {
+            if !matches!(outcome, Some(Hold::Full(_))) {
+                self.drop_frontends(name, port, &mut draft);
+            }
+        }
+        for (name, _) in &gone {
+            if let Some(service) = self.owners.service(name) {
+                self.remove_service(service, &mut draft);
+            }
+            self.board.replace(name.clone(), []);
+        }
+        if complete {
+            self.remove_strays(&mut draft);
+        }
+        let deleted = draft[made..].iter().any(|op| matches!(op, Op::DeleteFrontend { .. }));
+        for ((name, port), outcome) in wanted.into_iter().zip(outcomes) {
+            match outcome {
+                // Deletions come after insertions: what they make room for comes with the next plan.
+                Some(Hold::Full(names::FRONTENDS)) if deleted => self.hold(name, port, Some(Hold::Grace)),
+                outcome => self.hold(name, port, outcome),
+            }
+        }
+        self.room |= deleted;
+        draft.sort_by_key(Op::rank);
+        Plan { ops: draft, notices: self.board.take_news() }
+    }
+
+    /// What there is to plan: what waited, and over it what is new.
+    fn due(&mut self, desired: Desired) -> BTreeMap<ServicePortName, Option<DesiredPort>> {
+        let mut held = std::mem::take(&mut self.waiting);
+        if std::mem::take(&mut self.room) {
+            held.append(&mut self.starved);
+        }
+        let mut due: BTreeMap<_, _> = if desired.complete {
+            self.starved.clear();
+            self.owners.names().map(|name| (name.clone(), None)).collect()
+        } else {
+            held.into_iter().map(|(name, port)| (name, Some(port))).collect()
+        };
+        self.starved.retain(|name, _| !desired.services.contains_key(name));
+        due.extend(desired.services);
+        due
+    }
+
+    /// What waits for a grace period: closes the batch, so that later releases belong to the next one. `None`
+    /// where nothing waits. Call it after the plan was applied.
+    pub fn pending(&mut self) -> Option<Batch> {
+        let waits = self.service_ids.has_pending()
+            || self.backend_ids.has_pending()
+            || self.regions.has_pending()
+            || !self.settling.is_empty();
+        waits.then(|| {
+            let closed = self.batch;
+            self.batch = Batch(closed.0 + 1);
+            closed
+        })
+    }
+
+    /// A grace period that began after `batch` was closed has passed.
+    pub fn reclaim(&mut self, batch: Batch) {
+        self.service_ids.reclaim(batch);
+        self.backend_ids.reclaim(batch);
+        self.regions.reclaim(batch);
+        self.settling.retain(|_, flipped| *flipped > batch);
+        self.room = true;
+    }
+
+    /// A change waits for [`Planner::reclaim`] and another plan.
+    pub fn deferred(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// The tables as they are once all plans so far are applied.
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// All that lasts, whether said before or not.
+    pub fn notices(&self) -> impl Iterator<Item = &Notice> {
+        self.board.current()
+    }
+
+    /// Interest bits that neither a frontend nor a backend in use needs. Flows may: ask them before clearing.
+    pub fn idle_interest(&self) -> Vec<u32> {
+        let frontends = self.tables.frontends.keys().map(|key| interest_bit(key.addr, key.port, key.proto));
+        let backends = self.owners.backends().filter_map(|id| self.tables.backends.get(&id));
+        let needed: BTreeSet<u32> =
+            frontends.chain(backends.map(|b| interest_bit(b.addr, b.port, b.proto))).collect();
+        self.tables.interest.bits().filter(|bit| !needed.contains(bit)).collect()
+    }
+
+    /// Somebody else changed the tables (the sweep, which clears interest bits).
+    pub fn observe(&mut self, op: &Op) {
+        self.tables.apply(op);
+    }
+
+    fn hold(&mut self, name: ServicePortName, port: DesiredPort, hold: Option<Hold>) {
+        match hold {
+            None => self.board.replace(name, []),
+            Some(Hold::Grace) => {
+                self.waiting.insert(name, port);
+            }
+            Some(Hold::Full(table)) => {
+                let entries = self.entries_of(table);
+                let state = match self.owners.service(&name) {
+                    Some(_) => "its last good state stays in force",
+                    None => "it is not programmed",
+                };
+                let notice = Notice {
+                    severity: Severity::Error,
+                    subject: Some(Subject {
+                        kind: Kind::Service,
+                        name: ObjectName::new(&name.namespace, &name.name),
+                    }),
+                    file: None,
+                    text: format!("table `{table}` is full ({entries} entries): {name}: {state}"),
+                };
+                self.board.replace(name.clone(), [notice]);
+                self.starved.insert(name, port);
+            }
+        }
+    }
+
+    fn entries_of(&self, table: &str) -> u32 {
+        match table {
+            names::FRONTENDS => self.limits.frontends,
+            names::SERVICES => self.limits.services,
+            names::SLOTS => self.limits.slots,
+            _ => self.limits.backends,
+        }
+    }
+
+    /// Changes the picture of the tables, and writes it down.
+    fn push(&mut self, draft: &mut Vec<Op>, op: Op) {
+        self.tables.apply(&op);
+        draft.push(op);
+    }
+}

@@ -1,0 +1,313 @@
+//! The plan of one service port.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lb_common::{
+    Active, Backend, Endpoint, Frontend, FrontendKey, ServiceRecord, Slot, SlotRange, interest_bit, names,
+};
+
+use super::{Hold, Op, Planner, Region};
+use crate::desired::{BackendShare, DesiredPort, ServicePortName};
+
+/// The first generation of a backend id: an entry of zeros matches no slot that was ever written.
+const FIRST_GENERATION: u32 = 1;
+
+impl Planner {
+    /// All or nothing, but for the frontends of a service that exists: they can change owner at once.
+    pub(super) fn plan_port(
+        &mut self,
+        name: &ServicePortName,
+        port: &DesiredPort,
+        draft: &mut Vec<Op>,
+    ) -> Result<(), Hold> {
+        self.check_frontends(port)?;
+        let known = self.owners.service(name);
+        if let Some(service) = known {
+            self.move_frontends(service, port, draft);
+            if !self.is_changed(service, port) {
+                self.check_backends(Some(service), port)?;
+                self.add_backends(service, name, port, draft);
+                self.settle_backends(service, port, draft);
+                return Ok(());
+            }
+            if self.settling.contains_key(&service) {
+                return Err(Hold::Grace);
+            }
+        }
+        self.check_backends(known, port)?;
+        if known.is_none() && self.service_ids.available() == 0 {
+            return Err(self.full(names::SERVICES, self.service_ids.has_pending()));
+        }
+        let region = self.region_for(known, port)?;
+        let service = match known {
+            Some(service) => service,
+            None => self.add_service(name, draft)?,
+        };
+        self.add_backends(service, name, port, draft);
+        self.change_record(service, port, region, draft);
+        self.move_frontends(service, port, draft);
+        self.settle_backends(service, port, draft);
+        Ok(())
+    }
+
+    /// Takes a service away. Its frontends go first, then what they led to.
+    pub(super) fn remove_service(&mut self, service: u32, draft: &mut Vec<Op>) {
+        let name = self.tables.names.get(&service).copied();
+        let owned = self.owners.remove(service, name.as_ref().and_then(ServicePortName::from_table).as_ref());
+        for key in owned.frontends {
+            self.push(draft, Op::DeleteFrontend { key });
+        }
+        for id in owned.backends.into_values() {
+            self.retire(id, draft);
+        }
+        if let Some(region) = owned.region {
+            self.regions.release(region, self.batch);
+        }
+        if name.is_some() {
+            self.push(draft, Op::DeleteName { id: service });
+        }
+        self.settling.remove(&service);
+        self.service_ids.release(service, self.batch);
+    }
+
+    /// What a damaged table holds beyond all services.
+    pub(super) fn remove_strays(&mut self, draft: &mut Vec<Op>) {
+        for service in std::mem::take(&mut self.owners.nameless) {
+            self.remove_service(service, draft);
+        }
+        for id in std::mem::take(&mut self.owners.strays) {
+            self.retire(id, draft);
+        }
+    }
+
+    fn full(&self, table: &'static str, pending: bool) -> Hold {
+        if pending { Hold::Grace } else { Hold::Full(table) }
+    }
+
+    /// Deletions come after insertions, so they make no room within one plan.
+    fn check_frontends(&self, port: &DesiredPort) -> Result<(), Hold> {
+        let fresh = port.frontends.keys().filter(|key| !self.tables.frontends.contains_key(key)).count();
+        if self.tables.frontends.len() + fresh > self.limits.frontends as usize {
+            return Err(Hold::Full(names::FRONTENDS));
+        }
+        Ok(())
+    }
+
+    fn check_backends(&mut self, service: Option<u32>, port: &DesiredPort) -> Result<(), Hold> {
+        let fresh = match service.map(|service| self.owners.of(service)) {
+            Some(owned) => {
+                port.backends.keys().filter(|endpoint| !owned.backends.contains_key(endpoint)).count()
+            }
+            None => port.backends.len(),
+        };
+        if fresh > self.backend_ids.available() {
+            return Err(self.full(names::BACKENDS, self.backend_ids.has_pending()));
+        }
+        Ok(())
+    }
+
+    /// Whether the record in force, or the slots behind it, would have to be others.
+    fn is_changed(&mut self, service: u32, port: &DesiredPort) -> bool {
+        if self.owners.of(service).damaged {
+            return true;
+        }
+        let record = self.tables.record(service);
+        record.flags != port.flags
+            || record.affinity_timeout != port.affinity_timeout
+            || record.algorithm != port.algorithm as u8
+            || !self.holds(service, record.cluster, &port.cluster)
+            || !self.holds(service, record.local, &port.local)
+    }
+
+    /// Whether these slots lead to these endpoints, in order.
+    fn holds(&mut self, service: u32, range: SlotRange, set: &BTreeSet<Endpoint>) -> bool {
+        let known = &self.owners.of(service).backends;
+        let Some(slots) = self.tables.slots_of(range).filter(|slots| slots.len() == set.len()) else {
+            return false;
+        };
+        slots.iter().zip(set).all(|(slot, endpoint)| {
+            known.get(endpoint) == Some(&slot.backend) && self.tables.backend_of(*slot).is_some()
+        })
+    }
+
+    /// Room for both sets: the region in use if its slots stay as they are, else a new one; `None` for empty
+    /// sets.
+    fn region_for(&mut self, service: Option<u32>, port: &DesiredPort) -> Result<Option<Region>, Hold> {
+        let total = port.cluster.len() + port.local.len();
+        if total == 0 {
+            return Ok(None);
+        }
+        if let Some(service) = service {
+            let record = self.tables.record(service);
+            let owned = self.owners.of(service);
+            if let (false, Some(region)) = (owned.damaged, owned.region)
+                && self.holds(service, record.cluster, &port.cluster)
+                && self.holds(service, record.local, &port.local)
+            {
+                return Ok(Some(region));
+            }
+        }
+        let len = u32::try_from(total).map_err(|_| Hold::Full(names::SLOTS))?;
+        match self.regions.take(len) {
+            Some(region) => Ok(Some(region)),
+            None => Err(self.full(names::SLOTS, self.regions.has_pending())),
+        }
+    }
+
+    fn add_service(&mut self, name: &ServicePortName, draft: &mut Vec<Op>) -> Result<u32, Hold> {
+        let service = self.service_ids.take().ok_or(Hold::Full(names::SERVICES))?;
+        self.owners.insert(name.clone(), service);
+        self.push(draft, Op::WriteName { id: service, name: name.to_table() });
+        Ok(service)
+    }
+
+    /// Backends that are new to the service; [`Planner::check_backends`] has seen that there are ids for them.
+    fn add_backends(
+        &mut self,
+        service: u32,
+        name: &ServicePortName,
+        port: &DesiredPort,
+        draft: &mut Vec<Op>,
+    ) {
+        for (endpoint, share) in &port.backends {
+            if self.owners.of(service).backends.contains_key(endpoint) {
+                continue;
+            }
+            let Some(id) = self.backend_ids.take() else { return };
+            let generation = self.tables.backends.get(&id).map_or(FIRST_GENERATION, |b| b.generation);
+            let backend = Backend {
+                addr: endpoint.addr,
+                port: endpoint.port,
+                proto: name.proto as u8,
+                state: share.state as u8,
+                generation,
+                service,
+                weight: share.weight,
+            };
+            self.want_interest(endpoint, name.proto as u8, draft);
+            self.push(draft, Op::WriteBackend { id, backend });
+            self.owners.of(service).backends.insert(*endpoint, id);
+        }
+    }
+
+    fn change_record(
+        &mut self,
+        service: u32,
+        port: &DesiredPort,
+        region: Option<Region>,
+        draft: &mut Vec<Op>,
+    ) {
+        let before = self.owners.of(service).region;
+        if let Some(region) = region.filter(|region| before != Some(*region)) {
+            let slots = self.slots(service, port.cluster.iter().chain(&port.local));
+            self.push(draft, Op::WriteSlots { offset: region.offset, slots });
+        }
+        let offset = region.map_or(0, |region| region.offset);
+        // The region was taken for both sets together, whose length fits in 32 bits.
+        let (cluster, local) = (port.cluster.len() as u32, port.local.len() as u32);
+        let record = ServiceRecord {
+            cluster: SlotRange { offset, len: cluster },
+            local: SlotRange { offset: offset + cluster, len: local },
+            flags: port.flags,
+            affinity_timeout: port.affinity_timeout,
+            algorithm: port.algorithm as u8,
+            pad: [0; 7],
+        };
+        let active = Active(self.tables.services.get(&service).map_or(0, |s| s.active)).flipped();
+        let index = active.index() as u8;
+        self.push(draft, Op::WriteRecord { service, index, record });
+        self.push(draft, Op::Flip { service, active: active.0 });
+        self.settling.insert(service, self.batch);
+        let owned = self.owners.of(service);
+        owned.region = region;
+        owned.damaged = false;
+        if let Some(old) = before.filter(|old| Some(*old) != region) {
+            self.regions.release(old, self.batch);
+        }
+    }
+
+    fn slots<'a>(&mut self, service: u32, set: impl Iterator<Item = &'a Endpoint>) -> Vec<Slot> {
+        let known = &self.owners.of(service).backends;
+        let ids = set.filter_map(|endpoint| known.get(endpoint));
+        ids.map(|id| Slot {
+            backend: *id,
+            generation: self.tables.backends.get(id).map_or(0, |backend| backend.generation),
+        })
+        .collect()
+    }
+
+    /// Frontends that the service has no longer, and that no other service took over.
+    pub(super) fn drop_frontends(&mut self, name: &ServicePortName, port: &DesiredPort, draft: &mut Vec<Op>) {
+        let Some(service) = self.owners.service(name) else { return };
+        let owned = &mut self.owners.of(service).frontends;
+        let stale: Vec<FrontendKey> =
+            owned.iter().filter(|key| !port.frontends.contains_key(key)).copied().collect();
+        for key in stale {
+            self.owners.of(service).frontends.remove(&key);
+            self.push(draft, Op::DeleteFrontend { key });
+        }
+    }
+
+    /// Frontends that are new, or another service's so far.
+    fn move_frontends(&mut self, service: u32, port: &DesiredPort, draft: &mut Vec<Op>) {
+        for (key, kind) in &port.frontends {
+            let frontend = Frontend { service, kind: *kind as u8, flags: 0, pad: [0; 2] };
+            let before = self.tables.frontends.get(key).copied();
+            if before == Some(frontend) {
+                continue;
+            }
+            if let Some(before) = before {
+                self.owners.of(before.service).frontends.remove(key);
+            }
+            self.owners.of(service).frontends.insert(*key);
+            self.want_interest(&Endpoint::new(key.addr, key.port), key.proto, draft);
+            self.push(draft, Op::PutFrontend { key: *key, frontend });
+        }
+    }
+
+    fn want_interest(&mut self, endpoint: &Endpoint, proto: u8, draft: &mut Vec<Op>) {
+        let bit = interest_bit(endpoint.addr, endpoint.port, proto);
+        if !self.tables.interest.contains(bit) {
+            self.push(draft, Op::SetInterest { bit });
+        }
+    }
+
+    /// States and weights of the backends that stay; the others are retired.
+    fn settle_backends(&mut self, service: u32, port: &DesiredPort, draft: &mut Vec<Op>) {
+        let known: BTreeMap<Endpoint, u32> = self.owners.of(service).backends.clone();
+        for (endpoint, id) in known {
+            match port.backends.get(&endpoint) {
+                Some(share) => self.settle_backend(id, *share, draft),
+                None => {
+                    self.owners.of(service).backends.remove(&endpoint);
+                    self.retire(id, draft);
+                }
+            }
+        }
+    }
+
+    fn settle_backend(&mut self, id: u32, share: BackendShare, draft: &mut Vec<Op>) {
+        let Some(backend) = self.tables.backends.get(&id).copied() else { return };
+        if backend.weight != share.weight {
+            self.push(draft, Op::WriteBackend { id, backend: Backend { weight: share.weight, ..backend } });
+        }
+        if backend.state != share.state as u8 {
+            self.push(draft, Op::SetBackendState { id, state: share.state });
+        }
+    }
+
+    fn retire(&mut self, id: u32, draft: &mut Vec<Op>) {
+        let generation =
+            self.tables.backends.get(&id).map_or(FIRST_GENERATION, |b| next_generation(b.generation));
+        self.push(draft, Op::RetireBackend { id, generation });
+        self.backend_ids.release(id, self.batch);
+    }
+}
+
+/// Generations begin again after 2^32 uses of an id; zero is left out.
+const fn next_generation(generation: u32) -> u32 {
+    match generation.wrapping_add(1) {
+        0 => FIRST_GENERATION,
+        next => next,
+    }
+}

@@ -1,0 +1,128 @@
+//! A planner for tables that an agent before this one wrote, whole or half-way through a plan.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lb_common::{BackendState, Endpoint};
+
+use super::ids::{Batch, Ids};
+use super::owners::Owners;
+use super::regions::{Region, Regions};
+use super::{Limits, Planner};
+use crate::desired::ServicePortName;
+use crate::model::Board;
+use crate::tables::Tables;
+
+const FIRST: Batch = Batch(0);
+
+pub(super) fn planner(tables: Tables, limits: Limits) -> Planner {
+    let mut owners = Owners::default();
+    name_services(&tables, &mut owners);
+    let named: BTreeMap<u32, ServicePortName> =
+        owners.names().filter_map(|name| Some((owners.service(name)?, name.clone()))).collect();
+    for (key, frontend) in &tables.frontends {
+        owners.of(frontend.service).frontends.insert(*key);
+        if !named.contains_key(&frontend.service) {
+            owners.nameless.insert(frontend.service);
+        }
+    }
+    let used_backends = own_backends(&tables, &named, &mut owners);
+    let used_regions = own_regions(&tables, &named, limits.slots, &mut owners);
+    let used_services: BTreeSet<u32> = named.keys().chain(&owners.nameless).copied().collect();
+    let touched_slots = u32::try_from(tables.slots.len()).unwrap_or(u32::MAX);
+    Planner {
+        service_ids: Ids::restore(limits.services, &used_services, tables.services.keys().copied(), FIRST),
+        backend_ids: Ids::restore(limits.backends, &used_backends, tables.backends.keys().copied(), FIRST),
+        regions: Regions::restore(limits.slots, &used_regions, touched_slots, FIRST),
+        settling: tables.services.keys().map(|service| (*service, FIRST)).collect(),
+        tables,
+        owners,
+        limits,
+        batch: FIRST,
+        waiting: BTreeMap::new(),
+        starved: BTreeMap::new(),
+        room: false,
+        board: Board::default(),
+    }
+}
+
+/// Entries that read as no name, or as one that another id has, are nameless.
+fn name_services(tables: &Tables, owners: &mut Owners) {
+    for (id, entry) in &tables.names {
+        match ServicePortName::from_table(entry) {
+            Some(name) if owners.service(&name).is_none() => owners.insert(name, *id),
+            _ => {
+                owners.nameless.insert(*id);
+            }
+        }
+    }
+}
+
+/// Returns the ids in use, those without an owner too.
+fn own_backends(
+    tables: &Tables,
+    named: &BTreeMap<u32, ServicePortName>,
+    owners: &mut Owners,
+) -> BTreeSet<u32> {
+    let mut used = BTreeSet::new();
+    for (id, backend) in tables.backends.iter().filter(|(_, b)| b.state != BackendState::Free as u8) {
+        used.insert(*id);
+        let endpoint = Endpoint::new(backend.addr, backend.port);
+        let is_owned = named.get(&backend.service).is_some_and(|name| name.proto as u8 == backend.proto)
+            && !owners.of(backend.service).backends.contains_key(&endpoint);
+        if is_owned {
+            owners.of(backend.service).backends.insert(endpoint, *id);
+        } else {
+            owners.strays.push(*id);
+        }
+    }
+    used
+}
+
+/// A region belongs to a service when every slot in it leads to one of its backends: an id that went out of use
+/// in the middle of a plan may have a record which points at what is another's by now.
+fn own_regions(
+    tables: &Tables,
+    named: &BTreeMap<u32, ServicePortName>,
+    capacity: u32,
+    owners: &mut Owners,
+) -> BTreeSet<Region> {
+    let mut used = BTreeSet::new();
+    for service in named.keys() {
+        match region_of(tables, *service, capacity) {
+            Ok(None) => {}
+            Ok(Some(region)) if is_apart(&used, region) => {
+                used.insert(region);
+                owners.of(*service).region = Some(region);
+            }
+            _ => owners.of(*service).damaged = true,
+        }
+    }
+    used
+}
+
+struct Damaged;
+
+fn region_of(tables: &Tables, service: u32, capacity: u32) -> Result<Option<Region>, Damaged> {
+    let record = tables.record(service);
+    let total = record.cluster.len.checked_add(record.local.len).ok_or(Damaged)?;
+    if total == 0 {
+        return Ok(None);
+    }
+    let follows = record.cluster.offset.checked_add(record.cluster.len) == Some(record.local.offset);
+    let region = Region::around(record.cluster.offset, total).filter(|_| follows).ok_or(Damaged)?;
+    let end = region.offset.checked_add(region.len()).ok_or(Damaged)?;
+    let sets = [record.cluster, record.local].map(|range| tables.slots_of(range));
+    let is_own = sets.iter().all(|slots| {
+        slots.is_some_and(|slots| {
+            slots.iter().all(|slot| tables.backend_of(*slot).is_some_and(|b| b.service == service))
+        })
+    });
+    if end <= capacity && is_own { Ok(Some(region)) } else { Err(Damaged) }
+}
+
+fn is_apart(used: &BTreeSet<Region>, region: Region) -> bool {
+    let before = used.range(..=region).next_back();
+    let after = used.range(region..).next();
+    before.is_none_or(|other| other.range().end <= region.offset)
+        && after.is_none_or(|other| region.range().end <= other.offset)
+}

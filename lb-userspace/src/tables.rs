@@ -1,0 +1,154 @@
+//! The content of the maps, in memory: what a plane holds, and what the planner compares with.
+
+use std::collections::BTreeMap;
+
+use lb_common::{
+    Active, Backend, BackendState, Frontend, FrontendKey, INTEREST_WORDS, Service, ServiceName,
+    ServiceRecord, Slot, SlotRange,
+};
+
+use crate::plan::Op;
+
+/// Everything that the agent wrote. Flows, counters and statistics are the packet path's.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tables {
+    pub frontends: BTreeMap<FrontendKey, Frontend>,
+    /// By service id: those that were ever written.
+    pub services: BTreeMap<u32, Service>,
+    /// By service id: those in use.
+    pub names: BTreeMap<u32, ServiceName>,
+    /// By index, up to the last one that was ever written.
+    pub slots: Vec<Slot>,
+    /// By backend id: those that were ever written. Retired ones stay, in state `Free`, so that generations
+    /// go on.
+    pub backends: BTreeMap<u32, Backend>,
+    pub interest: Interest,
+}
+
+impl Tables {
+    /// Carries out one operation. None can fail: what is not there counts as zero, as in a BPF array.
+    pub fn apply(&mut self, op: &Op) {
+        match op {
+            Op::SetInterest { bit } => self.interest.set(*bit),
+            Op::ClearInterest { bit } => self.interest.clear(*bit),
+            Op::WriteBackend { id, backend } => {
+                self.backends.insert(*id, *backend);
+            }
+            Op::WriteSlots { offset, slots } => {
+                let start = *offset as usize;
+                let end = start + slots.len();
+                if self.slots.len() < end {
+                    self.slots.resize(end, Slot::default());
+                }
+                self.slots[start..end].copy_from_slice(slots);
+            }
+            Op::WriteName { id, name } => {
+                self.names.insert(*id, *name);
+            }
+            Op::WriteRecord { service, index, record } => {
+                self.service_mut(*service).records[usize::from(index & 1)] = *record;
+            }
+            Op::Flip { service, active } => self.service_mut(*service).active = *active,
+            Op::PutFrontend { key, frontend } => {
+                self.frontends.insert(*key, *frontend);
+            }
+            Op::DeleteFrontend { key } => {
+                self.frontends.remove(key);
+            }
+            Op::SetBackendState { id, state } => {
+                if let Some(backend) = self.backends.get_mut(id) {
+                    backend.state = *state as u8;
+                }
+            }
+            Op::RetireBackend { id, generation } => {
+                if let Some(backend) = self.backends.get_mut(id) {
+                    backend.state = BackendState::Free as u8;
+                    backend.generation = *generation;
+                }
+            }
+            Op::DeleteName { id } => {
+                self.names.remove(id);
+            }
+        }
+    }
+
+    /// The record in force of a service, as a packet would find it.
+    pub fn record(&self, service: u32) -> ServiceRecord {
+        self.services
+            .get(&service)
+            .map_or_else(ServiceRecord::default, |s| s.records[Active(s.active).index()])
+    }
+
+    /// The slots of a range; `None` where it reaches past the table.
+    pub fn slots_of(&self, range: SlotRange) -> Option<&[Slot]> {
+        if range.len == 0 {
+            return Some(&[]);
+        }
+        let start = range.offset as usize;
+        self.slots.get(start..start.checked_add(range.len as usize)?)
+    }
+
+    /// The backend behind a slot; `None` where the slot remembers another generation, or the id is free.
+    pub fn backend_of(&self, slot: Slot) -> Option<&Backend> {
+        self.backends
+            .get(&slot.backend)
+            .filter(|b| b.generation == slot.generation && b.state != BackendState::Free as u8)
+    }
+
+    fn service_mut(&mut self, id: u32) -> &mut Service {
+        self.services
+            .entry(id)
+            .or_insert(Service { active: 0, records: [ServiceRecord::default(), ServiceRecord::default()] })
+    }
+}
+
+/// The `interest` bitmap: [`INTEREST_WORDS`] words.
+#[derive(Clone, PartialEq)]
+pub struct Interest {
+    words: Vec<u64>,
+}
+
+impl Interest {
+    /// From the map's content; words past its end count as zero.
+    pub fn from_words(mut words: Vec<u64>) -> Self {
+        words.resize(INTEREST_WORDS, 0);
+        Self { words }
+    }
+
+    pub fn words(&self) -> &[u64] {
+        &self.words
+    }
+
+    /// Bits are below `INTEREST_WORDS * 64`, as [`lb_common::interest_bit`] gives them.
+    pub fn contains(&self, bit: u32) -> bool {
+        self.words[bit as usize / 64] & (1 << (bit % 64)) != 0
+    }
+
+    pub fn set(&mut self, bit: u32) {
+        self.words[bit as usize / 64] |= 1 << (bit % 64);
+    }
+
+    pub fn clear(&mut self, bit: u32) {
+        self.words[bit as usize / 64] &= !(1 << (bit % 64));
+    }
+
+    /// The bits that are set, ascending.
+    pub fn bits(&self) -> impl Iterator<Item = u32> + '_ {
+        self.words.iter().zip(0_u32..).filter(|(word, _)| **word != 0).flat_map(|(word, index)| {
+            let word = *word;
+            (0..64).filter(move |bit| word & (1 << bit) != 0).map(move |bit| index * 64 + bit)
+        })
+    }
+}
+
+impl Default for Interest {
+    fn default() -> Self {
+        Self { words: vec![0; INTEREST_WORDS] }
+    }
+}
+
+impl std::fmt::Debug for Interest {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.debug_set().entries(self.bits()).finish()
+    }
+}
