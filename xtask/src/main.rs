@@ -1,1 +1,56 @@
-fn main() {}
+//! `cargo xtask <command>`: everything that is typed in this repository.
+
+mod bench;
+mod build;
+mod cargo;
+mod clean;
+mod lint;
+mod privilege;
+mod progress;
+mod run;
+mod setup;
+mod test;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    bin_name = "cargo xtask",
+    about = "Set-up, build, demo, tests. Each command installs what it needs."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show a Service at work on this machine, or run `lb agent` with the arguments after `--`
+    Run(run::Options),
+    /// Lint, then run every test
+    Test(test::Options),
+    /// Build `lb` for release
+    Build,
+    /// Check formatting, and let clippy look at everything
+    Lint,
+    /// Measure ns per packet
+    Bench,
+    /// Remove what was built
+    Clean(clean::Options),
+}
+
+fn main() -> Result<()> {
+    let command = Cli::parse().command;
+    if !matches!(command, Command::Clean(_)) {
+        setup::ensure()?;
+    }
+    match command {
+        Command::Run(options) => run::run(&options),
+        Command::Test(options) => test::run(&options),
+        Command::Build => build::run(),
+        Command::Lint => lint::run(),
+        Command::Bench => bench::run(),
+        Command::Clean(options) => clean::run(&options),
+    }
+}

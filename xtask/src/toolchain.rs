@@ -14,7 +14,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 pub const LINKER_VERSION: &str = "0.13.0";
 
@@ -131,6 +131,17 @@ impl Toolchain {
             .stdin(Stdio::null());
         command
     }
+
+    /// Clippy of the same compiler, where it is installed, else the compiler alone; warnings are errors.
+    pub fn lint(&self, folder: &Path) -> Command {
+        let mut command = self.cargo("check", folder);
+        command.args(["-Zwarnings", "--config", "build.warnings=\"deny\""]);
+        let clippy = self.compiler.rustc.with_file_name("clippy-driver");
+        if clippy.exists() {
+            command.env("RUSTC_WORKSPACE_WRAPPER", clippy);
+        }
+        command
+    }
 }
 
 /// A Rust compiler of this machine.
@@ -181,20 +192,23 @@ impl Compiler {
         Ok(cache()?.join(format!("bpf-linker-{LINKER_VERSION}-llvm{}", self.llvm)))
     }
 
-    /// Our own linker, else one of the PATH that is new enough.
+    /// Our own linker, else one of the PATH; it must start (its LLVM is a shared library) and be new enough.
     pub fn linker(&self) -> Result<PathBuf> {
         let ours = self.linker_folder()?.join("bin/bpf-linker");
-        if ours.exists() {
-            return Ok(ours);
-        }
         let path = env::var_os("PATH").unwrap_or_default();
-        for linker in env::split_paths(&path).map(|dir| dir.join("bpf-linker")).filter(|file| file.exists()) {
-            let version = said(Command::new(&linker).arg("--version"))?;
-            if major_after(&version, "LLVM version: ")? >= self.llvm {
-                return Ok(linker);
-            }
-        }
-        bail!("no bpf-linker for LLVM {} ({} is missing)", self.llvm, ours.display())
+        let others =
+            env::split_paths(&path).map(|folder| folder.join("bpf-linker")).filter(|file| file.exists());
+        let fits = |linker: &PathBuf| {
+            let version = said(Command::new(linker).arg("--version"))?;
+            let llvm = major_after(&version, "LLVM version: ")?;
+            ensure!(llvm >= self.llvm, "{} is of LLVM {llvm}", linker.display());
+            Ok(())
+        };
+        let Err(why) = fits(&ours) else { return Ok(ours) };
+        others
+            .into_iter()
+            .find(|linker| fits(linker).is_ok())
+            .with_context(|| format!("no bpf-linker for LLVM {}: {why:#}", self.llvm))
     }
 }
 

@@ -1,0 +1,68 @@
+//! cargo, as the other commands use it, and what it built.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use xtask::toolchain;
+
+/// cargo, in the workspace.
+pub fn command() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(toolchain::root());
+    command
+}
+
+/// Runs a command to its end; its output is the user's.
+pub fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("{command:?} does not start"))?;
+    ensure!(status.success(), "{command:?}: {status}");
+    Ok(())
+}
+
+/// As `run`, for what only answers yes or no.
+pub fn quiet(arguments: &[&str]) -> Result<()> {
+    run(command().args(arguments).stdout(Stdio::null()).stderr(Stdio::null()))
+}
+
+/// A program that cargo built.
+pub struct Program {
+    /// Folder of its package: `tests`.
+    pub package: PathBuf,
+    pub name: String,
+    pub is_test: bool,
+    pub file: PathBuf,
+}
+
+/// Builds for release (demo, tests and benchmarks are about time), and lists the programs.
+pub fn build(arguments: &[&str]) -> Result<Vec<Program>> {
+    let output = command()
+        .args(["build", "--release", "--message-format=json-render-diagnostics"])
+        .args(arguments)
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cargo does not start")?;
+    ensure!(output.status.success(), "the build failed, see above");
+    let messages = String::from_utf8_lossy(&output.stdout);
+    Ok(messages.lines().filter_map(|line| program(&serde_json::from_str(line).ok()?)).collect())
+}
+
+fn program(message: &Value) -> Option<Program> {
+    let manifest = Path::new(message["manifest_path"].as_str()?);
+    Some(Program {
+        package: manifest.parent()?.to_owned(),
+        name: message["target"]["name"].as_str()?.to_owned(),
+        is_test: message["profile"]["test"].as_bool()?,
+        file: message["executable"].as_str()?.into(),
+    })
+}
+
+/// The program `name`, which is no test.
+pub fn find<'a>(programs: &'a [Program], name: &str) -> Result<&'a Path> {
+    let program = programs.iter().find(|program| program.name == name && !program.is_test);
+    Ok(&program.with_context(|| format!("the workspace has no program {name}"))?.file)
+}

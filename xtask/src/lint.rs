@@ -1,0 +1,26 @@
+//! `cargo xtask lint`: formatting, then clippy; a warning is an error.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use xtask::toolchain::{self, Toolchain};
+
+use crate::cargo;
+
+pub fn run() -> Result<()> {
+    for folder in [toolchain::root().to_owned()].into_iter().chain(ebpf_crates()) {
+        cargo::run(cargo::command().current_dir(folder).args(["fmt", "--all", "--check"]))?;
+    }
+    // As the tests are built, so that both share build scripts and macros.
+    let clippy = ["clippy", "--release", "--workspace", "--all-targets", "--", "-Dwarnings"];
+    cargo::run(cargo::command().args(clippy))?;
+    let toolchain = Toolchain::find()?;
+    for folder in ebpf_crates() {
+        cargo::run(&mut toolchain.lint(&folder))?;
+    }
+    Ok(())
+}
+
+fn ebpf_crates() -> [PathBuf; 2] {
+    ["lb-ebpf", "tests/ebpf"].map(|folder| toolchain::root().join(folder))
+}

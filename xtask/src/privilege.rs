@@ -1,0 +1,53 @@
+//! Becoming root, for the one command that needs it: cargo itself always runs as the user.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    fs,
+    io::IsTerminal,
+    os::unix::fs::MetadataExt,
+    path::PathBuf,
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+
+/// `program` as root, with `variables` in its environment (sudo drops those of its caller).
+pub fn as_root(program: impl AsRef<OsStr>, variables: &[(&str, &OsStr)]) -> Result<Command> {
+    if fs::metadata("/proc/self").context("/proc is not mounted")?.uid() == 0 {
+        let mut command = Command::new(program);
+        command.envs(variables.iter().copied());
+        return Ok(command);
+    }
+    let name = program.as_ref().to_string_lossy();
+    ensure!(find("sudo").is_some(), "{name} needs root, and there is no sudo: run this command as root");
+    let mut command = Command::new("sudo");
+    if std::io::stdin().is_terminal() {
+        // Asks for the password now, not in the middle of a progress line.
+        let agreed = Command::new("sudo").arg("-v").status().context("sudo does not start")?;
+        ensure!(agreed.success(), "{name} needs root, and sudo refused");
+    } else {
+        command.arg("-n");
+    }
+    command.arg("--").arg("env");
+    for (variable, value) in variables {
+        let mut assignment = OsString::from(variable);
+        assignment.push("=");
+        assignment.push(value);
+        command.arg(assignment);
+    }
+    command.arg(program);
+    Ok(command)
+}
+
+/// Where a program is, in the folders of the administrator too.
+pub fn find(program: &str) -> Option<PathBuf> {
+    env::split_paths(&search_path()).map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+/// PATH with the folders of `ip` and `tc`, which a user's own lacks.
+pub fn search_path() -> OsString {
+    let mut path = env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/local/sbin:/usr/sbin:/sbin");
+    path
+}

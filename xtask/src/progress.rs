@@ -1,0 +1,86 @@
+//! Long commands of others, with a line that says what goes on.
+
+use std::{
+    fs::{self, File},
+    io::{IsTerminal, Write},
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use xtask::toolchain;
+
+/// Without a terminal, a line at most this often.
+const LINE_EVERY: Duration = Duration::from_secs(15);
+
+/// Runs `command` and shows that it does; on failure, says how its output ended.
+pub fn run(what: &str, command: &mut Command, limit: Duration) -> Result<()> {
+    let log = toolchain::cache()?.join("setup.log");
+    fs::create_dir_all(toolchain::cache()?).context("the cache folder cannot be made")?;
+    let output = File::create(&log).with_context(|| format!("{} cannot be written", log.display()))?;
+
+    let mut line = Line { what, start: Instant::now(), printed: None };
+    line.show("");
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(output)
+        .spawn()
+        .with_context(|| format!("{} does not start", command.get_program().to_string_lossy()))?;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if line.start.elapsed() > limit {
+            child.kill()?;
+            child.wait()?;
+            line.end("too slow");
+            bail!("{what}: not done after {} s; it said:\n{}", limit.as_secs(), tail(&fs::read(&log)?));
+        }
+        thread::sleep(Duration::from_millis(100));
+        line.show("");
+    };
+    if !status.success() {
+        line.end("failed");
+        bail!("{what}: {status}; it said:\n{}", tail(&fs::read(&log)?));
+    }
+    line.end("done");
+    Ok(())
+}
+
+/// The progress line: redrawn on a terminal, repeated now and then elsewhere.
+struct Line<'a> {
+    what: &'a str,
+    start: Instant,
+    printed: Option<Instant>,
+}
+
+impl Line<'_> {
+    fn show(&mut self, result: &str) {
+        let mut out = std::io::stderr();
+        let text = format!("set-up: {} ... {} s {result}", self.what, self.start.elapsed().as_secs());
+        let due = self.printed.is_none_or(|at| at.elapsed() >= LINE_EVERY) || !result.is_empty();
+        // A closed stderr is no reason to stop installing.
+        let _ = match out.is_terminal() {
+            true if result.is_empty() => write!(out, "\r{text}"),
+            true => writeln!(out, "\r{text}"),
+            false if due => writeln!(out, "{}", text.trim_end()),
+            false => return,
+        };
+        let _ = out.flush();
+        self.printed = Some(Instant::now());
+    }
+
+    fn end(&mut self, result: &str) {
+        self.show(result);
+    }
+}
+
+/// The last lines, where tools say what went wrong.
+fn tail(output: &[u8]) -> String {
+    let text = String::from_utf8_lossy(output);
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let last = &lines[lines.len().saturating_sub(12)..];
+    last.iter().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,39 @@
+//! `cargo xtask run`: the demo, or the agent of a real node.
+
+use std::{ffi::OsString, os::unix::process::CommandExt};
+
+use anyhow::{Error, Result};
+use clap::Args;
+
+use crate::{
+    cargo,
+    privilege::{as_root, search_path},
+};
+
+#[derive(Args)]
+pub struct Options {
+    /// End after the demo's traffic; fails unless every request was answered by the right Service
+    #[arg(long)]
+    once: bool,
+    /// Run `lb agent` with these instead of the demo
+    #[arg(last = true, conflicts_with = "once")]
+    agent: Vec<OsString>,
+}
+
+pub fn run(options: &Options) -> Result<()> {
+    let programs = cargo::build(&["--package", "lb-userspace", "--package", "lb-tests", "--bins"])?;
+    let lb = cargo::find(&programs, "lb")?;
+    let path = search_path();
+    let environment = [("PATH", path.as_os_str())];
+    let mut command = if options.agent.is_empty() {
+        let mut demo = as_root(cargo::find(&programs, "lb-demo")?, &environment)?;
+        demo.arg("--lb").arg(lb).args(options.once.then_some("--once"));
+        demo
+    } else {
+        let mut agent = as_root(lb, &environment)?;
+        agent.arg("agent").args(&options.agent);
+        agent
+    };
+    // In place of this process: Ctrl-C and the exit status are the program's own.
+    Err(Error::new(command.exec()).context(format!("{command:?} does not start")))
+}

@@ -1,0 +1,177 @@
+//! Makes sure of what the commands need, and installs what is missing. Quick when all is there: it looks at
+//! files and asks three programs for their version, and no server.
+
+use std::{fs, path::Path, process::Command, time::Duration};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use xtask::toolchain::{self, Compiler, LINKER_VERSION, Toolchain};
+
+use crate::{
+    cargo,
+    privilege::{as_root, find},
+    progress,
+};
+
+/// Programs that demo, tests and people use, and Debian's package of each.
+const TOOLS: [(&str, &str); 6] = [
+    ("ip", "iproute2"),
+    ("tc", "iproute2"),
+    ("bpftool", "bpftool"),
+    ("iptables", "iptables"),
+    ("nft", "nftables"),
+    ("ethtool", "ethtool"),
+];
+
+const INSTALL: Duration = Duration::from_secs(30 * 60);
+/// A component is a small download: longer means that there is no server.
+const COMPONENT: Duration = Duration::from_secs(20);
+
+pub fn ensure() -> Result<()> {
+    tools()?;
+    lints()?;
+    compiler()
+}
+
+fn tools() -> Result<()> {
+    let mut missing: Vec<&str> =
+        TOOLS.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
+    missing.dedup();
+    if missing.is_empty() { Ok(()) } else { apt(&missing) }
+}
+
+/// rustfmt and clippy, from where cargo is from.
+fn lints() -> Result<()> {
+    let works = |action| cargo::quiet(&[action, "--version"]).is_ok();
+    if works("fmt") && works("clippy") {
+        return Ok(());
+    }
+    if find("rustup").is_some() {
+        let mut add = Command::new("rustup");
+        return progress::run(
+            "installing rustfmt and clippy (rustup)",
+            add.args(["component", "add", "rustfmt", "clippy"]),
+            INSTALL,
+        );
+    }
+    apt(&["rustfmt-web", "rust-web-clippy"])
+}
+
+/// What is there, else what is least to download: the source for a nightly, Debian's compiler, a nightly.
+fn compiler() -> Result<()> {
+    if Toolchain::find().is_ok() {
+        return Ok(());
+    }
+    let Err(nightly) = with_nightly() else { return Ok(()) };
+    let Err(debian) = with_debian() else { return Ok(()) };
+    let Err(fetched) = with_fetched_nightly() else { return Ok(()) };
+    Err(anyhow!(
+        "no compiler for eBPF could be set up. One of these must work:\n\
+         1. rustup's nightly. Failed: {nightly:#}\n   A new one: {fetched:#}\n   Type: rustup toolchain install \
+         nightly --component rust-src\n\
+         2. Debian 12's rustc. Failed: {debian:#}\n   Type: apt-get update && apt-get install rustc-web \
+         rust-web-src llvm-22-dev"
+    ))
+}
+
+/// rustup's nightly as it stands, with its source added if a server has it.
+fn with_nightly() -> Result<()> {
+    let compiler = Compiler::nightly()?;
+    if compiler.require_source().is_err() {
+        add_source(&compiler)?;
+    }
+    linker(&compiler)
+}
+
+fn add_source(nightly: &Compiler) -> Result<()> {
+    // A server that had no source for this nightly yesterday costs no time today.
+    let failed = toolchain::cache()?.join("no-rust-src");
+    if fs::read_to_string(&failed).is_ok_and(|version| version == nightly.version) {
+        bail!(
+            "{} has no rust-src, and rustup could not fetch it (tried before; again after: rm {})",
+            nightly.version,
+            failed.display()
+        );
+    }
+    let mut add = Command::new("rustup");
+    add.args(["component", "add", "rust-src", "--toolchain", "nightly"]);
+    progress::run("fetching the source of core (rustup)", &mut add, COMPONENT)
+        .inspect_err(|_| drop(fs::write(&failed, &nightly.version)))
+}
+
+fn with_debian() -> Result<()> {
+    let usable = || Compiler::debian().and_then(|compiler| compiler.require_source().map(|()| compiler));
+    if usable().is_err() {
+        apt(&["rustc-web", "rust-web-src", "rust-web-clippy"])?;
+    }
+    linker(&usable()?)
+}
+
+fn with_fetched_nightly() -> Result<()> {
+    ensure!(find("rustup").is_some(), "rustup is not installed");
+    ensure!(Compiler::nightly().is_err(), "there is one already");
+    let mut install = Command::new("rustup");
+    install.args([
+        "toolchain",
+        "install",
+        "nightly",
+        "--profile",
+        "minimal",
+        "--component",
+        "rust-src,clippy",
+    ]);
+    progress::run("installing Rust nightly (rustup)", &mut install, INSTALL)?;
+    linker(&Compiler::nightly()?)
+}
+
+/// bpf-linker, compiled against the major version of LLVM that the compiler has.
+fn linker(compiler: &Compiler) -> Result<()> {
+    if compiler.linker().is_ok() {
+        return Ok(());
+    }
+    let llvm = compiler.llvm;
+    ensure!((21..=23).contains(&llvm), "bpf-linker {LINKER_VERSION} knows no LLVM {llvm}");
+    let prefix = format!("/usr/lib/llvm-{llvm}");
+    if !Path::new(&prefix).join("bin/llvm-config").exists() {
+        apt(&[&format!("llvm-{llvm}-dev")])?;
+    }
+    // A linker of before may only have missed its library.
+    if compiler.linker().is_ok() {
+        return Ok(());
+    }
+
+    let folder = compiler.linker_folder()?;
+    let partial = folder.with_extension("partial");
+    let _ = fs::remove_dir_all(&partial);
+    let mut install = cargo::command();
+    install
+        .env("LLVM_PREFIX", prefix)
+        .args(["install", "bpf-linker", "--version", LINKER_VERSION, "--locked", "--no-default-features"])
+        .arg(format!("--features=llvm-{llvm}"))
+        .arg("--root")
+        .arg(&partial);
+    progress::run(&format!("compiling bpf-linker {LINKER_VERSION}"), &mut install, INSTALL)?;
+    // Renamed when whole: an interrupted one is not taken for done.
+    let _ = fs::remove_dir_all(&folder);
+    fs::rename(&partial, &folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    compiler.linker().map(drop)
+}
+
+/// Debian's packages. The lists of a fresh machine are missing or old: then they are fetched, and it tries again.
+fn apt(packages: &[&str]) -> Result<()> {
+    let names = packages.join(" ");
+    ensure!(find("apt-get").is_some(), "this is no Debian: install by hand what Debian calls {names}");
+    let get = |what: &str, arguments: &[&str]| {
+        let mut command = as_root("apt-get", &[("DEBIAN_FRONTEND", "noninteractive".as_ref())])?;
+        command.args(["-y", "-o", "DPkg::Lock::Timeout=120"]).args(arguments);
+        progress::run(what, &mut command, INSTALL)
+    };
+    // Never at the price of a package that somebody chose.
+    let mut install = vec!["install", "--no-install-recommends", "--no-remove"];
+    install.extend(packages);
+    let what = format!("installing {names} (Debian)");
+    get(&what, &install)
+        .or_else(|_| {
+            get("fetching Debian's lists of packages", &["update"]).and_then(|()| get(&what, &install))
+        })
+        .with_context(|| format!("Debian's packages could not be installed; type: apt-get install {names}"))
+}
