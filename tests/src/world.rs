@@ -1,0 +1,213 @@
+//! Worlds: a node, pods and an outside in network namespaces of their own, for real sockets.
+//!
+//! ```text
+//! client 10.244.1.10 ── veth-client ┐            ┌ veth-b1 ── b1 10.244.1.11
+//!                                    node ── uplink ── outside 192.168.77.100
+//! client2 10.244.1.30 ─ veth-client2 ┘           └ veth-b2 ── b2 10.244.1.12 ...
+//! ```
+//!
+//! Nothing outside of these namespaces is touched, but for names under `/run/netns` and a folder under `/run`.
+//! Both carry the pid: dropping a world removes them and asserts so, and what a killed run left is removed by
+//! the next one.
+
+mod agent;
+mod folder;
+mod layout;
+mod leftover;
+mod manifest;
+mod netns;
+mod pod;
+mod policy;
+mod settle;
+mod tap;
+mod wire;
+mod wiring;
+
+pub use agent::{Agent, lb_binary};
+pub use folder::Folder;
+pub use layout::{Cni, Layout};
+pub use manifest::{Endpoint, Manifests, Service};
+pub use netns::Netns;
+pub use pod::{Family, Pod};
+pub use tap::Tap;
+pub use wire::Wire;
+pub use wiring::{GATEWAY_MAC, NODE_V4, NODE_V6, OUTSIDE_V4, OUTSIDE_V6};
+
+use anyhow::{Context, Result, bail, ensure};
+use aya::Ebpf;
+use std::path::Path;
+use std::process::Output;
+
+/// The name of the node in manifests.
+pub const NODE_NAME: &str = "node-1";
+
+/// Made by [`World::new`]; gone, with all that is in it, when dropped.
+pub struct World {
+    name: String,
+    layout: Layout,
+    /// Every namespace that was made, for the end.
+    namespaces: Vec<Netns>,
+    node: Option<Netns>,
+    outside: Option<Netns>,
+    pods: Vec<Pod>,
+    folder: Option<Folder>,
+    policy: Option<Ebpf>,
+}
+
+impl World {
+    /// Makes a world and waits until its links carry packets.
+    pub fn new(layout: Layout) -> Result<Self> {
+        ensure!(nix::unistd::geteuid().is_root(), "a world needs root: namespaces, links, bpffs");
+        let mut world = Self {
+            name: leftover::next_name(),
+            layout,
+            namespaces: Vec::new(),
+            node: None,
+            outside: None,
+            pods: Vec::new(),
+            folder: None,
+            policy: None,
+        };
+        // On failure, dropping the half-made world removes what is there.
+        world.build().with_context(|| format!("cannot make the world {:?}", world.layout))?;
+        Ok(world)
+    }
+
+    fn build(&mut self) -> Result<()> {
+        self.folder = Some(Folder::create(&self.name)?);
+        let node = self.netns("node")?;
+        let outside = self.netns("outside")?;
+        (self.node, self.outside) = (Some(node.clone()), Some(outside.clone()));
+        wiring::uplink(&node, &outside, &self.layout)?;
+        wiring::cni(&node, &self.layout)?;
+        let clients =
+            ["client", "client2"].map(String::from).into_iter().zip([10, 30]).take(self.layout.clients);
+        let backends = (1..=self.layout.backends).map(|i| (format!("b{i}"), 10 + i as u8));
+        for (name, host) in clients.chain(backends) {
+            let pod = Pod::new(name.clone(), host, self.netns(&name)?);
+            wiring::pod(&node, &pod, &self.layout)?;
+            self.pods.push(pod);
+        }
+        settle::settle(self.namespaces.iter())?;
+        if self.layout.policy {
+            self.policy = Some(policy::attach(&node, &self.pods)?);
+        }
+        self.manifests().write_node(NODE_NAME, &[NODE_V4.into(), NODE_V6.into()])
+    }
+
+    fn netns(&mut self, label: &str) -> Result<Netns> {
+        let netns = Netns::create(&format!("{}-{label}", self.name))?;
+        self.namespaces.push(netns.clone());
+        wiring::prepare(&netns, label == "node", &self.layout)?;
+        Ok(netns)
+    }
+
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The namespace that the agent runs in.
+    pub fn node(&self) -> &Netns {
+        self.node.as_ref().expect("a world that was made has a node")
+    }
+
+    /// What is beyond the node's uplink.
+    pub fn outside(&self) -> &Netns {
+        self.outside.as_ref().expect("a world that was made has an outside")
+    }
+
+    pub fn pods(&self) -> &[Pod] {
+        &self.pods
+    }
+
+    /// A pod by name: `client`, `client2`, `b1`, ...
+    pub fn pod(&self, name: &str) -> &Pod {
+        let named = self.pods.iter().find(|pod| pod.name == name);
+        named.unwrap_or_else(|| panic!("no pod {name} in {:?}", self.layout))
+    }
+
+    pub fn client(&self) -> &Pod {
+        self.pod("client")
+    }
+
+    /// All `b<n>`, in order.
+    pub fn backends(&self) -> &[Pod] {
+        &self.pods[self.layout.clients..]
+    }
+
+    /// `b<number>`, from 1.
+    pub fn backend(&self, number: usize) -> &Pod {
+        self.pod(&format!("b{number}"))
+    }
+
+    pub fn folder(&self) -> &Folder {
+        self.folder.as_ref().expect("a world that was made has a folder")
+    }
+
+    /// The folder of YAML that the agent follows.
+    pub fn manifests(&self) -> Manifests {
+        Manifests::new(self.folder().manifests())
+    }
+
+    /// The toy policy's programs and maps, in a layout with it.
+    pub fn policy(&self) -> Option<&Ebpf> {
+        self.policy.as_ref()
+    }
+
+    /// Starts `lb agent` on the node and waits until it is ready.
+    pub fn start_agent(&self, args: &[&str]) -> Result<Agent> {
+        Agent::start(self.node(), self.folder(), args)
+    }
+
+    /// Runs an `lb` command on the node, on this world's pins; its output, or an error with what it said.
+    pub fn lb(&self, args: &[&str]) -> Result<String> {
+        let output = self.lb_output(args)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "`lb {}` failed with {}: {said}", args.join(" "), output.status);
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// The same, for commands that are expected to fail.
+    pub fn lb_output(&self, args: &[&str]) -> Result<Output> {
+        let binary = lb_binary()?;
+        let mut command = self.node().command(&binary);
+        command.args(args).arg("--pin-dir").arg(self.folder().pins()).env("NO_COLOR", "1");
+        command.output().with_context(|| binary.display().to_string())
+    }
+
+    /// Removes everything; what could not be removed is the error.
+    fn remove(&mut self) -> Result<()> {
+        let mut left = Vec::new();
+        for netns in &self.namespaces {
+            leftover::end_processes(netns.name());
+            if let Err(error) = Netns::delete(netns.name()) {
+                left.push(format!("{error:#}"));
+            }
+            if Path::new(netns::FOLDER).join(netns.name()).exists() {
+                left.push(format!("namespace {} is still there", netns.name()));
+            }
+            match netns.threads_inside()? {
+                0 => {}
+                threads => left.push(format!("{threads} threads are still inside {}", netns.name())),
+            }
+        }
+        if let Err(error) = Folder::remove(&self.name) {
+            left.push(format!("{error:#}"));
+        }
+        if Path::new(folder::PARENT).join(&self.name).exists() {
+            left.push(format!("folder {} is still there", self.name));
+        }
+        if left.is_empty() { Ok(()) } else { bail!("world {} left: {}", self.name, left.join("; ")) }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        match self.remove() {
+            Ok(()) => {}
+            // A second panic would abort the process, and hide the first.
+            Err(error) if std::thread::panicking() => eprintln!("{error:#}"),
+            Err(error) => panic!("{error:#}"),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! `lb agent` as a process in the node's namespace.
+
+use super::NODE_NAME;
+use super::folder::Folder;
+use super::netns::Netns;
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, ExitStatus};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+const READY_LIMIT: Duration = Duration::from_secs(30);
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+const STEP: Duration = Duration::from_millis(5);
+
+/// The `lb` under test: `$LB_BIN`, or the one that cargo put beside the running executable.
+pub fn lb_binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("LB_BIN") {
+        let path = PathBuf::from(path);
+        return fs::canonicalize(&path).with_context(|| format!("LB_BIN={}", path.display()));
+    }
+    let mine = std::env::current_exe()?;
+    let beside = mine.ancestors().skip(1).take(2).map(|folder| folder.join("lb"));
+    beside.into_iter().find(|path| path.is_file()).with_context(|| {
+        format!("no lb beside {}: run `cargo build -p lb-userspace`, or set LB_BIN", mine.display())
+    })
+}
+
+/// A running agent, or one that was stopped and can be started again. Killed when dropped.
+pub struct Agent {
+    netns: Netns,
+    args: Vec<String>,
+    log: PathBuf,
+    /// Where in the log this start begins.
+    log_start: usize,
+    child: Option<Child>,
+}
+
+impl Agent {
+    pub(super) fn start(node: &Netns, folder: &Folder, extra: &[&str]) -> Result<Self> {
+        let (manifests, pins) = (folder.manifests(), folder.pins());
+        let paths = [manifests.to_string_lossy(), pins.to_string_lossy()];
+        let mut args: Vec<String> =
+            ["agent", "--manifests", &paths[0], "--node-name", NODE_NAME, "--pin-dir", &paths[1]]
+                .map(String::from)
+                .into();
+        args.extend(extra.iter().map(ToString::to_string));
+        let log = folder.agent_log();
+        let mut agent = Self { netns: node.clone(), args, log, log_start: 0, child: None };
+        agent.start_again()?;
+        Ok(agent)
+    }
+
+    /// Starts the stopped agent with the arguments it had, and waits until it is ready.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.spawn()?;
+        self.wait_until_ready()
+    }
+
+    /// Starts the stopped agent and does not wait.
+    pub fn spawn(&mut self) -> Result<()> {
+        assert!(self.child.is_none(), "the agent is running already");
+        let binary = lb_binary()?;
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        self.log_start = log.metadata()?.len() as usize;
+        let mut command = self.netns.command(&binary);
+        command.args(&self.args).env("NO_COLOR", "1").env("RUST_BACKTRACE", "1");
+        command.stdout(log.try_clone()?).stderr(log);
+        self.child = Some(command.spawn().with_context(|| binary.display().to_string())?);
+        Ok(())
+    }
+
+    /// Waits for the line with the word "ready": the first state is applied.
+    pub fn wait_until_ready(&mut self) -> Result<()> {
+        let is_ready = |log: &str| log.split(|c: char| !c.is_alphanumeric()).any(|word| word == "ready");
+        self.wait_for("the word \"ready\"", READY_LIMIT, is_ready)
+    }
+
+    /// Waits until the log of this start contains a text.
+    pub fn wait_for_text(&mut self, text: &str, limit: Duration) -> Result<()> {
+        self.wait_for(&format!("{text:?}"), limit, |log| log.contains(text))
+    }
+
+    fn wait_for(&mut self, what: &str, limit: Duration, found: impl Fn(&str) -> bool) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        loop {
+            // Asked before the log is read: what a dead agent said last is there.
+            let ended = self.child.as_mut().context("the agent is not running")?.try_wait()?;
+            let log = self.log();
+            if found(&log) {
+                return Ok(());
+            }
+            if let Some(status) = ended {
+                bail!("the agent ended with {status} before it logged {what}:\n{log}");
+            }
+            if Instant::now() > deadline {
+                bail!("the agent did not log {what} within {limit:?}:\n{log}");
+            }
+            sleep(STEP);
+        }
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// What the agent wrote since it was last started.
+    pub fn log(&self) -> String {
+        let whole = fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(whole.get(self.log_start..).unwrap_or_default()).into_owned()
+    }
+
+    /// SIGKILL: no goodbye.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("the agent is not running")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// SIGTERM, and how it ended.
+    pub fn terminate(&mut self) -> Result<ExitStatus> {
+        let child = self.child.as_mut().context("the agent is not running")?;
+        kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM)?;
+        let deadline = Instant::now() + STOP_LIMIT;
+        loop {
+            if let Some(status) = child.try_wait()? {
+                self.child = None;
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                bail!("the agent ignores SIGTERM since {STOP_LIMIT:?}:\n{}", self.log());
+            }
+            sleep(STEP);
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            self.kill().ok();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- log of the agent ---\n{}--- end of the log ---", self.log());
+        }
+    }
+}

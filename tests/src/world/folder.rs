@@ -1,0 +1,57 @@
+//! A world's folder under /run: its own bpffs for pins, manifests, the agent's log.
+
+use anyhow::{Context, Result};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+pub(super) const PARENT: &str = "/run";
+
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    pub(super) fn create(name: &str) -> Result<Self> {
+        let folder = Self { path: Path::new(PARENT).join(name) };
+        let pins = folder.pins();
+        fs::create_dir_all(&pins).with_context(|| format!("{} (root?)", pins.display()))?;
+        fs::create_dir(folder.manifests())?;
+        mount(Some("bpf"), &pins, Some("bpf"), MsFlags::empty(), None::<&str>)
+            .with_context(|| format!("cannot mount bpffs on {}", pins.display()))?;
+        Ok(folder)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A bpffs of this world alone.
+    pub fn pins(&self) -> PathBuf {
+        self.path.join("bpf")
+    }
+
+    pub fn manifests(&self) -> PathBuf {
+        self.path.join("manifests")
+    }
+
+    pub fn agent_log(&self) -> PathBuf {
+        self.path.join("agent.log")
+    }
+
+    /// Unmounts and removes the folder of this name, as far as it was made.
+    pub(super) fn remove(name: &str) -> Result<()> {
+        let path = Path::new(PARENT).join(name);
+        if !path.exists() {
+            return Ok(());
+        }
+        let pins = path.join("bpf");
+        // Programs and maps live on in processes that hold them; the mount need not.
+        match umount2(&pins, MntFlags::MNT_DETACH) {
+            Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}
+            Err(error) => return Err(error).with_context(|| format!("unmount {}", pins.display())),
+        }
+        fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))
+    }
+}
