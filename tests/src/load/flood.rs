@@ -1,0 +1,59 @@
+//! Spoofed SYNs: what an attacker, or a broken client, sends.
+
+use crate::packet::{Mac, Packet, tcp};
+use crate::world::{GATEWAY_MAC, Pod, Wire};
+use anyhow::{Result, ensure};
+use fastrand::Rng;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+const BATCH: usize = 256;
+const LIMIT: Duration = Duration::from_secs(120);
+const SOURCE_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
+
+/// SYNs to one address from sources that do not exist: 198.18.0.0/15 or fd00:bad::/32, any port.
+#[derive(Clone, Debug)]
+pub struct SynFlood {
+    target: SocketAddr,
+    packets: usize,
+    seed: u64,
+}
+
+impl SynFlood {
+    pub fn to(target: SocketAddr) -> Self {
+        Self { target, packets: 200_000, seed: 1 }
+    }
+
+    pub fn packets(self, packets: usize) -> Self {
+        Self { packets, ..self }
+    }
+
+    /// Another seed, other sources.
+    pub fn seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// Sends all of them from a pod, as fast as they go; how long it took.
+    pub fn run(&self, pod: &Pod) -> Result<Duration> {
+        let wire = Wire::of(pod)?;
+        let mut random = Rng::with_seed(self.seed);
+        let began = Instant::now();
+        let mut left = self.packets;
+        while left > 0 {
+            let frame = |_| self.packet(&mut random).macs(SOURCE_MAC, GATEWAY_MAC).bytes();
+            let frames: Vec<_> = (0..left.min(BATCH)).map(frame).collect();
+            wire.send(&frames)?;
+            left -= frames.len();
+            ensure!(began.elapsed() < LIMIT, "{left} packets are left after {LIMIT:?}");
+        }
+        Ok(began.elapsed())
+    }
+
+    fn packet(&self, random: &mut Rng) -> Packet {
+        let source: IpAddr = match self.target {
+            SocketAddr::V4(_) => Ipv4Addr::from_bits(0xc612_0000 | random.u32(..1 << 17)).into(),
+            SocketAddr::V6(_) => Ipv6Addr::from_bits(0xfd00_0bad << 96 | random.u128(..1 << 96)).into(),
+        };
+        tcp((source, random.u16(1_024..)), self.target).syn().seq(random.u32(..))
+    }
+}
