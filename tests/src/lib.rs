@@ -1,1 +1,15 @@
-//! tests
+//! The harness of lb's tests; the tests are beside it in `tests/`.
+//!
+//! | to show that | use |
+//! | --- | --- |
+//! | a program turns this packet into that one | [`packet`] and [`program`] |
+//! | traffic between real sockets works | [`world`], with [`echo`] servers and [`load`] |
+//!
+//! `docs/testing.md` says more.
+
+pub mod echo;
+pub mod load;
+pub mod packet;
+pub mod program;
+mod sys;
+pub mod world;
