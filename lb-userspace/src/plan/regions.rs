@@ -146,7 +146,9 @@ mod tests {
     fn buddies_merge_after_their_batch() {
         let mut regions = regions(4);
         let halves = [regions.take(2).unwrap(), regions.take(2).unwrap()];
-        halves.map(|half| regions.release(half, BATCH));
+        for half in halves {
+            regions.release(half, BATCH);
+        }
         assert_eq!(regions.take(1), None);
         regions.reclaim(BATCH);
         assert_eq!(regions.take(4).unwrap().range(), 0..4);

@@ -1,0 +1,128 @@
+//! What a packet program may see of the tables, at any moment.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use lb_common::{Active, BackendState, FrontendKey, Proto, ServiceRecord, Slot};
+use lb_userspace::desired::ServicePortName;
+use lb_userspace::plan::Op;
+use lb_userspace::tables::Tables;
+
+use super::naive::{Address, Behind};
+
+pub fn address(key: &FrontendKey) -> Address {
+    let proto = Proto::from_number(key.proto).unwrap();
+    (SocketAddr::new(key.addr.into(), key.port.host()), proto.to_string())
+}
+
+/// Follows every frontend to its endpoints, as a packet does, and fails where that leads nowhere.
+pub fn frontends(tables: &Tables) -> BTreeMap<Address, Behind> {
+    tables.frontends.iter().map(|(key, f)| (address(key), behind(tables, f.service))).collect()
+}
+
+fn behind(tables: &Tables, service: u32) -> Behind {
+    let record = tables.record(service);
+    let name = tables.names.get(&service).unwrap_or_else(|| panic!("service {service} has no name"));
+    let name = ServicePortName::from_table(name).unwrap();
+    let set = |range| {
+        let slots = tables.slots_of(range).unwrap_or_else(|| panic!("{name}: slots past the table"));
+        let addresses = slots.iter().map(|slot| {
+            let backend = tables.backend_of(*slot).unwrap_or_else(|| panic!("{name}: {slot:?} leads nowhere"));
+            assert_eq!(backend.service, service, "{name}: a backend of another service");
+            assert_eq!(backend.proto, name.proto as u8);
+            SocketAddr::new(backend.addr.into(), backend.port.host())
+        });
+        addresses.collect()
+    };
+    Behind {
+        cluster: set(record.cluster),
+        local: set(record.local),
+        internal_local: record.flags & ServiceRecord::INTERNAL_LOCAL != 0,
+        external_local: record.flags & ServiceRecord::EXTERNAL_LOCAL != 0,
+        has_endpoints: record.flags & ServiceRecord::HAS_ENDPOINTS != 0,
+        affinity: record.affinity_timeout,
+        owner: name.name,
+        port: name.port,
+    }
+}
+
+/// Between any two operations, each frontend that is to stay is there, and leads to what its old or its new
+/// service stood for before the plan or stands for after it.
+pub fn assert_make_before_break(before: &Tables, ops: &[Op], readers: &[Reader]) -> Tables {
+    let mut after = before.clone();
+    ops.iter().for_each(|op| after.apply(op));
+    let ranks: Vec<u8> = ops.iter().map(Op::rank).collect();
+    assert!(ranks.is_sorted(), "operations are out of order: {ops:?}");
+
+    let mut now = before.clone();
+    for op in ops {
+        now.apply(op);
+        for key in before.frontends.keys().filter(|key| after.frontends.contains_key(key)) {
+            assert!(now.frontends.contains_key(key), "{key:?} is missing after {op}");
+        }
+        for (key, frontend) in &now.frontends {
+            let owners = [before, &after].map(|tables| tables.frontends.get(key).map(|f| f.service));
+            assert!(owners.contains(&Some(frontend.service)), "{key:?} has a strange owner after {op}");
+            let seen = behind(&now, frontend.service);
+            let stood_for = [before, &after].iter().any(|tables| {
+                tables.names.contains_key(&frontend.service) && behind(tables, frontend.service) == seen
+            });
+            assert!(stood_for, "{key:?} leads to a mixture after {op}: {seen:?}");
+            let bit = lb_common::interest_bit(key.addr, key.port, key.proto);
+            assert!(now.interest.contains(bit), "{key:?} is not looked at after {op}");
+        }
+        readers.iter().for_each(|reader| reader.assert_undisturbed(&now));
+    }
+    after
+}
+
+/// A packet program that read `active` some time ago and has not ended.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    pub started: u64,
+    service: u32,
+    index: usize,
+    record: ServiceRecord,
+    slots: Vec<(u32, Slot)>,
+    backends: Vec<(Slot, SocketAddr)>,
+}
+
+impl Reader {
+    /// One on each frontend.
+    pub fn start(tables: &Tables, started: u64) -> Vec<Self> {
+        let services = tables.frontends.values().map(|f| f.service);
+        services
+            .filter_map(|service| {
+                let index = Active(tables.services.get(&service)?.active).index();
+                let record = tables.record(service);
+                let ranges = [record.cluster, record.local];
+                let indexes: Vec<u32> = ranges.iter().flat_map(|r| r.offset..r.offset + r.len).collect();
+                let slots: Vec<(u32, Slot)> =
+                    indexes.into_iter().map(|index| (index, tables.slots[index as usize])).collect();
+                let backends = slots.iter().map(|(_, slot)| {
+                    let backend = tables.backend_of(*slot).unwrap();
+                    (*slot, SocketAddr::new(backend.addr.into(), backend.port.host()))
+                });
+                Some(Self { started, service, index, record, backends: backends.collect(), slots })
+            })
+            .collect()
+    }
+
+    /// What it is about to read has not become something else: record and slots are as they were; a backend is
+    /// the same or has another generation.
+    fn assert_undisturbed(&self, tables: &Tables) {
+        assert_eq!(tables.services[&self.service].records[self.index], self.record, "{self:?}");
+        for (index, slot) in &self.slots {
+            assert_eq!(tables.slots[*index as usize], *slot, "{self:?}");
+        }
+        for (slot, address) in &self.backends {
+            let backend = &tables.backends[&slot.backend];
+            let is_same = SocketAddr::new(backend.addr.into(), backend.port.host()) == *address;
+            if backend.generation == slot.generation {
+                assert!(is_same && backend.state != BackendState::Free as u8, "{self:?}");
+            } else {
+                assert!(is_same, "id {} is in use again too early: {self:?}", slot.backend);
+            }
+        }
+    }
+}
