@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use xtask::toolchain::{self, Toolchain};
 
-use crate::cargo;
+use crate::{cargo, setup};
 
 pub fn run() -> Result<()> {
     for folder in [toolchain::root().to_owned()].into_iter().chain(ebpf_crates()) {
@@ -15,6 +15,7 @@ pub fn run() -> Result<()> {
     let clippy = ["clippy", "--release", "--workspace", "--all-targets", "--", "-Dwarnings"];
     cargo::run(cargo::command().args(clippy))?;
     let toolchain = Toolchain::find()?;
+    setup::ebpf_clippy(&toolchain.compiler)?;
     for folder in ebpf_crates() {
         cargo::run(&mut toolchain.lint(&folder))?;
     }

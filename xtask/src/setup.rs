@@ -56,6 +56,19 @@ fn lints() -> Result<()> {
     apt(&["rustfmt-web", "rust-web-clippy"])
 }
 
+/// Clippy for the eBPF crates is that of their compiler.
+pub fn ebpf_clippy(compiler: &Compiler) -> Result<()> {
+    if compiler.clippy().exists() {
+        return Ok(());
+    }
+    if compiler.is_debian() {
+        return apt(&["rust-web-clippy"]);
+    }
+    let mut add = Command::new("rustup");
+    add.args(["component", "add", "clippy", "--toolchain", "nightly"]);
+    progress::run("installing clippy for nightly (rustup)", &mut add, INSTALL)
+}
+
 /// What is there, else what is least to download: the source for a nightly, Debian's compiler, a nightly.
 fn compiler() -> Result<()> {
     if Toolchain::find().is_ok() {
@@ -101,7 +114,7 @@ fn add_source(nightly: &Compiler) -> Result<()> {
 fn with_debian() -> Result<()> {
     let usable = || Compiler::debian().and_then(|compiler| compiler.require_source().map(|()| compiler));
     if usable().is_err() {
-        apt(&["rustc-web", "rust-web-src", "rust-web-clippy"])?;
+        apt(&["rustc-web", "rust-web-src"])?;
     }
     linker(&usable()?)
 }
@@ -110,15 +123,7 @@ fn with_fetched_nightly() -> Result<()> {
     ensure!(find("rustup").is_some(), "rustup is not installed");
     ensure!(Compiler::nightly().is_err(), "there is one already");
     let mut install = Command::new("rustup");
-    install.args([
-        "toolchain",
-        "install",
-        "nightly",
-        "--profile",
-        "minimal",
-        "--component",
-        "rust-src,clippy",
-    ]);
+    install.args(["toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src"]);
     progress::run("installing Rust nightly (rustup)", &mut install, INSTALL)?;
     linker(&Compiler::nightly()?)
 }

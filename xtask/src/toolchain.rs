@@ -21,6 +21,9 @@ pub const LINKER_VERSION: &str = "0.13.0";
 /// Little-endian: what x86-64, arm64 and riscv64 run.
 const TARGET: &str = "bpfel-unknown-none";
 
+/// Where Debian's packages put the compiler.
+const DEBIAN: &str = "/usr/bin/rustc";
+
 /// Variables by which an outer cargo would choose compiler, flags and folders for the inner one.
 const FOREIGN: [&str; 11] = [
     "RUSTC",
@@ -83,7 +86,7 @@ pub fn cache() -> Result<PathBuf> {
 
 /// A compiler and a linker that fit each other.
 pub struct Toolchain {
-    compiler: Compiler,
+    pub compiler: Compiler,
     linker: PathBuf,
 }
 
@@ -132,14 +135,14 @@ impl Toolchain {
         command
     }
 
-    /// Clippy of the same compiler, where it is installed, else the compiler alone; warnings are errors.
+    /// Clippy of the same compiler on the crate in `folder`; warnings are errors.
     pub fn lint(&self, folder: &Path) -> Command {
         let mut command = self.cargo("check", folder);
-        command.args(["-Zwarnings", "--config", "build.warnings=\"deny\""]);
-        let clippy = self.compiler.rustc.with_file_name("clippy-driver");
-        if clippy.exists() {
-            command.env("RUSTC_WORKSPACE_WRAPPER", clippy);
-        }
+        command.env("RUSTC_WORKSPACE_WRAPPER", self.compiler.clippy()).args([
+            "-Zwarnings",
+            "--config",
+            "build.warnings=\"deny\"",
+        ]);
         command
     }
 }
@@ -170,12 +173,15 @@ impl Compiler {
     /// Debian's, of the package `rustc-web`. It comes without a cargo: the one that runs us does.
     pub fn debian() -> Result<Self> {
         let cargo = env::var_os("CARGO").map_or_else(|| "cargo".into(), PathBuf::from);
-        Self::at("/usr/bin/rustc".into(), cargo)
+        Self::at(DEBIAN.into(), cargo)
     }
 
     fn at(rustc: PathBuf, cargo: PathBuf) -> Result<Self> {
         let version = said(Command::new(&rustc).arg("-vV"))?;
-        let llvm = major_after(&version, "LLVM version: ")?;
+        let llvm = version
+            .lines()
+            .find_map(|line| line.strip_prefix("LLVM version: ")?.split('.').next()?.parse().ok());
+        let llvm = llvm.with_context(|| format!("{} does not name its LLVM", rustc.display()))?;
         Ok(Self { rustc, cargo, version: version.lines().next().unwrap_or_default().to_owned(), llvm })
     }
 
@@ -187,27 +193,29 @@ impl Compiler {
         Ok(())
     }
 
+    pub fn clippy(&self) -> PathBuf {
+        self.rustc.with_file_name("clippy-driver")
+    }
+
+    pub fn is_debian(&self) -> bool {
+        self.rustc == Path::new(DEBIAN)
+    }
+
     /// Where `cargo xtask` puts the linker for this compiler.
     pub fn linker_folder(&self) -> Result<PathBuf> {
         Ok(cache()?.join(format!("bpf-linker-{LINKER_VERSION}-llvm{}", self.llvm)))
     }
 
-    /// Our own linker, else one of the PATH; it must start (its LLVM is a shared library) and be new enough.
+    /// Our own linker, else one of the PATH, whose owner saw to it that it fits. It must start: its LLVM is a
+    /// shared library, which may have gone.
     pub fn linker(&self) -> Result<PathBuf> {
         let ours = self.linker_folder()?.join("bin/bpf-linker");
+        let starts = |linker: &Path| said(Command::new(linker).arg("--version"));
+        let Err(why) = starts(&ours) else { return Ok(ours) };
         let path = env::var_os("PATH").unwrap_or_default();
-        let others =
-            env::split_paths(&path).map(|folder| folder.join("bpf-linker")).filter(|file| file.exists());
-        let fits = |linker: &PathBuf| {
-            let version = said(Command::new(linker).arg("--version"))?;
-            let llvm = major_after(&version, "LLVM version: ")?;
-            ensure!(llvm >= self.llvm, "{} is of LLVM {llvm}", linker.display());
-            Ok(())
-        };
-        let Err(why) = fits(&ours) else { return Ok(ours) };
-        others
-            .into_iter()
-            .find(|linker| fits(linker).is_ok())
+        env::split_paths(&path)
+            .map(|folder| folder.join("bpf-linker"))
+            .find(|linker| linker.exists() && starts(linker).is_ok())
             .with_context(|| format!("no bpf-linker for LLVM {}: {why:#}", self.llvm))
     }
 }
@@ -223,9 +231,4 @@ fn said(command: &mut Command) -> Result<String> {
     let complaint = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{program}: {}", complaint.lines().next().unwrap_or("failed"));
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-fn major_after(text: &str, label: &str) -> Result<u32> {
-    let digits = text.split_once(label).and_then(|(_, version)| version.split('.').next());
-    digits.and_then(|digits| digits.parse().ok()).with_context(|| format!("no `{label}` in {text:?}"))
 }
