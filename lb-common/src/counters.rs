@@ -128,3 +128,17 @@ pub struct Traffic {
 }
 
 const _: () = assert!(size_of::<Traffic>() == 40);
+
+impl core::ops::Add for Traffic {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            connections: self.connections + other.connections,
+            packets: self.packets + other.packets,
+            bytes: self.bytes + other.bytes,
+            reply_packets: self.reply_packets + other.reply_packets,
+            reply_bytes: self.reply_bytes + other.reply_bytes,
+        }
+    }
+}

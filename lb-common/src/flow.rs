@@ -5,7 +5,7 @@ use crate::{Addr, Port};
 /// Five-tuple and zone, as the packet shows it where it is looked up: the key of `flows`, `flows_syn` and
 /// `flows_udp`.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[cfg_attr(feature = "user", derive(Debug))]
 pub struct FlowKey {
     pub src: Addr,
@@ -85,6 +85,24 @@ pub struct Flow {
 const _: () = assert!(size_of::<Flow>() == 76);
 
 impl Flow {
+    /// All zero: room to read into.
+    pub const BLANK: Self = Self {
+        src: Endpoint::new(Addr::UNSPECIFIED, Port::new(0)),
+        dst: Endpoint::new(Addr::UNSPECIFIED, Port::new(0)),
+        service: 0,
+        backend: 0,
+        generation: 0,
+        first_seen: 0,
+        last_seen: 0,
+        previous_backend: 0,
+        action: 0,
+        phase: 0,
+        flags: 0,
+        syn_count: 0,
+        mac: [0; 6],
+        pad: [0; 2],
+    };
+
     /// No service, no backend.
     pub const NONE: u32 = u32::MAX;
 

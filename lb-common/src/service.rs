@@ -73,6 +73,11 @@ pub struct Service {
 
 const _: () = assert!(size_of::<Service>() == 72);
 
+impl Service {
+    /// Never written.
+    pub const BLANK: Self = Self { active: 0, records: [ServiceRecord::BLANK; 2] };
+}
+
 /// The word that says which record of a [`Service`] is in force, and how many changes it has seen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Active(pub u64);
@@ -115,6 +120,16 @@ pub struct ServiceRecord {
 const _: () = assert!(size_of::<ServiceRecord>() == 32);
 
 impl ServiceRecord {
+    /// No endpoint, no policy.
+    pub const BLANK: Self = Self {
+        cluster: SlotRange { offset: 0, len: 0 },
+        local: SlotRange { offset: 0, len: 0 },
+        flags: 0,
+        affinity_timeout: 0,
+        algorithm: 0,
+        pad: [0; 7],
+    };
+
     /// `internalTrafficPolicy: Local`: clients inside the cluster use the local set.
     pub const INTERNAL_LOCAL: u32 = 1;
     /// `externalTrafficPolicy: Local`: clients outside the cluster use the local set.

@@ -11,3 +11,8 @@ pub mod model;
 pub mod plan;
 pub mod plane;
 pub mod tables;
+
+pub mod dataplane;
+pub mod flows;
+pub mod netdev;
+pub mod status;

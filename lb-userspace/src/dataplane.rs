@@ -1,0 +1,152 @@
+//! The kernel: the only modules that know aya.
+
+pub mod attach;
+pub mod load;
+pub mod maps;
+pub mod pins;
+pub mod sweep;
+pub mod sys;
+
+use std::mem::offset_of;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use anyhow::Context;
+use aya::maps::MapError;
+use lb_common::{Backend, BackendState, Service, ServiceRecord};
+
+use crate::plan::Op;
+use crate::plane::Plane;
+use crate::tables::Tables;
+use maps::Maps;
+use sys::Grace;
+
+/// The tables in the kernel.
+pub struct Kernel {
+    pub maps: Maps,
+    pub grace: Arc<Grace>,
+}
+
+impl Kernel {
+    /// # Errors
+    /// Where the kernel has no maps of maps.
+    pub fn new(maps: Maps) -> anyhow::Result<Self> {
+        let grace = Grace::new().context("make a map of maps, to prove grace periods with")?;
+        Ok(Self { maps, grace: Arc::new(grace) })
+    }
+
+    fn apply_one(&mut self, op: &Op) -> anyhow::Result<()> {
+        let maps = &mut self.maps;
+        match op {
+            Op::SetInterest { bit } => set_interest(maps, *bit, true),
+            Op::ClearInterest { bit } => set_interest(maps, *bit, false),
+            Op::WriteBackend { id, backend } => {
+                if maps.backends.get(*id).state == BackendState::Free as u8 {
+                    maps.clear_backend_traffic(*id)?;
+                }
+                maps.backends.set(*id, backend);
+            }
+            Op::WriteSlots { offset, slots } => {
+                for (index, slot) in (*offset..).zip(slots) {
+                    maps.slots.set(index, slot);
+                }
+            }
+            Op::WriteName { id, name } => {
+                maps.clear_service_traffic(*id)?;
+                maps.names.insert(id, name, 0)?;
+            }
+            Op::WriteRecord { service, index, record } => write_record(maps, *service, *index, record),
+            Op::Flip { service, active } => {
+                let word = maps.services.word64(*service, offset_of!(Service, active));
+                // After all that the record refers to.
+                word.store(*active, Ordering::Release);
+            }
+            Op::PutFrontend { key, frontend } => maps.frontends.insert(key, frontend, 0)?,
+            Op::DeleteFrontend { key } => absent_is_fine(maps.frontends.remove(key))?,
+            Op::SetBackendState { id, state } => {
+                maps.backends.set_byte(*id, offset_of!(Backend, state), *state as u8);
+            }
+            Op::RetireBackend { id, generation } => {
+                let word = maps.backends.word32(*id, offset_of!(Backend, generation));
+                word.store(*generation, Ordering::Release);
+                maps.backends.set_byte(*id, offset_of!(Backend, state), BackendState::Free as u8);
+            }
+            Op::DeleteName { id } => absent_is_fine(maps.names.remove(id))?,
+        }
+        Ok(())
+    }
+}
+
+fn set_interest(maps: &Maps, bit: u32, on: bool) {
+    sys::store_bit(maps.interest.word64(bit >> 6, 0), bit & 63, on);
+}
+
+fn write_record(maps: &Maps, service: u32, index: u8, record: &ServiceRecord) {
+    let mut whole = maps.services.get(service);
+    whole.records[usize::from(index & 1)] = *record;
+    // The words of the other record and of `active` stay what they are.
+    maps.services.set(service, &whole);
+}
+
+fn absent_is_fine(result: Result<(), MapError>) -> anyhow::Result<()> {
+    match result {
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// The tables as they are in the maps.
+///
+/// # Errors
+/// Where a map cannot be read.
+pub fn read(maps: &Maps) -> anyhow::Result<Tables> {
+    let mut tables = Tables::default();
+    for entry in maps.frontends.iter() {
+        let (key, frontend) = entry?;
+        tables.frontends.insert(key, frontend);
+    }
+    for entry in maps.names.iter() {
+        let (id, name) = entry?;
+        tables.names.insert(id, name);
+    }
+    for id in 0..maps.services.len() as u32 {
+        let service = maps.services.get(id);
+        if service != Service::BLANK {
+            tables.services.insert(id, service);
+        }
+    }
+    let slots = maps.slots.len() as u32;
+    let end = (0..slots).rev().find(|index| maps.slots.get(*index) != Default::default()).map_or(0, |last| last + 1);
+    tables.slots = (0..end).map(|index| maps.slots.get(index)).collect();
+    for id in 0..maps.backends.len() as u32 {
+        let backend = maps.backends.get(id);
+        if backend.generation != 0 || backend.state != BackendState::Free as u8 {
+            tables.backends.insert(id, backend);
+        }
+    }
+    for index in 0..maps.interest.len() as u32 {
+        let mut word = maps.interest.get(index);
+        while word != 0 {
+            tables.interest.set(index * 64 + word.trailing_zeros());
+            word &= word - 1;
+        }
+    }
+    Ok(tables)
+}
+
+impl Plane for Kernel {
+    fn read(&mut self) -> anyhow::Result<Tables> {
+        read(&self.maps)
+    }
+
+    fn apply(&mut self, plan: &[Op]) -> anyhow::Result<()> {
+        for op in plan {
+            self.apply_one(op).with_context(|| format!("{op}"))?;
+        }
+        Ok(())
+    }
+
+    fn grace(&mut self) -> anyhow::Result<()> {
+        self.grace.wait().context("wait for a grace period")
+    }
+}

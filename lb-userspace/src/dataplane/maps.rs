@@ -1,0 +1,171 @@
+//! The pinned maps, opened and checked. The commands use them without an agent.
+
+use std::io;
+
+use anyhow::{Context, bail};
+use aya::Pod;
+use aya::maps::{HashMap, Map, MapData, MapInfo, MapType, PerCpuArray};
+use lb_common::{
+    Backend, COUNTERS, Counter, Flow, FlowKey, Frontend, FrontendKey, INTEREST_WORDS, Service, ServiceName, Slot,
+    Traffic, capacity, names,
+};
+
+use super::pins::Pins;
+use super::sys::{self, Mapped};
+
+/// What a map must look like. The kernel hands out a pin of any shape under the right name.
+struct Shape {
+    name: &'static str,
+    map_type: MapType,
+    key: usize,
+    value: usize,
+    entries: usize,
+}
+
+const fn shape<K, V>(name: &'static str, map_type: MapType, entries: usize) -> Shape {
+    Shape { name, map_type, key: size_of::<K>(), value: size_of::<V>(), entries }
+}
+
+const SHAPES: [Shape; names::MAPS.len()] = [
+    shape::<u32, u64>(names::INTEREST, MapType::Array, INTEREST_WORDS),
+    shape::<FrontendKey, Frontend>(names::FRONTENDS, MapType::Hash, capacity::FRONTENDS),
+    shape::<u32, Service>(names::SERVICES, MapType::Array, capacity::SERVICES),
+    shape::<u32, ServiceName>(names::NAMES, MapType::Hash, capacity::SERVICES),
+    shape::<u32, Slot>(names::SLOTS, MapType::Array, capacity::SLOTS),
+    shape::<u32, Backend>(names::BACKENDS, MapType::Array, capacity::BACKENDS),
+    shape::<FlowKey, Flow>(names::FLOWS, MapType::Hash, capacity::FLOWS),
+    shape::<FlowKey, Flow>(names::FLOWS_SYN, MapType::LruHash, capacity::FLOWS_UNASSURED),
+    shape::<FlowKey, Flow>(names::FLOWS_UDP, MapType::LruHash, capacity::FLOWS_UNASSURED),
+    shape::<u32, u64>(names::COUNTERS, MapType::PerCpuArray, COUNTERS),
+    shape::<u32, Traffic>(names::SERVICE_STATS, MapType::PerCpuArray, capacity::SERVICES),
+    shape::<u32, Traffic>(names::BACKEND_STATS, MapType::PerCpuArray, capacity::BACKENDS),
+];
+
+/// Compares every pin that exists with what this program expects.
+///
+/// # Errors
+/// Names the first map of another shape, and what to do.
+pub fn check_shapes(pins: &Pins) -> anyhow::Result<()> {
+    for expected in &SHAPES {
+        let path = pins.map(expected.name);
+        if !path.exists() {
+            continue;
+        }
+        let info = MapInfo::from_pin(&path).with_context(|| format!("open {}", path.display()))?;
+        let found = (info.map_type()?, info.key_size() as usize, info.value_size() as usize);
+        let wanted = (expected.map_type, expected.key, expected.value);
+        if found != wanted || info.max_entries() as usize != expected.entries {
+            bail!(
+                "{} is of another shape (type, key and value bytes {found:?}, {} entries) than this lb wants \
+                 ({wanted:?}, {}): it is not of this version. `lb cleanup` removes all of it; connections that \
+                 go through it end",
+                path.display(),
+                info.max_entries(),
+                expected.entries
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Typed handles of all pinned maps.
+pub struct Maps {
+    pub interest: Mapped<u64>,
+    pub frontends: HashMap<MapData, FrontendKey, Frontend>,
+    pub services: Mapped<Service>,
+    pub names: HashMap<MapData, u32, ServiceName>,
+    pub slots: Mapped<Slot>,
+    pub backends: Mapped<Backend>,
+    /// Half-open TCP, unanswered others, assured: a flow that moves while they are read one after the other
+    /// moves to the last, and so is seen.
+    pub flows: [MapData; 3],
+    counters: PerCpuArray<MapData, u64>,
+    service_stats: PerCpuArray<MapData, Traffic>,
+    backend_stats: PerCpuArray<MapData, Traffic>,
+}
+
+impl Maps {
+    /// Opens the pinned maps; `writable` for the agent alone.
+    ///
+    /// # Errors
+    /// Where there are none, one has another shape, or root is needed.
+    pub fn open(pins: &Pins, writable: bool) -> anyhow::Result<Self> {
+        pins.require()?;
+        check_shapes(pins)?;
+        let data = |name: &str| {
+            let path = pins.map(name);
+            MapData::from_pin(&path).with_context(|| format!("open {}", path.display()))
+        };
+        Ok(Self {
+            interest: mapped(&data(names::INTEREST)?, writable)?,
+            frontends: Map::HashMap(data(names::FRONTENDS)?).try_into()?,
+            services: mapped(&data(names::SERVICES)?, writable)?,
+            names: Map::HashMap(data(names::NAMES)?).try_into()?,
+            slots: mapped(&data(names::SLOTS)?, writable)?,
+            backends: mapped(&data(names::BACKENDS)?, writable)?,
+            flows: [data(names::FLOWS_SYN)?, data(names::FLOWS_UDP)?, data(names::FLOWS)?],
+            counters: Map::PerCpuArray(data(names::COUNTERS)?).try_into()?,
+            service_stats: Map::PerCpuArray(data(names::SERVICE_STATS)?).try_into()?,
+            backend_stats: Map::PerCpuArray(data(names::BACKEND_STATS)?).try_into()?,
+        })
+    }
+
+    /// The sum of a counter over all CPUs.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn counter(&self, counter: Counter) -> anyhow::Result<u64> {
+        Ok(self.counters.get(&(counter as u32), 0)?.iter().sum())
+    }
+
+    /// Traffic of a service, summed over all CPUs.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn service_traffic(&self, service: u32) -> anyhow::Result<Traffic> {
+        sum(&self.service_stats, service)
+    }
+
+    /// Traffic of a backend, summed over all CPUs.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn backend_traffic(&self, backend: u32) -> anyhow::Result<Traffic> {
+        sum(&self.backend_stats, backend)
+    }
+
+    /// A fresh use of the id starts at zero.
+    pub(super) fn clear_service_traffic(&mut self, service: u32) -> anyhow::Result<()> {
+        clear(&mut self.service_stats, service)
+    }
+
+    pub(super) fn clear_backend_traffic(&mut self, backend: u32) -> anyhow::Result<()> {
+        clear(&mut self.backend_stats, backend)
+    }
+
+    /// Every entry of the flow table, of all its parts; `part` is the index into [`Maps::flows`].
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn for_each_flow(&self, mut visit: impl FnMut(usize, &FlowKey, &Flow)) -> io::Result<()> {
+        use std::os::fd::AsFd;
+        for (part, map) in self.flows.iter().enumerate() {
+            sys::for_each(map.fd().as_fd(), Flow::BLANK, |key, flow| visit(part, key, flow))?;
+        }
+        Ok(())
+    }
+}
+
+fn mapped<T: Pod>(map: &MapData, writable: bool) -> anyhow::Result<Mapped<T>> {
+    Mapped::new(map, writable)
+}
+
+fn sum(stats: &PerCpuArray<MapData, Traffic>, index: u32) -> anyhow::Result<Traffic> {
+    Ok(stats.get(&index, 0)?.iter().fold(Traffic::default(), |sum, cpu| sum + *cpu))
+}
+
+fn clear(stats: &mut PerCpuArray<MapData, Traffic>, index: u32) -> anyhow::Result<()> {
+    let zero = vec![Traffic::default(); aya::util::nr_cpus().map_err(|(file, error)| anyhow::anyhow!("{file}: {error}"))?];
+    Ok(stats.set(index, aya::maps::PerCpuValues::try_from(zero)?, 0)?)
+}
+

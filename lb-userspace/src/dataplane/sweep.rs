@@ -1,0 +1,114 @@
+//! Idle flows, and interest bits that nothing needs any more.
+//!
+//! One pass reads the flow table in batches. Keys that look idle go to the sweep program, which decides beside
+//! the packets; what the live flows need stays in the bitmap.
+
+use std::collections::HashSet;
+
+use anyhow::Context;
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use lb_common::{Flow, FlowKey, Phase, SWEEP_BATCH, interest_bit, timeout};
+
+use super::maps::Maps;
+use crate::tables::Tables;
+
+/// Length of the Ethernet header that a test run wants in front.
+const HEADER: usize = 14;
+
+/// What remembers between passes.
+#[derive(Default)]
+pub struct Sweep {
+    /// Bits that nothing needed in the last pass. Twice is enough: a pass may miss a flow that moves between
+    /// the parts of the table, but not in the same way again.
+    idle_bits: HashSet<u32>,
+}
+
+/// What a pass found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Entries; two a flow.
+    pub entries: usize,
+    /// Entries removed.
+    pub removed: u32,
+}
+
+/// Seconds of `CLOCK_MONOTONIC_COARSE`, as the packet path counts them.
+pub fn now() -> u32 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a valid pointer; the clock exists on every kernel that has BPF.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
+    time.tv_sec as u32
+}
+
+/// Has the flow been silent for longer than its phase allows?
+pub fn is_idle(key: &FlowKey, flow: &Flow, now: u32) -> bool {
+    let phase = Phase::from_u8(flow.phase).unwrap_or(Phase::Closed);
+    now.saturating_sub(flow.last_seen) > timeout::idle(key.proto, phase)
+}
+
+impl Sweep {
+    /// One pass. Also gives the bits that can be cleared: set in the kernel, needed neither by `tables` nor by a
+    /// flow, in this pass and the last.
+    ///
+    /// # Errors
+    /// The kernel's; what was removed stays removed.
+    pub fn pass(
+        &mut self,
+        maps: &Maps,
+        program: &mut SchedClassifier,
+        tables: &Tables,
+    ) -> anyhow::Result<(Report, Vec<u32>)> {
+        let mut idle_bits = set_bits(maps);
+        for key in tables.frontends.keys() {
+            idle_bits.remove(&interest_bit(key.addr, key.port, key.proto));
+        }
+        for backend in tables.backends.values().filter(|b| b.state != lb_common::BackendState::Free as u8) {
+            idle_bits.remove(&interest_bit(backend.addr, backend.port, backend.proto));
+        }
+        let now = now();
+        let mut report = Report::default();
+        let mut idle = Vec::new();
+        maps.for_each_flow(|_, key, flow| {
+            report.entries += 1;
+            if is_idle(key, flow, now) {
+                idle.push(*key);
+                return;
+            }
+            // Looked up by its destination where it enters, by its source where a reply leaves.
+            idle_bits.remove(&interest_bit(key.dst, key.dport, key.proto));
+            idle_bits.remove(&interest_bit(key.src, key.sport, key.proto));
+        })
+        .context("read the flow table")?;
+        for keys in idle.chunks(SWEEP_BATCH) {
+            report.removed += remove(program, keys)?;
+        }
+        let clear = idle_bits.intersection(&self.idle_bits).copied().collect();
+        self.idle_bits = idle_bits;
+        Ok((report, clear))
+    }
+}
+
+fn set_bits(maps: &Maps) -> HashSet<u32> {
+    let mut bits = HashSet::new();
+    for index in 0..maps.interest.len() as u32 {
+        let mut word = maps.interest.get(index);
+        while word != 0 {
+            bits.insert(index * 64 + word.trailing_zeros());
+            word &= word - 1;
+        }
+    }
+    bits
+}
+
+fn remove(program: &SchedClassifier, keys: &[FlowKey]) -> anyhow::Result<u32> {
+    let mut frame = vec![0; HEADER];
+    for key in keys {
+        // SAFETY: `repr(C)` without padding, so all of its bytes are initialised.
+        let bytes = unsafe {
+            std::slice::from_raw_parts(std::ptr::from_ref(key).cast::<u8>(), size_of::<FlowKey>())
+        };
+        frame.extend_from_slice(bytes);
+    }
+    let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::new() };
+    Ok(program.test_run(options).context("run the sweep program")?.return_value)
+}

@@ -1,0 +1,260 @@
+//! `bpf(2)` where aya has no wrapper: batches, mappings, and a proof of grace.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use aya::Pod;
+use aya::maps::MapData;
+
+const BPF_MAP_CREATE: u32 = 0;
+const BPF_MAP_UPDATE_ELEM: u32 = 2;
+const BPF_MAP_LOOKUP_BATCH: u32 = 24;
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
+const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
+
+/// One command of `bpf(2)`. `attr` is the part of `union bpf_attr` that the command reads; the kernel takes the
+/// rest as zero.
+fn bpf<T>(command: u32, attr: &mut T) -> io::Result<i32> {
+    // SAFETY: `attr` is valid for reads and writes of its size; each caller passes the struct of its command.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// Reads a hash table in batches: some 15 ms for 100,000 entries where one by one takes 127. Entries that come
+/// or go meanwhile may be missed or seen twice.
+///
+/// # Errors
+/// The kernel's.
+pub fn for_each<K: Pod + Default, V: Pod>(
+    map: BorrowedFd,
+    blank: V,
+    mut visit: impl FnMut(&K, &V),
+) -> io::Result<()> {
+    const BATCH: usize = 4096;
+    let mut keys = vec![K::default(); BATCH];
+    let mut values = vec![blank; BATCH];
+    // Where the kernel goes on: a bucket number.
+    let mut position = [0_u64; 2];
+    let mut first = true;
+    let mut want = BATCH;
+    loop {
+        let mut attr = BatchAttr {
+            in_batch: if first { 0 } else { position.as_ptr() as u64 },
+            out_batch: position.as_mut_ptr() as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: want as u32,
+            map_fd: map.as_raw_fd() as u32,
+            ..BatchAttr::default()
+        };
+        let result = bpf(BPF_MAP_LOOKUP_BATCH, &mut attr);
+        match &result {
+            Ok(_) => {}
+            // The end; `count` entries came before it.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            // A bucket has more entries than there is room for.
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && want < 1 << 20 => {
+                want *= 2;
+                keys.resize(want, K::default());
+                values.resize(want, blank);
+                continue;
+            }
+            Err(error) => return Err(io::Error::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO))),
+        }
+        for (key, value) in keys.iter().zip(&values).take(attr.count as usize) {
+            visit(key, value);
+        }
+        if result.is_err() {
+            return Ok(());
+        }
+        first = false;
+    }
+}
+
+/// An array map, mapped into memory (`BPF_F_MMAPABLE`). Elements stand at multiples of eight bytes.
+pub struct Mapped<T> {
+    start: NonNull<u8>,
+    bytes: usize,
+    len: usize,
+    element: std::marker::PhantomData<T>,
+}
+
+// SAFETY: shared memory that is read and written word by word with volatile or atomic access only.
+unsafe impl<T: Send> Send for Mapped<T> {}
+
+impl<T: Pod> Mapped<T> {
+    const STRIDE: usize = size_of::<T>().next_multiple_of(8);
+
+    /// # Errors
+    /// Where the map is of another shape or cannot be mapped.
+    pub fn new(map: &MapData, writable: bool) -> anyhow::Result<Self> {
+        let info = map.info()?;
+        anyhow::ensure!(
+            info.value_size() as usize == size_of::<T>(),
+            "map has values of {} bytes, {} expected",
+            info.value_size(),
+            size_of::<T>()
+        );
+        let len = info.max_entries() as usize;
+        let bytes = (len * Self::STRIDE).next_multiple_of(4096);
+        let protection = if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
+        // SAFETY: a fresh shared mapping of a map that is at least this long.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                protection,
+                libc::MAP_SHARED,
+                map.fd().as_fd().as_raw_fd(),
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(anyhow::Error::new(io::Error::last_os_error()).context("mmap of a map"));
+        }
+        let start = NonNull::new(start.cast()).ok_or_else(|| anyhow::anyhow!("mmap of a map gave null"))?;
+        Ok(Self { start, bytes, len, element: std::marker::PhantomData })
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    fn at(&self, index: u32) -> *mut T {
+        let index = index as usize;
+        assert!(index < self.len, "index {index} of an array of {}", self.len);
+        // SAFETY: in bounds by the line above.
+        unsafe { self.start.as_ptr().add(index * Self::STRIDE).cast() }
+    }
+
+    /// A copy of an element, word by word.
+    pub fn get(&self, index: u32) -> T {
+        // SAFETY: in bounds; any bit pattern is a T; the kernel or another process may write it meanwhile, hence
+        // volatile.
+        unsafe { self.at(index).read_volatile() }
+    }
+
+    /// Writes an element that no packet reads, or words of it that are the same.
+    pub fn set(&self, index: u32, value: &T) {
+        // SAFETY: in bounds, and only this process writes.
+        unsafe { self.at(index).write_volatile(*value) }
+    }
+
+    /// A 64-bit word of an element, for a store that packets see at once. `offset` in bytes.
+    pub fn word64(&self, index: u32, offset: usize) -> &AtomicU64 {
+        assert!(offset.is_multiple_of(8) && offset + 8 <= size_of::<T>());
+        // SAFETY: in bounds and aligned by the line above; every access to it is atomic or a volatile read.
+        unsafe { AtomicU64::from_ptr(self.at(index).cast::<u8>().add(offset).cast()) }
+    }
+
+    /// A 32-bit word of an element. `offset` in bytes.
+    pub fn word32(&self, index: u32, offset: usize) -> &AtomicU32 {
+        assert!(offset.is_multiple_of(4) && offset + 4 <= size_of::<T>());
+        // SAFETY: as above.
+        unsafe { AtomicU32::from_ptr(self.at(index).cast::<u8>().add(offset).cast()) }
+    }
+
+    /// A field of one byte. `offset` in bytes.
+    pub fn set_byte(&self, index: u32, offset: usize, value: u8) {
+        assert!(offset < size_of::<T>());
+        // SAFETY: in bounds by the line above, and only this process writes.
+        unsafe { self.at(index).cast::<u8>().add(offset).write_volatile(value) }
+    }
+}
+
+impl<T> Drop for Mapped<T> {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `new`.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// Proof that every program which ran before has ended: the kernel waits for that after an update of a map of
+/// maps (`maybe_wait_bpf_programs`), so the inner maps of the old value can go. Some 10 ms.
+pub struct Grace {
+    outer: OwnedFd,
+    inner: OwnedFd,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct CreateAttr {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+    inner_map_fd: u32,
+    numa_node: u32,
+    map_name: [u8; 16],
+}
+
+#[repr(C)]
+struct UpdateAttr {
+    map_fd: u64,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+fn create(map_type: u32, inner: Option<&OwnedFd>) -> io::Result<OwnedFd> {
+    let mut attr = CreateAttr {
+        map_type,
+        key_size: 4,
+        value_size: 4,
+        max_entries: 1,
+        inner_map_fd: inner.map_or(0, |fd| fd.as_raw_fd() as u32),
+        ..CreateAttr::default()
+    };
+    attr.map_name[..5].copy_from_slice(b"grace");
+    let fd = bpf(BPF_MAP_CREATE, &mut attr)?;
+    // SAFETY: the kernel gave this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+impl Grace {
+    /// # Errors
+    /// Where the kernel has no maps of maps, or no right to make one.
+    pub fn new() -> io::Result<Self> {
+        let inner = create(BPF_MAP_TYPE_ARRAY, None)?;
+        let outer = create(BPF_MAP_TYPE_ARRAY_OF_MAPS, Some(&inner))?;
+        Ok(Self { outer, inner })
+    }
+
+    /// # Errors
+    /// The kernel's; then nothing is proven.
+    pub fn wait(&self) -> io::Result<()> {
+        let (key, value) = (0_u32, self.inner.as_raw_fd() as u32);
+        let mut attr = UpdateAttr {
+            map_fd: self.outer.as_raw_fd() as u64,
+            key: std::ptr::from_ref(&key) as u64,
+            value: std::ptr::from_ref(&value) as u64,
+            flags: 0,
+        };
+        bpf(BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+    }
+}
+
+/// Set or clear a bit of a word that packets and other CPUs write too.
+pub fn store_bit(word: &AtomicU64, bit: u32, on: bool) {
+    if on {
+        word.fetch_or(1 << bit, Ordering::Relaxed);
+    } else {
+        word.fetch_and(!(1 << bit), Ordering::Relaxed);
+    }
+}

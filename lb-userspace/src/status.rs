@@ -1,0 +1,129 @@
+//! `lb status`: is the agent there, what hangs on which link, how full are the tables, what was counted.
+
+use anyhow::Context;
+use lb_common::{Counter, SCHEMA, capacity};
+use serde::Serialize;
+
+use crate::dataplane::attach::{Hook, is_ours};
+use crate::dataplane::maps::Maps;
+use crate::dataplane::pins::Pins;
+use crate::netdev::{Direction, Netdev, Overrides, Role, role};
+
+/// As `lb status -o json` shows it (docs/output.md).
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    pub schema: u32,
+    pub agent_running: bool,
+    pub links: Vec<LinkStatus>,
+    pub tables: Vec<Fill>,
+    /// Counters that are not zero, by name.
+    pub counters: Vec<Count>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct LinkStatus {
+    pub index: u32,
+    pub name: String,
+    pub role: Role,
+    pub reason: &'static str,
+    /// Absent where nothing of ours is attached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hook: Option<Hook>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Fill {
+    pub name: &'static str,
+    pub used: usize,
+    pub capacity: usize,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Count {
+    pub name: &'static str,
+    pub value: u64,
+}
+
+/// Looks at the pinned tables and at the links of this network namespace.
+///
+/// # Errors
+/// Where there are no tables, or a map or the links cannot be read.
+pub async fn read(pins: &Pins, overrides: &Overrides) -> anyhow::Result<Status> {
+    let maps = Maps::open(pins, false)?;
+    let tables = crate::dataplane::read(&maps)?;
+    let mut flows = [0; 3];
+    maps.for_each_flow(|part, _, _| flows[part] += 1)?;
+    let in_use = tables.backends.values().filter(|b| b.state != lb_common::BackendState::Free as u8).count();
+    let fill = |name, used, capacity| Fill { name, used, capacity };
+    let counters = Counter::ALL
+        .into_iter()
+        .map(|counter| Ok(Count { name: counter.name(), value: maps.counter(counter)? }))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(Status {
+        schema: SCHEMA,
+        agent_running: pins.locked(),
+        links: links(pins, overrides).await.context("list links")?,
+        tables: vec![
+            fill("frontends", tables.frontends.len(), capacity::FRONTENDS),
+            fill("services", tables.names.len(), capacity::SERVICES),
+            fill("slots", tables.slots.len(), capacity::SLOTS),
+            fill("backends", in_use, capacity::BACKENDS),
+            fill("flows", flows[2], capacity::FLOWS),
+            fill("flows_syn", flows[0], capacity::FLOWS_UNASSURED),
+            fill("flows_udp", flows[1], capacity::FLOWS_UNASSURED),
+        ],
+        counters: counters.into_iter().filter(|count| count.value != 0).collect(),
+    })
+}
+
+async fn links(pins: &Pins, overrides: &Overrides) -> anyhow::Result<Vec<LinkStatus>> {
+    let (netdev, _) = Netdev::connect()?;
+    let pinned = pins.linked()?;
+    let mut links = Vec::new();
+    for facts in netdev.links().await? {
+        let (role, reason) = role(&facts, overrides);
+        let hook = if pinned.iter().any(|(index, _)| *index == facts.index) {
+            Some(Hook::Tcx)
+        } else {
+            let filters = netdev.filters(facts.index, Direction::Ingress).await?;
+            filters.iter().any(is_ours).then_some(Hook::Clsact)
+        };
+        links.push(LinkStatus { index: facts.index, name: facts.name, role, reason, hook });
+    }
+    Ok(links)
+}
+
+/// The status as text.
+pub fn text(status: &Status, rows: impl Fn(&[Vec<String>]) -> String) -> String {
+    let mut out = format!(
+        "schema   v{}\nagent    {}\n\n",
+        status.schema,
+        if status.agent_running { "running" } else { "not running (the data path goes on without it)" }
+    );
+    let mut table = vec![["LINK", "ROLE", "REASON", "HOOK"].map(str::to_owned).to_vec()];
+    for link in &status.links {
+        let hook = match link.hook {
+            Some(Hook::Tcx) => "tcx",
+            Some(Hook::Clsact) => "clsact",
+            None => "-",
+        };
+        table.push(vec![link.name.clone(), link.role.to_string(), link.reason.to_owned(), hook.to_owned()]);
+    }
+    out += &rows(&table);
+    let mut table = vec![["TABLE", "USED", "CAPACITY"].map(str::to_owned).to_vec()];
+    for fill in &status.tables {
+        table.push(vec![fill.name.to_owned(), fill.used.to_string(), fill.capacity.to_string()]);
+    }
+    out += "\n";
+    out += &rows(&table);
+    if !status.counters.is_empty() {
+        let mut table = vec![["COUNTER", "VALUE"].map(str::to_owned).to_vec()];
+        for count in &status.counters {
+            table.push(vec![count.name.to_owned(), count.value.to_string()]);
+        }
+        out += "\n";
+        out += &rows(&table);
+    }
+    out
+}
