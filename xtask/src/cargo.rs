@@ -19,9 +19,16 @@ pub fn command() -> Command {
 
 /// Runs a command to its end; its output is the user's.
 pub fn run(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("{command:?} does not start"))?;
-    ensure!(status.success(), "{command:?}: {status}");
+    let status = command.status().with_context(|| format!("{} does not start", typed(command)))?;
+    ensure!(status.success(), "{} failed ({status})", typed(command));
     Ok(())
+}
+
+/// A command as a person types it.
+pub fn typed(command: &Command) -> String {
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default();
+    let words = [program].into_iter().chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 /// As `run`, for what only answers yes or no.

@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use xtask::toolchain::{self, Toolchain};
 
 use crate::{cargo, setup};
 
 pub fn run() -> Result<()> {
     for folder in [toolchain::root().to_owned()].into_iter().chain(ebpf_crates()) {
-        cargo::run(cargo::command().current_dir(folder).args(["fmt", "--all", "--check"]))?;
+        cargo::run(cargo::command().current_dir(&folder).args(["fmt", "--all", "--check"]))
+            .with_context(|| format!("type `cargo fmt --all` in {}", folder.display()))?;
     }
     // As the tests are built, so that both share build scripts and macros.
     let clippy = ["clippy", "--release", "--workspace", "--all-targets", "--", "-Dwarnings"];

@@ -11,6 +11,8 @@ mod run;
 mod setup;
 mod test;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -40,8 +42,18 @@ enum Command {
     Clean(clean::Options),
 }
 
-fn main() -> Result<()> {
-    let command = Cli::parse().command;
+fn main() -> ExitCode {
+    match execute(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Not returned from `main`: a backtrace of xtask says nothing to who types a command.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(command: Command) -> Result<()> {
     if !matches!(command, Command::Clean(_)) {
         setup::ensure()?;
     }

@@ -35,5 +35,5 @@ pub fn run(options: &Options) -> Result<()> {
         agent
     };
     // In place of this process: Ctrl-C and the exit status are the program's own.
-    Err(Error::new(command.exec()).context(format!("{command:?} does not start")))
+    Err(Error::new(command.exec()).context(format!("{} does not start", cargo::typed(&command))))
 }

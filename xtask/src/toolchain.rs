@@ -39,8 +39,17 @@ const FOREIGN: [&str; 11] = [
     "CARGO_TARGET_DIR",
 ];
 
-/// Builds the binary `name` of the crate in `folder`, for a build script: gives the object's path in `out`.
-pub fn build_object(folder: &Path, name: &str, out: &Path) -> Result<PathBuf> {
+/// For a build script: compiles the binary `name` of the crate in `folder` of the workspace to `OUT_DIR/name`.
+pub fn embed(folder: &str, name: &str) {
+    let out = env::var_os("OUT_DIR").expect("cargo sets OUT_DIR for build scripts");
+    if let Err(error) = build_object(&root().join(folder), name, Path::new(&out)) {
+        for line in format!("{error:#}").lines() {
+            println!("cargo::error={line}");
+        }
+    }
+}
+
+fn build_object(folder: &Path, name: &str, out: &Path) -> Result<()> {
     let toolchain = Toolchain::find()?;
     for input in [
         &folder.join("src"),
@@ -57,10 +66,9 @@ pub fn build_object(folder: &Path, name: &str, out: &Path) -> Result<PathBuf> {
     }
     ensure!(output.status.success(), "{} does not compile, see above", folder.display());
 
-    let object = out.join(name);
     let built = target_dir().join(TARGET).join("release").join(name);
-    fs::copy(&built, &object).with_context(|| format!("{} was not built", built.display()))?;
-    Ok(object)
+    fs::copy(&built, out.join(name)).with_context(|| format!("{} was not built", built.display()))?;
+    Ok(())
 }
 
 /// The workspace: this crate is only ever built inside of it.
