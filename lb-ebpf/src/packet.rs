@@ -243,10 +243,13 @@ impl Packet {
         }
     }
 
-    /// Source MAC address.
+    /// Source MAC address in the low 48 bits, first byte lowest; 0 where it cannot be read.
     #[inline(always)]
-    pub fn source_mac(&self) -> [u8; 6] {
-        self.load::<[u8; 6]>(6).unwrap_or([0; 6])
+    pub fn source_mac(&self) -> u64 {
+        match self.load::<[u16; 3]>(6) {
+            Some([a, b, c]) => u64::from(a) | u64::from(b) << 16 | u64::from(c) << 32,
+            None => 0,
+        }
     }
 }
 

@@ -23,8 +23,11 @@ pub fn remove_idle(ctx: &TcContext) -> i32 {
     removed
 }
 
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn remove_if_idle(key: &FlowKey, now: u32) -> i32 {
+extern "C" fn remove_if_idle(key: *const FlowKey, now: u32) -> i32 {
+    // SAFETY: null, or the caller's key.
+    let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
     let mut removed = 0;
     for part in [Part::Assured, Part::Unassured] {
         let Some(flow) = maps::flow_in(part, key) else { continue };
