@@ -35,7 +35,7 @@ pub use wiring::{GATEWAY_MAC, NODE_V4, NODE_V6, OUTSIDE_V4, OUTSIDE_V6};
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::Ebpf;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 
 /// The name of the node in manifests.
@@ -52,6 +52,8 @@ pub struct World {
     pods: Vec<Pod>,
     folder: Option<Folder>,
     policy: Option<Ebpf>,
+    /// The `lb` to run, where it is not [`lb_binary`].
+    lb: Option<PathBuf>,
 }
 
 impl World {
@@ -67,6 +69,7 @@ impl World {
             pods: Vec::new(),
             folder: None,
             policy: None,
+            lb: None,
         };
         // On failure, dropping the half-made world removes what is there.
         world.build().with_context(|| format!("cannot make the world {:?}", world.layout))?;
@@ -100,6 +103,17 @@ impl World {
         self.namespaces.push(netns.clone());
         wiring::prepare(&netns, label == "node", &self.layout)?;
         Ok(netns)
+    }
+
+    /// Runs this `lb` instead of the one beside the test.
+    pub fn with_lb(mut self, binary: &Path) -> Result<Self> {
+        let absolute = binary.canonicalize().with_context(|| binary.display().to_string())?;
+        self.lb = Some(absolute);
+        Ok(self)
+    }
+
+    fn lb_path(&self) -> Result<PathBuf> {
+        self.lb.clone().map_or_else(lb_binary, Ok)
     }
 
     pub fn layout(&self) -> &Layout {
@@ -156,7 +170,7 @@ impl World {
 
     /// Starts `lb agent` on the node and waits until it is ready.
     pub fn start_agent(&self, args: &[&str]) -> Result<Agent> {
-        Agent::start(self.node(), self.folder(), args)
+        Agent::start(&self.lb_path()?, self.node(), self.folder(), args)
     }
 
     /// Runs an `lb` command on the node, on this world's pins; its output, or an error with what it said.
@@ -169,7 +183,7 @@ impl World {
 
     /// The same, for commands that are expected to fail.
     pub fn lb_output(&self, args: &[&str]) -> Result<Output> {
-        let binary = lb_binary()?;
+        let binary = self.lb_path()?;
         let mut command = self.node().command(&binary);
         command.args(args).arg("--pin-dir").arg(self.folder().pins()).env("NO_COLOR", "1");
         command.output().with_context(|| binary.display().to_string())

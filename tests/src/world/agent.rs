@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -31,6 +31,7 @@ pub fn lb_binary() -> Result<PathBuf> {
 
 /// A running agent, or one that was stopped and can be started again. Killed when dropped.
 pub struct Agent {
+    binary: PathBuf,
     netns: Netns,
     args: Vec<String>,
     log: PathBuf,
@@ -40,7 +41,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    pub(super) fn start(node: &Netns, folder: &Folder, extra: &[&str]) -> Result<Self> {
+    pub(super) fn start(binary: &Path, node: &Netns, folder: &Folder, extra: &[&str]) -> Result<Self> {
         let (manifests, pins) = (folder.manifests(), folder.pins());
         let paths = [manifests.to_string_lossy(), pins.to_string_lossy()];
         let mut args: Vec<String> =
@@ -49,7 +50,8 @@ impl Agent {
                 .into();
         args.extend(extra.iter().map(ToString::to_string));
         let log = folder.agent_log();
-        let mut agent = Self { netns: node.clone(), args, log, log_start: 0, child: None };
+        let mut agent =
+            Self { binary: binary.into(), netns: node.clone(), args, log, log_start: 0, child: None };
         agent.start_again()?;
         Ok(agent)
     }
@@ -63,13 +65,12 @@ impl Agent {
     /// Starts the stopped agent and does not wait.
     pub fn spawn(&mut self) -> Result<()> {
         assert!(self.child.is_none(), "the agent is running already");
-        let binary = lb_binary()?;
         let log = File::options().create(true).append(true).open(&self.log)?;
         self.log_start = log.metadata()?.len() as usize;
-        let mut command = self.netns.command(&binary);
+        let mut command = self.netns.command(&self.binary);
         command.args(&self.args).env("NO_COLOR", "1").env("RUST_BACKTRACE", "1");
         command.stdout(log.try_clone()?).stderr(log);
-        self.child = Some(command.spawn().with_context(|| binary.display().to_string())?);
+        self.child = Some(command.spawn().with_context(|| self.binary.display().to_string())?);
         Ok(())
     }
 

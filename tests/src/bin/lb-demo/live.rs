@@ -1,0 +1,119 @@
+//! Steady requests to every Service, and a table of who answers, drawn each second.
+
+use crate::services::{self, Frontend};
+use crate::stage::Stage;
+use crate::stop;
+use crate::table::{self, Table};
+use anyhow::Result;
+use lb_tests::load::{Report, Requests, Running};
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write, stdout};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Requests a second to each frontend.
+const RATE: u32 = 40;
+const PERIOD: Duration = Duration::from_secs(1);
+/// Into a file or a pipe, a table now and then is enough.
+const PERIOD_UNSEEN: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(365 * 24 * 3_600);
+
+/// Shows live counters until asked to stop.
+pub fn show(stage: &Stage) -> Result<()> {
+    let folder = stage.world.folder().manifests();
+    println!("Now edit the YAML in {} in a second terminal:", folder.display());
+    println!("add the spare backend-4 (10.244.1.14, fd00:10:244:1::14) to a slice, and see it take traffic.");
+    println!("Requests a second, {RATE} to each address; Ctrl-C ends.\n");
+    let (mut screen, mut clients) = (Screen::default(), Clients::default());
+    while !stop::is_asked() {
+        clients.follow(stage, &services::frontends(stage)?);
+        if wait(screen.period()) {
+            break;
+        }
+        screen.draw(&clients.table(&stage.server_names()))?;
+    }
+    Ok(())
+}
+
+/// Waits; says whether the demo was asked to stop meanwhile.
+fn wait(period: Duration) -> bool {
+    let end = Instant::now() + period;
+    while Instant::now() < end && !stop::is_asked() {
+        sleep(Duration::from_millis(50));
+    }
+    stop::is_asked()
+}
+
+/// A client for each frontend.
+#[derive(Default)]
+struct Clients {
+    running: BTreeMap<Frontend, (Running, Instant)>,
+}
+
+impl Clients {
+    /// Starts clients for frontends that are new, and stops those of others. One whose set of backends has
+    /// changed goes on.
+    fn follow(&mut self, stage: &Stage, frontends: &[Frontend]) {
+        let mut before = std::mem::take(&mut self.running);
+        for frontend in frontends {
+            let same = |old: &&Frontend| old.address == frontend.address && old.proto == frontend.proto;
+            let old = before.keys().find(same).cloned();
+            let client = old.and_then(|old| before.remove(&old)).unwrap_or_else(|| {
+                let requests = Requests::new(frontend.proto, frontend.address).during(LONG).rate(RATE);
+                (requests.workers(1).start(&stage.world.client().netns), Instant::now())
+            });
+            self.running.insert(frontend.clone(), client);
+        }
+    }
+
+    /// What happened since the last time, a second's share.
+    fn table(&mut self, servers: &[String]) -> Table {
+        let mut head = vec!["SERVICE".to_string(), "FRONTEND".into()];
+        head.extend(servers.iter().map(|name| name.to_uppercase()));
+        head.extend(["FAILED", "P50", "P99"].map(String::from));
+        let mut table = Table::new(head);
+        for (frontend, (running, since)) in &mut self.running {
+            let report = running.take();
+            let elapsed = std::mem::replace(since, Instant::now()).elapsed();
+            table.row(row(frontend, &report, servers, elapsed));
+        }
+        table
+    }
+}
+
+fn row(frontend: &Frontend, report: &Report, servers: &[String], elapsed: Duration) -> Vec<String> {
+    let per_second = |count: &u64| (*count as f64 / elapsed.as_secs_f64()).round() as u64;
+    let mut cells = vec![frontend.service.clone(), format!("{}/{}", frontend.address, frontend.proto)];
+    cells.extend(servers.iter().map(|name| table::count(report.answers.get(name).map(per_second).as_ref())));
+    cells.push(report.failures.len().to_string());
+    cells.extend([0.5, 0.99].map(|share| table::latency(report.quantile(share))));
+    cells
+}
+
+/// Where the table stands, so that the next one is drawn over it.
+#[derive(Default)]
+struct Screen {
+    lines: usize,
+}
+
+impl Screen {
+    fn period(&self) -> Duration {
+        if stdout().is_terminal() { PERIOD } else { PERIOD_UNSEEN }
+    }
+
+    fn draw(&mut self, table: &Table) -> Result<()> {
+        let mut out = stdout().lock();
+        if out.is_terminal() {
+            if self.lines > 0 {
+                // Up to the first line of the last table, and clear from there.
+                write!(out, "\x1b[{}A\x1b[J", self.lines)?;
+            }
+            self.lines = table.lines();
+            // A line that is too long is cut, not wrapped: the count of lines must hold.
+            write!(out, "\x1b[?7l{table}\x1b[?7h")?;
+        } else {
+            writeln!(out, "{table}")?;
+        }
+        Ok(out.flush()?)
+    }
+}

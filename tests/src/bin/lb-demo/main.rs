@@ -1,0 +1,57 @@
+//! `cargo xtask run`: watch a Service work, with no cluster.
+//!
+//! A node, a client and backends in network namespaces of their own; `lb agent` on the node, following a
+//! folder of YAML; real TCP and UDP requests to every Service found there.
+
+mod live;
+mod services;
+mod stage;
+mod stop;
+mod table;
+mod traffic;
+
+use anyhow::Result;
+use clap::Parser;
+use stage::Stage;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Shows Services at work in network namespaces
+#[derive(Parser)]
+#[command(name = "lb-demo")]
+struct Args {
+    /// The `lb` to show; without it, the one beside this program
+    #[arg(long)]
+    lb: Option<PathBuf>,
+    /// End after the first round of requests; fails unless each was answered by a backend of the right Service
+    #[arg(long)]
+    once: bool,
+    /// Folder of the YAML files to start with; they are copied
+    #[arg(long, default_value = "examples")]
+    examples: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether every request was answered as it should be.
+fn run(args: &Args) -> Result<bool> {
+    stop::listen()?;
+    let stage = Stage::set(args.lb.as_deref(), &args.examples)?;
+    println!("{stage}");
+    let outcome = traffic::first_round(&stage)?;
+    println!("{outcome}\n{}", stage.world.lb(&["services"])?);
+    if !args.once && !stop::is_asked() {
+        live::show(&stage)?;
+        println!("\nCleaning up.");
+    }
+    Ok(outcome.is_clean())
+}
