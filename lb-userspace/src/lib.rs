@@ -7,10 +7,12 @@
 
 pub mod desired;
 pub mod event;
+pub mod manifests;
 pub mod model;
 pub mod plan;
 pub mod plane;
 pub mod tables;
+pub mod view;
 
 pub mod dataplane;
 pub mod flows;

@@ -21,16 +21,16 @@ impl Region {
         (offset.is_multiple_of(1 << order)).then_some(Self { offset, order })
     }
 
-    pub const fn len(self) -> u32 {
+    pub const fn size(self) -> u32 {
         1 << self.order
     }
 
     pub const fn range(self) -> Range<u32> {
-        self.offset..self.offset + self.len()
+        self.offset..self.offset + self.size()
     }
 
     const fn buddy(self) -> u32 {
-        self.offset ^ self.len()
+        self.offset ^ self.size()
     }
 }
 
@@ -117,7 +117,7 @@ fn cover(range: Range<u32>) -> impl Iterator<Item = Region> {
         let aligned = if offset == 0 { 31 } else { offset.trailing_zeros() };
         let order = u8::try_from(aligned.min(left.ilog2())).ok()?;
         let region = Region { offset, order };
-        offset += region.len();
+        offset += region.size();
         Some(region)
     })
 }
@@ -179,8 +179,8 @@ mod tests {
                     regions.release(held.swap_remove(len as usize % held.len()), BATCH);
                     regions.reclaim(BATCH);
                 } else if let Some(region) = regions.take(len) {
-                    prop_assert!(region.len() >= len && region.range().end <= capacity);
-                    prop_assert!(region.offset.is_multiple_of(region.len()));
+                    prop_assert!(region.size() >= len && region.range().end <= capacity);
+                    prop_assert!(region.offset.is_multiple_of(region.size()));
                     for other in &held {
                         let (a, b) = (region.range(), other.range());
                         prop_assert!(a.end <= b.start || b.end <= a.start, "{a:?} overlaps {b:?}");

@@ -110,7 +110,7 @@ fn region_of(tables: &Tables, service: u32, capacity: u32) -> Result<Option<Regi
     }
     let follows = record.cluster.offset.checked_add(record.cluster.len) == Some(record.local.offset);
     let region = Region::around(record.cluster.offset, total).filter(|_| follows).ok_or(Damaged)?;
-    let end = region.offset.checked_add(region.len()).ok_or(Damaged)?;
+    let end = region.offset.checked_add(region.size()).ok_or(Damaged)?;
     let sets = [record.cluster, record.local].map(|range| tables.slots_of(range));
     let is_own = sets.iter().all(|slots| {
         slots.is_some_and(|slots| {

@@ -1,5 +1,7 @@
 //! Random histories of events against a naive model, with packets in flight, failures and restarts.
 
+#![allow(clippy::unwrap_used, reason = "a test: a panic is its failure")]
+
 mod naive;
 mod objects;
 mod readers;
@@ -25,7 +27,10 @@ enum Step {
     Node(Option<u8>),
     DeleteNode,
     /// The sources deliver full lists again, without these objects.
-    Relist { lost_service: usize, lost_slice: usize },
+    Relist {
+        lost_service: usize,
+        lost_slice: usize,
+    },
     /// The agent ends and begins anew on the same tables; before that it may fail in the middle of a plan.
     Restart,
     FailAfter(usize),
@@ -134,12 +139,13 @@ impl World {
         let services = self.services.values().map(objects::service_event);
         let slices = self.slices.values().map(objects::slice_event);
         let nodes = self.zone.iter().map(|zone| objects::node_event(*zone));
-        let events: Vec<Event> = [Event::Service(Change::Init), Event::Slice(Change::Init), Event::Node(Change::Init)]
-            .into_iter()
-            .chain(slices)
-            .chain(services)
-            .chain(nodes)
-            .collect();
+        let events: Vec<Event> =
+            [Event::Service(Change::Init), Event::Slice(Change::Init), Event::Node(Change::Init)]
+                .into_iter()
+                .chain(slices)
+                .chain(services)
+                .chain(nodes)
+                .collect();
         for event in events {
             self.model.apply(event);
         }

@@ -33,7 +33,8 @@ pub fn frontends(
             for port in &service.ports {
                 let (name, number, protocol) = PORTS[*port];
                 let behind = behind(service, *port, ip.is_ipv6(), slices, zone);
-                let order = (service.created.unwrap_or(u32::MAX), format!("s{} {name}", service.name), behind);
+                let order =
+                    (service.created.unwrap_or(u32::MAX), format!("s{} {name}", service.name), behind);
                 claims.entry((SocketAddr::new(ip, number), protocol.to_string())).or_default().push(order);
             }
         }

@@ -49,7 +49,11 @@ pub struct TestEndpoint {
 
 impl TestEndpoint {
     pub fn ip(&self, is_v6: bool) -> IpAddr {
-        let text = if is_v6 { format!("fd00:1::{}", self.address + 1) } else { format!("10.0.0.{}", self.address + 1) };
+        let text = if is_v6 {
+            format!("fd00:1::{}", self.address + 1)
+        } else {
+            format!("10.0.0.{}", self.address + 1)
+        };
         text.parse().unwrap()
     }
 }
@@ -147,7 +151,10 @@ pub fn service() -> impl Strategy<Value = TestService> {
     (
         0..4_usize,
         prop::option::of(0..3_u32),
-        prop_oneof![Just(vec![]), prop::sample::select(vec![vec![0], vec![1], vec![2], vec![3], vec![0, 3], vec![4, 1]])],
+        prop_oneof![
+            Just(vec![]),
+            prop::sample::select(vec![vec![0], vec![1], vec![2], vec![3], vec![0, 3], vec![4, 1]])
+        ],
         prop::sample::subsequence(vec![0, 1, 2], 0..=3),
         policies,
         prop::option::of(1..3_u32),

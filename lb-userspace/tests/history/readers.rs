@@ -27,7 +27,8 @@ fn behind(tables: &Tables, service: u32) -> Behind {
     let set = |range| {
         let slots = tables.slots_of(range).unwrap_or_else(|| panic!("{name}: slots past the table"));
         let addresses = slots.iter().map(|slot| {
-            let backend = tables.backend_of(*slot).unwrap_or_else(|| panic!("{name}: {slot:?} leads nowhere"));
+            let backend =
+                tables.backend_of(*slot).unwrap_or_else(|| panic!("{name}: {slot:?} leads nowhere"));
             assert_eq!(backend.service, service, "{name}: a backend of another service");
             assert_eq!(backend.proto, name.proto as u8);
             SocketAddr::new(backend.addr.into(), backend.port.host())

@@ -1,0 +1,92 @@
+//! `lb backends`.
+
+use std::collections::BTreeSet;
+
+use lb_common::{BackendState, SlotRange};
+use serde::Serialize;
+
+use super::{authority, columns};
+use crate::desired::ServicePortName;
+use crate::plan::state_name;
+use crate::tables::Tables;
+
+/// One endpoint of one service port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendView {
+    pub id: u32,
+    pub namespace: String,
+    pub name: String,
+    /// Empty where the Service has one unnamed port.
+    pub port_name: String,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    /// `IPv4` or `IPv6`.
+    pub family: String,
+    /// `address:port`.
+    pub address: String,
+    /// `active`, or `draining`: it terminates or does not serve, and keeps its flows.
+    pub state: String,
+    /// Counts the uses of the id.
+    pub generation: u32,
+    pub weight: u32,
+    /// Which sets list it: of `cluster` and `local`. None means that it only keeps its flows.
+    pub sets: Vec<String>,
+}
+
+/// Every backend in use, sorted by service and address. Those of a service without a readable name are left out.
+pub fn backends(tables: &Tables) -> Vec<BackendView> {
+    let mut rows = Vec::new();
+    let ids = |range: SlotRange| -> BTreeSet<u32> {
+        tables.slots_of(range).unwrap_or_default().iter().map(|slot| slot.backend).collect()
+    };
+    let services: std::collections::BTreeMap<u32, (ServicePortName, [BTreeSet<u32>; 2])> = tables
+        .names
+        .iter()
+        .filter_map(|(id, name)| {
+            let record = tables.record(*id);
+            Some((*id, (ServicePortName::from_table(name)?, [ids(record.cluster), ids(record.local)])))
+        })
+        .collect();
+    for (id, backend) in tables.backends.iter().filter(|(_, b)| b.state != BackendState::Free as u8) {
+        let Some((name, sets)) = services.get(&backend.service) else { continue };
+        let listed = ["cluster", "local"].into_iter().zip(sets).filter(|(_, set)| set.contains(id));
+        let view = BackendView {
+            id: *id,
+            namespace: name.namespace.clone(),
+            name: name.name.clone(),
+            port_name: name.port.clone(),
+            protocol: name.proto.to_string(),
+            family: name.family.to_string(),
+            address: authority(backend.addr, backend.port),
+            state: state_name(backend.state).to_owned(),
+            generation: backend.generation,
+            weight: backend.weight,
+            sets: listed.map(|(set, _)| set.to_owned()).collect(),
+        };
+        rows.push(((name, backend.addr, backend.port), view));
+    }
+    rows.sort_by(|a, b| a.0.cmp(&b.0));
+    rows.into_iter().map(|(_, view)| view).collect()
+}
+
+/// The table of `lb backends`.
+pub fn backend_table(backends: &[BackendView]) -> String {
+    let rows: Vec<[String; 8]> = backends
+        .iter()
+        .map(|backend| {
+            let port = if backend.port_name.is_empty() { "-" } else { &backend.port_name };
+            [
+                backend.id.to_string(),
+                format!("{}/{}", backend.namespace, backend.name),
+                format!("{port} {}", backend.protocol),
+                backend.address.clone(),
+                backend.state.clone(),
+                if backend.sets.is_empty() { "-".to_owned() } else { backend.sets.join(",") },
+                backend.weight.to_string(),
+                backend.generation.to_string(),
+            ]
+        })
+        .collect();
+    columns::render(["ID", "SERVICE", "PORT", "ADDRESS", "STATE", "SETS", "WEIGHT", "GENERATION"], &rows)
+}
