@@ -35,6 +35,7 @@ pub use wiring::{GATEWAY_MAC, NODE_V4, NODE_V6, OUTSIDE_V4, OUTSIDE_V6};
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::Ebpf;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
@@ -60,6 +61,7 @@ impl World {
     /// Makes a world and waits until its links carry packets.
     pub fn new(layout: Layout) -> Result<Self> {
         ensure!(nix::unistd::geteuid().is_root(), "a world needs root: namespaces, links, bpffs");
+        raise_descriptor_limit()?;
         let mut world = Self {
             name: leftover::next_name(),
             layout,
@@ -213,6 +215,12 @@ impl World {
         }
         if left.is_empty() { Ok(()) } else { bail!("world {} left: {}", self.name, left.join("; ")) }
     }
+}
+
+/// A thousand connections have two ends here each; the usual limit is 1,024 descriptors.
+fn raise_descriptor_limit() -> Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("raise the limit of open files")
 }
 
 impl Drop for World {

@@ -146,6 +146,19 @@ fn held_connections_and_transfers_work() -> Result<()> {
 }
 
 #[test]
+fn a_thousand_connections_are_held_through_a_flood() -> Result<()> {
+    let world = World::new(Layout::routed().with_clients(2))?;
+    let (pod, client) = (world.backend(1), &world.client().netns);
+    let _echo = Echo::start(&pod.netns, "b1", &[PORT])?;
+    let mut tcp = HeldTcp::open(client, pod.at(Family::V4, PORT), 1_000)?;
+    let mut udp = HeldUdp::open(client, pod.at(Family::V6, PORT), 100)?;
+    SynFlood::to(pod.at(Family::V4, PORT)).packets(20_000).run(world.pod("client2"))?;
+    let failures = [tcp.ping(), udp.ping()].concat();
+    assert!(failures.is_empty(), "{} failures, the first: {}", failures.len(), failures[0]);
+    Ok(())
+}
+
+#[test]
 fn failures_have_their_kind() -> Result<()> {
     let world = World::new(Layout::routed())?;
     let (pod, client) = (world.backend(1), &world.client().netns);
