@@ -246,7 +246,7 @@ fn manifests_are_written_whole() -> Result<()> {
         .map(|entry| entry.map(|entry| entry.file_name().into_string().expect("ASCII")))
         .collect::<std::io::Result<_>>()?;
     names.sort();
-    assert_eq!(names, ["default.web.yaml", "node-node-1.yaml"]);
+    assert_eq!(names, ["default.web.yaml", "node-1.yaml"]);
     let yaml = fs::read_to_string(world.folder().manifests().join("default.web.yaml"))?;
     assert_eq!(yaml.matches("terminating: true").count(), 6, "three pods in two families:\n{yaml}");
     assert_eq!(yaml.matches("kind: EndpointSlice").count(), 2);

@@ -50,7 +50,7 @@ impl Manifests {
         for address in addresses {
             yaml += &format!("  - address: {}\n    type: InternalIP\n", quoted(address));
         }
-        self.write_text(&format!("node-{name}.yaml"), &yaml)
+        self.write_text(&format!("{name}.yaml"), &yaml)
     }
 }
 
