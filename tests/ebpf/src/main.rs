@@ -24,19 +24,19 @@ static SEEN: LruHashMap<Tuple, u32, 4096> = LruHashMap::new();
 #[classifier]
 pub fn policy_from_pod(packet: TcContext) -> i32 {
     if let Some(tuple) = Tuple::of(&packet) {
-        let _ = SEEN.insert(&tuple, &1, BPF_ANY.into());
+        let _ = SEEN.insert(tuple, 1, BPF_ANY.into());
     }
-    TC_ACT_OK as i32
+    TC_ACT_OK
 }
 
 /// Egress of the pod's link on the host: answers and beginnings pass.
 #[classifier]
 pub fn policy_to_pod(packet: TcContext) -> i32 {
-    let Some(tuple) = Tuple::of(&packet) else { return TC_ACT_OK as i32 };
-    if SEEN.get_ptr(&tuple.reversed()).is_some() || tuple.begins(&packet) {
-        TC_ACT_OK as i32
+    let Some(tuple) = Tuple::of(&packet) else { return TC_ACT_OK };
+    if SEEN.get_ptr(tuple.reversed()).is_some() || tuple.begins(&packet) {
+        TC_ACT_OK
     } else {
-        TC_ACT_SHOT as i32
+        TC_ACT_SHOT
     }
 }
 
