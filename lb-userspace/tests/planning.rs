@@ -1,0 +1,290 @@
+//! What a plan costs, what waits for a grace period, and what a restart makes of tables that were left half-way.
+
+#![allow(clippy::unwrap_used, reason = "a test: a panic is its failure")]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lb_common::{
+    Addr, Algorithm, BackendState, Endpoint, FrontendKey, FrontendKind, Port, Proto, ServiceRecord,
+};
+use lb_userspace::desired::{BackendShare, Desired, DesiredPort, Family, ServicePortName};
+use lb_userspace::plan::{Limits, Op, Planner};
+use lb_userspace::tables::Tables;
+
+fn name(name: &str) -> ServicePortName {
+    ServicePortName {
+        namespace: "default".into(),
+        name: name.into(),
+        port: "http".into(),
+        proto: Proto::Tcp,
+        family: Family::Ipv4,
+    }
+}
+
+fn addr(net: u8, host: u16) -> Addr {
+    let [high, low] = host.to_be_bytes();
+    std::net::Ipv4Addr::new(10, net, high, low).into()
+}
+
+fn vip(host: u16) -> FrontendKey {
+    FrontendKey::new(addr(96, host), Port::new(80), Proto::Tcp as u8)
+}
+
+fn port(vip: FrontendKey, endpoints: impl IntoIterator<Item = u16>) -> DesiredPort {
+    let cluster: BTreeSet<Endpoint> =
+        endpoints.into_iter().map(|host| Endpoint::new(addr(244, host), Port::new(8080))).collect();
+    let share = BackendShare { state: BackendState::Active, weight: 1 };
+    DesiredPort {
+        frontends: BTreeMap::from([(vip, FrontendKind::Cluster)]),
+        local: BTreeSet::new(),
+        backends: cluster.iter().map(|endpoint| (*endpoint, share)).collect(),
+        cluster,
+        flags: ServiceRecord::HAS_ENDPOINTS,
+        algorithm: Algorithm::Random,
+        affinity_timeout: 0,
+    }
+}
+
+fn one(service: &str, port: Option<DesiredPort>) -> Desired {
+    Desired { services: BTreeMap::from([(name(service), port)]), complete: false }
+}
+
+fn ops(planner: &mut Planner, desired: Desired) -> Vec<String> {
+    planner.plan(desired).ops.iter().map(ToString::to_string).collect()
+}
+
+fn grace(planner: &mut Planner) {
+    let batch = planner.pending().unwrap();
+    planner.reclaim(batch);
+}
+
+fn planner() -> Planner {
+    Planner::restore(Tables::default(), Limits::default())
+}
+
+#[test]
+fn a_first_service_is_written_make_before_break() {
+    let expected = [
+        "write backend 0: 10.244.0.1:8080/TCP generation 1 service 0 weight 1 active",
+        "write slots 0+1: 0.1",
+        "write name 0: default/s:http/TCP/IPv4",
+        "write record 0[1]: cluster 0+1 local 1+0 flags 4 affinity 0s algorithm 0",
+        "flip 0 to record 1 version 1",
+        "put frontend 10.96.0.1:80/TCP -> service 0",
+    ];
+    let ops = ops(&mut planner(), one("s", Some(port(vip(1), [1]))));
+    assert!(ops[..2].iter().all(|op| op.starts_with("set interest ")), "{ops:?}");
+    assert_eq!(ops[2..], expected);
+}
+
+#[test]
+fn an_endpoint_more_is_five_writes_however_large_the_service() {
+    for size in [1, 10, 1000] {
+        let mut planner = planner();
+        planner.plan(one("s", Some(port(vip(1), 1..=size))));
+        for other in 2..50 {
+            planner.plan(one(&format!("s{other}"), Some(port(vip(other), [5000 + other]))));
+        }
+        grace(&mut planner);
+        let plan = planner.plan(one("s", Some(port(vip(1), 1..=size + 1))));
+        let kinds: Vec<u8> = plan.ops.iter().map(Op::rank).collect();
+        assert_eq!(kinds, [0, 1, 2, 4, 5], "{size}");
+    }
+}
+
+#[test]
+fn an_endpoint_less_and_a_service_gone_are_as_cheap() {
+    let mut planner = planner();
+    planner.plan(one("s", Some(port(vip(1), 1..=3))));
+    grace(&mut planner);
+    let fewer = ops(&mut planner, one("s", Some(port(vip(1), 1..=2))));
+    assert_eq!(
+        fewer,
+        [
+            "write slots 4+2: 0.1 1.1",
+            "write record 0[0]: cluster 4+2 local 6+0 flags 4 affinity 0s algorithm 0",
+            "flip 0 to record 0 version 2",
+            "retire backend 2: generation 2",
+        ]
+    );
+    let gone = ops(&mut planner, one("s", None));
+    assert_eq!(
+        gone,
+        [
+            "delete frontend 10.96.0.1:80/TCP",
+            "retire backend 0: generation 2",
+            "retire backend 1: generation 2",
+            "delete name 0",
+        ]
+    );
+}
+
+#[test]
+fn a_state_alone_is_one_write_and_no_flip() {
+    let mut planner = planner();
+    planner.plan(one("s", Some(port(vip(1), [1, 2]))));
+    let mut draining = port(vip(1), [1, 2]);
+    draining.backends.values_mut().next().unwrap().state = BackendState::Terminating;
+    assert_eq!(ops(&mut planner, one("s", Some(draining))), ["set backend 0 draining"]);
+}
+
+#[test]
+fn a_policy_alone_keeps_the_slots() {
+    let mut planner = planner();
+    planner.plan(one("s", Some(port(vip(1), [1, 2]))));
+    grace(&mut planner);
+    let sticky = DesiredPort { affinity_timeout: 60, ..port(vip(1), [1, 2]) };
+    let expected = [
+        "write record 0[0]: cluster 0+2 local 2+0 flags 4 affinity 60s algorithm 0",
+        "flip 0 to record 0 version 2",
+    ];
+    assert_eq!(ops(&mut planner, one("s", Some(sticky))), expected);
+    assert!(planner.pending().is_some(), "the record that was in force is still read");
+}
+
+#[test]
+fn a_second_change_waits_for_the_grace_period_of_the_first() {
+    let mut planner = planner();
+    planner.plan(one("s", Some(port(vip(1), [1]))));
+    assert_eq!(ops(&mut planner, one("s", Some(port(vip(1), [2])))), [""; 0]);
+    assert!(planner.deferred());
+    assert_eq!(ops(&mut planner, one("s", Some(port(vip(1), [3])))), [""; 0], "the newest counts");
+    let other = ops(&mut planner, one("t", Some(port(vip(2), [9]))));
+    assert!(other.iter().any(|op| op.starts_with("flip 1")), "others go on: {other:?}");
+    grace(&mut planner);
+    let late = ops(&mut planner, Desired::default());
+    assert!(late[1].starts_with("write backend 2: 10.244.0.3:8080"), "{late:?}");
+    assert!(!planner.deferred());
+}
+
+#[test]
+fn a_frontend_changes_owner_in_place() {
+    let mut planner = planner();
+    planner.plan(one("old", Some(port(vip(1), [1]))));
+    let services = BTreeMap::from([(name("old"), None), (name("new"), Some(port(vip(1), [2])))]);
+    let ops = ops(&mut planner, Desired { services, complete: false });
+    assert!(ops.contains(&"put frontend 10.96.0.1:80/TCP -> service 1".to_owned()));
+    assert!(!ops.iter().any(|op| op.starts_with("delete frontend")), "{ops:?}");
+}
+
+#[test]
+fn a_full_table_names_the_service_and_leaves_the_others_alone() {
+    let limits = Limits { backends: 3, ..Limits::default() };
+    let mut planner = Planner::restore(Tables::default(), limits);
+    planner.plan(one("a", Some(port(vip(1), [1, 2]))));
+    let plan = planner.plan(one("b", Some(port(vip(2), [3, 4]))));
+    let notices: Vec<String> = plan.notices.iter().map(ToString::to_string).collect();
+    let expected = "Service default/b: table `backends` is full (3 entries): default/b:http/TCP/IPv4: it is not \
+                    programmed";
+    assert_eq!((plan.ops, notices), (vec![], vec![expected.to_owned()]));
+    assert_eq!(planner.plan(one("c", Some(port(vip(3), [5])))).ops.last().unwrap().rank(), 6);
+    assert_eq!(planner.plan(one("b", Some(port(vip(2), [3, 4])))).notices, [], "said once");
+
+    planner.plan(one("a", None));
+    grace(&mut planner);
+    let plan = planner.plan(Desired::default());
+    assert!(!plan.ops.is_empty() && planner.notices().next().is_none(), "it comes in when there is room");
+}
+
+#[test]
+fn full_frontends_make_room_by_the_next_plan_only() {
+    let limits = Limits { frontends: 1, ..Limits::default() };
+    let mut planner = Planner::restore(Tables::default(), limits);
+    planner.plan(one("a", Some(port(vip(1), [1]))));
+    let services = BTreeMap::from([(name("a"), None), (name("b"), Some(port(vip(2), [2])))]);
+    let plan = planner.plan(Desired { services, complete: false });
+    assert!(plan.notices.is_empty() && planner.deferred());
+    let plan = planner.plan(Desired::default());
+    assert_eq!((plan.ops.last().map(Op::rank), planner.deferred()), (Some(6), false));
+}
+
+#[test]
+fn what_was_used_before_a_restart_is_pending_and_fresh_entries_are_not() {
+    let mut first = planner();
+    first.plan(one("s", Some(port(vip(1), 1..=4))));
+    grace(&mut first);
+    first.plan(one("s", Some(port(vip(1), 1..=2))));
+    let mut planner = Planner::restore(first.tables().clone(), Limits::default());
+    // Slots 0-3 and backends 2 and 3 were released a moment ago.
+    let early = ops(&mut planner, one("t", Some(port(vip(2), 10..=11))));
+    assert!(early.iter().any(|op| op.starts_with("write backend 4:")), "{early:?}");
+    assert!(early.iter().any(|op| op.starts_with("write slots 6+2:")), "{early:?}");
+    assert_eq!(ops(&mut planner, one("s", Some(port(vip(1), [1])))), [""; 0], "its other record may be read");
+    grace(&mut planner);
+    let late = ops(&mut planner, one("u", Some(port(vip(3), 20..=23))));
+    assert!(
+        late.iter().any(|op| op.starts_with("write backend 2: 10.244.0.20:8080/TCP generation 2")),
+        "{late:?}"
+    );
+    assert!(late.iter().any(|op| op.starts_with("write slots 0+1: 0.1")), "{late:?}");
+}
+
+/// A crash between two operations of a deletion leaves a name whose record points at retired backends. Their ids
+/// and slots may be another service's by then: they are not taken for its own.
+#[test]
+fn a_deletion_left_half_way_is_completed_without_touching_its_neighbours() {
+    let mut first = planner();
+    first.plan(one("gone", Some(port(vip(1), [1, 2]))));
+    first.plan(one("stays", Some(port(vip(2), [3, 4]))));
+    let mut tables = first.tables().clone();
+    let deletion = first.plan(one("gone", None)).ops;
+    let (last, most) = deletion.split_last().unwrap();
+    assert_eq!(*last, Op::DeleteName { id: 0 });
+    most.iter().for_each(|op| tables.apply(op));
+
+    let mut planner = Planner::restore(tables, Limits::default());
+    let services = BTreeMap::from([(name("stays"), Some(port(vip(2), [3, 4])))]);
+    let ops = ops(&mut planner, Desired { services, complete: true });
+    assert_eq!(ops, ["delete name 0"]);
+}
+
+/// Slots of a dead record lie where another service's are now.
+#[test]
+fn a_record_that_points_at_foreign_slots_owns_nothing() {
+    let mut first = planner();
+    first.plan(one("a", Some(port(vip(1), [1, 2]))));
+    first.plan(one("b", Some(port(vip(2), [3, 4]))));
+    let mut tables = first.tables().clone();
+    let record = tables.record(1);
+    tables.services.get_mut(&0).unwrap().records[1] = record;
+    let mut planner = Planner::restore(tables, Limits::default());
+    grace(&mut planner);
+    let services =
+        BTreeMap::from([(name("a"), Some(port(vip(1), [1, 2]))), (name("b"), Some(port(vip(2), [3, 4])))]);
+    let ops = ops(&mut planner, Desired { services, complete: true });
+    assert_eq!(
+        ops,
+        [
+            "write slots 0+2: 0.1 1.1",
+            "write record 0[0]: cluster 0+2 local 2+0 flags 4 affinity 0s algorithm 0",
+            "flip 0 to record 0 version 2",
+        ]
+    );
+}
+
+#[test]
+fn what_nothing_names_is_removed_by_a_complete_plan() {
+    let mut first = planner();
+    first.plan(one("s", Some(port(vip(1), [1]))));
+    let mut tables = first.tables().clone();
+    tables.names.clear();
+    let mut planner = Planner::restore(tables, Limits::default());
+    let removed = ops(&mut planner, Desired { services: BTreeMap::new(), complete: true });
+    assert_eq!(removed, ["delete frontend 10.96.0.1:80/TCP", "retire backend 0: generation 2"]);
+}
+
+#[test]
+fn interest_is_idle_when_frontend_and_backend_are_gone() {
+    let mut planner = planner();
+    planner.plan(one("s", Some(port(vip(1), [1]))));
+    assert_eq!(planner.idle_interest(), [0; 0]);
+    planner.plan(one("s", None));
+    let idle = planner.idle_interest();
+    assert_eq!(idle.len(), 2);
+    for bit in idle {
+        planner.observe(&Op::ClearInterest { bit });
+    }
+    assert_eq!(planner.idle_interest(), [0; 0]);
+    let again = ops(&mut planner, one("s", Some(port(vip(1), [1]))));
+    assert_eq!(again.iter().filter(|op| op.starts_with("set interest")).count(), 2);
+}
