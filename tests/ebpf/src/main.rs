@@ -33,11 +33,7 @@ pub fn policy_from_pod(packet: TcContext) -> i32 {
 #[classifier]
 pub fn policy_to_pod(packet: TcContext) -> i32 {
     let Some(tuple) = Tuple::of(&packet) else { return TC_ACT_OK };
-    if SEEN.get_ptr(tuple.reversed()).is_some() || tuple.begins(&packet) {
-        TC_ACT_OK
-    } else {
-        TC_ACT_SHOT
-    }
+    if SEEN.get_ptr(tuple.reversed()).is_some() || tuple.begins(&packet) { TC_ACT_OK } else { TC_ACT_SHOT }
 }
 
 #[unsafe(link_section = "license")]
