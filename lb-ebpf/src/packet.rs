@@ -40,6 +40,8 @@ pub struct Packet {
     pub tcp_flags: u8,
     /// IPv4 header checksum as it lies in the frame.
     pub ip_check: u16,
+    /// UDP: checksum as it lies in the frame. TCP: something else.
+    pub l4_check: u16,
 }
 
 /// Integers and arrays of them: any bit pattern is valid.
@@ -83,6 +85,7 @@ impl Packet {
             v6: false,
             tcp_flags: 0,
             ip_check: 0,
+            l4_check: 0,
         }
     }
 
@@ -145,13 +148,14 @@ impl Packet {
         self.ip_check = head[12];
         self.l4 = ETH_LEN + 20;
         if self.key.proto == Proto::Tcp as u8 {
-            let Some(flags) = self.peek::<u8>(ETH_LEN as usize + 20 + 13) else { return parse_any(self) };
-            self.tcp_flags = flags;
+            let Some(tcp) = self.peek::<[u16; 10]>(ETH_LEN as usize + 20) else { return parse_any(self) };
+            self.tcp_flags = (tcp[6].to_be() & 0xff) as u8;
         } else if self.key.proto == PROTO_ICMP {
             return Parsed::Icmp;
         } else if self.key.proto != Proto::Udp as u8 {
             return Parsed::Other;
         }
+        self.l4_check = head[20];
         self.key.sport = Port::from_word(head[17]);
         self.key.dport = Port::from_word(head[18]);
         Parsed::Transport
@@ -165,14 +169,15 @@ impl Packet {
         self.key.proto = (ip[1].to_be() >> 8) as u8;
         self.l4 = ETH_LEN + 40;
         if self.key.proto == Proto::Tcp as u8 {
-            let Some(flags) = self.peek::<u8>(ETH_LEN as usize + 40 + 13) else { return parse_any(self) };
-            self.tcp_flags = flags;
+            let Some(tcp) = self.peek::<[u16; 10]>(ETH_LEN as usize + 40) else { return parse_any(self) };
+            self.tcp_flags = (tcp[6].to_be() & 0xff) as u8;
         } else if self.key.proto != Proto::Udp as u8 {
             return parse_any(self);
         }
-        let Some(ports) = self.peek::<[u16; 2]>(ETH_LEN as usize + 40) else { return parse_any(self) };
-        self.key.sport = Port::from_word(ports[0]);
-        self.key.dport = Port::from_word(ports[1]);
+        let Some(l4) = self.peek::<[u16; 4]>(ETH_LEN as usize + 40) else { return parse_any(self) };
+        self.key.sport = Port::from_word(l4[0]);
+        self.key.dport = Port::from_word(l4[1]);
+        self.l4_check = l4[3];
         // ::ffff:0:0/96 on the wire is nobody's: it would be taken for IPv4.
         if self.key.src.is_v4() || self.key.dst.is_v4() { Parsed::Other } else { Parsed::Transport }
     }
@@ -226,6 +231,12 @@ impl Packet {
     #[inline(always)]
     pub fn is_syn(&self) -> bool {
         self.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+    }
+
+    /// A datagram without a checksum (RFC 768; over IPv6, RFC 6935).
+    #[inline(always)]
+    pub fn has_no_checksum(&self) -> bool {
+        !self.is_tcp() && self.l4_check == 0
     }
 
     #[inline(always)]
@@ -355,16 +366,17 @@ fn parse_v6(packet: &mut Packet) -> Parsed {
 fn parse_l4(packet: &mut Packet) -> Parsed {
     match packet.key.proto {
         6 => {
-            let Some(flags) = packet.load::<u8>(packet.l4 + 13) else { return Parsed::Other };
-            packet.tcp_flags = flags;
+            let Some(tcp) = packet.load::<[u16; 10]>(packet.l4) else { return Parsed::Other };
+            packet.tcp_flags = (tcp[6].to_be() & 0xff) as u8;
         }
         17 => {}
         PROTO_ICMP | PROTO_ICMPV6 => return Parsed::Icmp,
         _ => return Parsed::Other,
     }
-    let Some(ports) = packet.load::<[u16; 2]>(packet.l4) else { return Parsed::Other };
-    packet.key.sport = Port::from_word(ports[0]);
-    packet.key.dport = Port::from_word(ports[1]);
+    let Some(l4) = packet.load::<[u16; 4]>(packet.l4) else { return Parsed::Other };
+    packet.key.sport = Port::from_word(l4[0]);
+    packet.key.dport = Port::from_word(l4[1]);
+    packet.l4_check = l4[3];
     Parsed::Transport
 }
 

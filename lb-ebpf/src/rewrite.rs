@@ -5,7 +5,7 @@
 //! (`CHECKSUM_COMPLETE`). The words of the headers are written plainly.
 
 use aya_ebpf::{
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
     helpers::bpf_l4_csum_replace,
 };
 use lb_common::{Addr, Endpoint};
@@ -34,17 +34,19 @@ pub fn tuple(packet: &mut Packet, src: &Endpoint, dst: &Endpoint) -> bool {
     if src_same && dst_same && old_ports == new_ports {
         return true;
     }
+    // Where no checksum makes up for what changes, `skb->csum` has to follow (CHECKSUM_COMPLETE).
+    let store_flags = if packet.has_no_checksum() { u64::from(BPF_F_RECOMPUTE_CSUM) } else { 0 };
     if !(src_same && dst_same) {
         let delta = delta(packet.key.src, src.addr) + delta(packet.key.dst, dst.addr);
         let delta = fold_32(delta);
         if !fix_l4(packet, 0, delta, u64::from(BPF_F_PSEUDO_HDR) | if packet.v6 { BPF_F_IPV6 } else { 0 })
-            || !store_addresses(packet, src.addr, dst.addr, src_same, delta)
+            || !store_addresses(packet, src.addr, dst.addr, src_same, delta, store_flags)
         {
             return false;
         }
     }
     if old_ports != new_ports
-        && !(fix_l4(packet, old_ports, new_ports, 4) && packet.store(packet.l4, &new_ports, 0))
+        && !(fix_l4(packet, old_ports, new_ports, 4) && packet.store(packet.l4, &new_ports, store_flags))
     {
         return false;
     }
@@ -52,27 +54,31 @@ pub fn tuple(packet: &mut Packet, src: &Endpoint, dst: &Endpoint) -> bool {
 }
 
 #[inline(always)]
-fn store_addresses(packet: &mut Packet, src: Addr, dst: Addr, src_same: bool, delta: u32) -> bool {
+fn store_addresses(packet: &mut Packet, src: Addr, dst: Addr, src_same: bool, delta: u32, flags: u64) -> bool {
     if !packet.v6 {
         // Checksum, source and destination lie side by side.
         let check = !fold_16(u64::from(!packet.ip_check) + u64::from(delta));
         let (s, d) = (src.v4_word(), dst.v4_word());
         let words = [check, s as u16, (s >> 16) as u16, d as u16, (d >> 16) as u16];
+        // The header's own checksum makes up for the addresses.
         packet.store(packet.l3 + IPV4_CHECK, &words, 0)
     } else if src_same {
-        packet.store(packet.l3 + IPV6_DST, &dst, 0)
+        packet.store(packet.l3 + IPV6_DST, &dst, flags)
     } else {
-        packet.store(packet.l3 + IPV6_SRC, &src, 0) && packet.store(packet.l3 + IPV6_DST, &dst, 0)
+        packet.store(packet.l3 + IPV6_SRC, &src, flags) && packet.store(packet.l3 + IPV6_DST, &dst, flags)
     }
 }
 
 /// Changes the transport checksum: by a difference (`from` 0, no size in `flags`), or from one word to another.
 #[inline(always)]
 fn fix_l4(packet: &mut Packet, from: u32, to: u32, flags: u64) -> bool {
+    if packet.has_no_checksum() {
+        return true;
+    }
     let (offset, flags) = if packet.is_tcp() {
         (packet.l4 + TCP_CHECK, flags)
     } else {
-        // A UDP checksum of 0 means none, and stays.
+        // A sum that comes out as 0 is written as its other form: 0 means none.
         (packet.l4 + UDP_CHECK, flags | u64::from(BPF_F_MARK_MANGLED_0))
     };
     // SAFETY: a plain helper call on the context.

@@ -7,6 +7,7 @@
 //!
 //! `docs/testing.md` says more.
 
+pub mod datapath;
 pub mod echo;
 pub mod load;
 pub mod packet;

@@ -1,0 +1,159 @@
+//! The programs and maps of lb, loaded for packet tests: no link, no agent, a bpffs of their own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result};
+use aya::Ebpf;
+use aya::programs::SchedClassifier;
+use lb_common::{
+    Algorithm, BackendState, Counter, Endpoint, FlowKey, FrontendKey, FrontendKind, Proto, ServiceRecord, names,
+};
+use lb_userspace::dataplane::Kernel;
+use lb_userspace::dataplane::load::{self, Constants};
+use lb_userspace::dataplane::maps::Maps;
+use lb_userspace::dataplane::pins::Pins;
+use lb_userspace::desired::{BackendShare, Desired, DesiredPort, Family, ServicePortName};
+use lb_userspace::flows::{self, FlowView};
+use lb_userspace::plan::{Limits, Planner};
+use lb_userspace::plane::Plane;
+use tempfile::TempDir;
+
+use crate::packet::{Packet, Place};
+use crate::program::{Outcome, Run};
+
+/// Verdicts, as tc and TCX number them.
+pub const CONTINUE: i32 = -1;
+pub const DROP: i32 = 2;
+pub const REDIRECT: i32 = 7;
+
+/// Loaded programs over tables of their own.
+pub struct Datapath {
+    object: Ebpf,
+    pub kernel: Kernel,
+    planner: Planner,
+    services: BTreeMap<ServicePortName, Option<DesiredPort>>,
+    pins: Pins,
+    _folder: TempDir,
+}
+
+/// A service port in few words.
+pub fn service(proto: Proto, frontend: &str, backends: &[&str]) -> (ServicePortName, DesiredPort) {
+    let frontend = endpoint(frontend);
+    let backends: BTreeSet<Endpoint> = backends.iter().map(|text| endpoint(text)).collect();
+    let share = BackendShare { state: BackendState::Active, weight: 1 };
+    let name = ServicePortName {
+        namespace: "default".into(),
+        name: format!("s-{}-{}", frontend.addr, frontend.port).replace(['.', ':'], "-"),
+        port: String::new(),
+        proto,
+        family: Family::of(frontend.addr),
+    };
+    let port = DesiredPort {
+        frontends: [(FrontendKey::new(frontend.addr, frontend.port, proto as u8), FrontendKind::Cluster)].into(),
+        cluster: backends.clone(),
+        local: BTreeSet::new(),
+        flags: if backends.is_empty() { 0 } else { ServiceRecord::HAS_ENDPOINTS },
+        backends: backends.into_iter().map(|backend| (backend, share)).collect(),
+        algorithm: Algorithm::Random,
+        affinity_timeout: 0,
+    };
+    (name, port)
+}
+
+pub fn endpoint(text: &str) -> Endpoint {
+    let Place(addr) = text.into();
+    of(addr)
+}
+
+fn of(addr: SocketAddr) -> Endpoint {
+    Endpoint::new(addr.ip().into(), lb_common::Port::new(addr.port()))
+}
+
+impl Datapath {
+    /// # Errors
+    /// Without root, or where the kernel refuses the programs.
+    pub fn new() -> Result<Self> {
+        Self::with(Constants::default())
+    }
+
+    /// As `new`, with other settings of the packet path.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn with(constants: Constants) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("lbt-datapath").tempdir_in("/run").context("needs root")?;
+        let pins = Pins::new(folder.path());
+        pins.create()?;
+        let object = load::object(&pins, constants)?;
+        let mut kernel = Kernel::new(Maps::open(&pins, true)?)?;
+        let planner = Planner::restore(kernel.read()?, Limits::default());
+        let services = BTreeMap::new();
+        Ok(Self { object, kernel, planner, services, pins, _folder: folder })
+    }
+
+    /// Adds or changes service ports; what a packet meets afterwards is the new state.
+    pub fn set(&mut self, services: impl IntoIterator<Item = (ServicePortName, DesiredPort)>) -> Result<()> {
+        self.services.extend(services.into_iter().map(|(name, port)| (name, Some(port))));
+        self.settle()
+    }
+
+    /// Removes a service port.
+    pub fn remove(&mut self, name: &ServicePortName) -> Result<()> {
+        self.services.insert(name.clone(), None);
+        self.settle()
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        let mut desired = Desired { services: std::mem::take(&mut self.services), complete: false };
+        loop {
+            let plan = self.planner.plan(std::mem::take(&mut desired));
+            self.kernel.apply(&plan.ops)?;
+            if let Some(batch) = self.planner.pending() {
+                self.kernel.grace()?;
+                self.planner.reclaim(batch);
+            }
+            if !self.planner.deferred() {
+                return Ok(());
+            }
+        }
+    }
+
+    pub fn program(&mut self, name: &str) -> Result<&mut SchedClassifier> {
+        load::program(&mut self.object, name)
+    }
+
+    /// A packet from a pod.
+    pub fn from_pod(&mut self, packet: &Packet) -> Result<Outcome> {
+        Run::new().packet(self.program(names::POD_INGRESS)?, packet)
+    }
+
+    /// A packet to a pod.
+    pub fn to_pod(&mut self, packet: &Packet) -> Result<Outcome> {
+        Run::new().packet(self.program(names::POD_EGRESS)?, packet)
+    }
+
+    pub fn counter(&self, counter: Counter) -> Result<u64> {
+        self.kernel.maps.counter(counter)
+    }
+
+    /// All flows, direct ones too.
+    pub fn flows(&self) -> Result<Vec<FlowView>> {
+        flows::read(&self.kernel.maps, true)
+    }
+
+    /// Entries of the flow table: two a flow.
+    pub fn flow_keys(&self) -> Result<Vec<FlowKey>> {
+        let mut keys = Vec::new();
+        self.kernel.maps.for_each_flow(|_, key, _| keys.push(*key))?;
+        Ok(keys)
+    }
+}
+
+impl Drop for Datapath {
+    fn drop(&mut self) {
+        if let Err(error) = self.pins.remove() {
+            eprintln!("the test's bpffs stays: {error:#}");
+        }
+    }
+}
