@@ -14,12 +14,12 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, error, info, warn};
 
+use crate::dataplane::Kernel;
 use crate::dataplane::attach::{self, Hook, Mode};
 use crate::dataplane::load::{self, Constants};
 use crate::dataplane::maps::Maps;
 use crate::dataplane::pins::Pins;
 use crate::dataplane::sweep::Sweep;
-use crate::dataplane::Kernel;
 use crate::desired::Desired;
 use crate::event::Event;
 use crate::manifests;
@@ -63,8 +63,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let planner = Planner::restore(tables, Limits::default());
 
     let (events_in, mut events) = mpsc::channel(1024);
-    manifests::watch(&config.manifests, events_in)
-        .with_context(|| format!("read manifests in {}", config.manifests.display()))?;
+    let _watch = manifests::watch(config.manifests, events_in)?;
     let (netdev, mut link_changes) = Netdev::connect()?;
     let (reclaim_in, mut reclaimed) = mpsc::channel(4);
 
@@ -72,7 +71,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         model: Model::new(&config.node_name),
         planner,
         kernel,
-        links: Links { pins, netdev, object, mode: config.attach, roles: config.roles, attached: BTreeMap::new() },
+        links: Links {
+            pins,
+            netdev,
+            object,
+            mode: config.attach,
+            roles: config.roles,
+            attached: BTreeMap::new(),
+        },
         sweep: Sweep::default(),
         reclaim_in,
         waiting_for_grace: false,

@@ -116,7 +116,10 @@ pub fn read(maps: &Maps) -> anyhow::Result<Tables> {
         }
     }
     let slots = maps.slots.len() as u32;
-    let end = (0..slots).rev().find(|index| maps.slots.get(*index) != Default::default()).map_or(0, |last| last + 1);
+    let end = (0..slots)
+        .rev()
+        .find(|index| maps.slots.get(*index) != Default::default())
+        .map_or(0, |last| last + 1);
     tables.slots = (0..end).map(|index| maps.slots.get(index)).collect();
     for id in 0..maps.backends.len() as u32 {
         let backend = maps.backends.get(id);

@@ -1,14 +1,15 @@
 //! `lb flows`: what is remembered of connections.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
-use lb_common::{Action, Addr, Flow, FlowKey, Phase, Port, Proto};
+use lb_common::{Action, Flow, FlowKey, Phase, Proto};
 use serde::Serialize;
 
 use crate::dataplane::maps::Maps;
 use crate::dataplane::sweep;
 use crate::desired::ServicePortName;
+use crate::view::authority;
+use crate::view::columns::render;
 
 /// A flow, as `lb flows -o json` shows it (docs/output.md).
 #[derive(Debug, Serialize)]
@@ -53,11 +54,6 @@ fn action_name(action: u8) -> &'static str {
     }
 }
 
-/// `address:port`, IPv6 in brackets.
-pub fn authority(addr: Addr, port: Port) -> String {
-    std::net::SocketAddr::new(IpAddr::from(addr), port.host()).to_string()
-}
-
 /// Every flow, by its forward entry; `direct` ones, which no service is about, only on demand.
 ///
 /// # Errors
@@ -66,7 +62,10 @@ pub fn read(maps: &Maps, direct: bool) -> anyhow::Result<Vec<FlowView>> {
     let mut names = BTreeMap::new();
     for entry in maps.names.iter() {
         let (id, name) = entry?;
-        names.insert(id, ServicePortName::from_table(&name).map_or_else(|| id.to_string(), |name| name.to_string()));
+        names.insert(
+            id,
+            ServicePortName::from_table(&name).map_or_else(|| id.to_string(), |name| name.to_string()),
+        );
     }
     let now = sweep::now();
     let mut flows = Vec::new();
@@ -87,8 +86,9 @@ fn view(part: usize, key: &FlowKey, flow: &Flow, now: u32, names: &BTreeMap<u32,
         destination: authority(key.dst, key.dport),
         backend: authority(flow.dst.addr, flow.dst.port),
         source: authority(flow.src.addr, flow.src.port),
-        service: (flow.service != Flow::NONE)
-            .then(|| names.get(&flow.service).cloned().unwrap_or_else(|| format!("removed service {}", flow.service))),
+        service: (flow.service != Flow::NONE).then(|| {
+            names.get(&flow.service).cloned().unwrap_or_else(|| format!("removed service {}", flow.service))
+        }),
         phase: phase_name(flow.phase),
         action: action_name(flow.action),
         table: [lb_common::names::FLOWS_SYN, lb_common::names::FLOWS_UDP, lb_common::names::FLOWS][part],
@@ -98,24 +98,26 @@ fn view(part: usize, key: &FlowKey, flow: &Flow, now: u32, names: &BTreeMap<u32,
     }
 }
 
-/// Rows of the table.
-pub fn table(flows: &[FlowView]) -> Vec<Vec<String>> {
-    let mut rows = vec![
-        ["PROTO", "CLIENT", "DESTINATION", "BACKEND", "SERVICE", "PHASE", "AGE", "IDLE"]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
-    for flow in flows {
-        rows.push(vec![
-            flow.protocol.clone(),
-            flow.client.clone(),
-            flow.destination.clone(),
-            flow.backend.clone(),
-            flow.service.clone().unwrap_or_else(|| "(direct)".to_owned()),
-            if flow.action == "stack" { flow.phase.to_owned() } else { format!("{} {}", flow.phase, flow.action) },
-            format!("{}s", flow.age_seconds),
-            format!("{}s", flow.idle_seconds),
-        ]);
-    }
-    rows
+/// The table of `lb flows`.
+pub fn table(flows: &[FlowView]) -> String {
+    let rows: Vec<[String; 8]> = flows
+        .iter()
+        .map(|flow| {
+            [
+                flow.protocol.clone(),
+                flow.client.clone(),
+                flow.destination.clone(),
+                flow.backend.clone(),
+                flow.service.clone().unwrap_or_else(|| "(direct)".to_owned()),
+                if flow.action == "stack" {
+                    flow.phase.to_owned()
+                } else {
+                    format!("{} {}", flow.phase, flow.action)
+                },
+                format!("{}s", flow.age_seconds),
+                format!("{}s", flow.idle_seconds),
+            ]
+        })
+        .collect();
+    render(["PROTO", "CLIENT", "DESTINATION", "BACKEND", "SERVICE", "PHASE", "AGE", "IDLE"], &rows)
 }

@@ -14,6 +14,7 @@ pub mod plane;
 pub mod tables;
 pub mod view;
 
+pub mod agent;
 pub mod dataplane;
 pub mod flows;
 pub mod netdev;

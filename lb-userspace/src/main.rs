@@ -1,1 +1,221 @@
-fn main() {}
+//! `lb`: the command line.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use lb_userspace::dataplane::attach::Mode;
+use lb_userspace::dataplane::load::Constants;
+use lb_userspace::dataplane::maps::Maps;
+use lb_userspace::dataplane::pins::Pins;
+use lb_userspace::netdev::{Overrides, Role};
+use lb_userspace::tables::Tables;
+use lb_userspace::{agent, dataplane, flows, status, view};
+
+/// Kubernetes Services by eBPF, in place of kube-proxy.
+#[derive(Parser)]
+#[command(name = "lb", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Keep the node's tables true; runs until SIGTERM, and leaves the data path working
+    Agent(AgentArgs),
+    /// Service ports: frontends, endpoints, policies
+    Services(ViewArgs),
+    /// Backends: one endpoint of one service port each
+    Backends(ViewArgs),
+    /// What is remembered of connections
+    Flows {
+        #[command(flatten)]
+        pins: PinArgs,
+        /// Also connections straight to a backend's address
+        #[arg(long)]
+        direct: bool,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Agent, links, tables and counters of this node
+    Status {
+        #[command(flatten)]
+        pins: PinArgs,
+        #[command(flatten)]
+        roles: RoleArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Detach from every link and remove the tables; connections through them end
+    Cleanup {
+        #[command(flatten)]
+        pins: PinArgs,
+    },
+}
+
+#[derive(Args)]
+struct AgentArgs {
+    /// Folder of Service, EndpointSlice and Node objects, as `kubectl get -o yaml` prints them; followed
+    #[arg(long, value_name = "DIR")]
+    manifests: PathBuf,
+    /// Name of this node's Node object: says which endpoints are local
+    #[arg(long, value_name = "NAME")]
+    node_name: String,
+    #[command(flatten)]
+    pins: PinArgs,
+    /// How programs hang on links
+    #[arg(long, value_enum, default_value_t)]
+    attach: Mode,
+    #[command(flatten)]
+    roles: RoleArgs,
+    /// Pass TCP segments of unknown connections on to the kernel instead of answering with a RST: while
+    /// connections of kube-proxy drain
+    #[arg(long)]
+    adopt: bool,
+}
+
+#[derive(Args)]
+struct PinArgs {
+    /// Where maps and links are pinned; a bpffs is mounted where there is none
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/lb")]
+    pin_dir: PathBuf,
+}
+
+#[derive(Args)]
+struct RoleArgs {
+    /// Give a link a role: pod, uplink, tunnel or none
+    #[arg(long = "link-role", value_name = "LINK=ROLE", value_parser = link_role)]
+    link_roles: Vec<(String, Role)>,
+}
+
+impl RoleArgs {
+    fn overrides(&self) -> Overrides {
+        self.link_roles.iter().cloned().collect()
+    }
+}
+
+fn link_role(text: &str) -> Result<(String, Role), String> {
+    let (link, role) = text.split_once('=').ok_or_else(|| format!("{text}: LINK=ROLE is expected"))?;
+    Ok((link.to_owned(), role.parse()?))
+}
+
+#[derive(Args)]
+struct ViewArgs {
+    #[command(flatten)]
+    pins: PinArgs,
+    /// Compute the view from a folder of manifests instead: no root, no kernel
+    #[arg(long, value_name = "DIR", requires = "node_name")]
+    manifests: Option<PathBuf>,
+    /// With --manifests: the node whose view it is
+    #[arg(long, value_name = "NAME", requires = "manifests")]
+    node_name: Option<String>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Args)]
+struct OutputArgs {
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+enum Output {
+    #[default]
+    Table,
+    Json,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        // `lb services | head` is not an error.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lb: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Agent(args) => run_agent(args),
+        Command::Services(args) => {
+            let services = view::services(&tables(&args)?);
+            print(args.output.output, &services, || view::service_table(&services))
+        }
+        Command::Backends(args) => {
+            let backends = view::backends(&tables(&args)?);
+            print(args.output.output, &backends, || view::backend_table(&backends))
+        }
+        Command::Flows { pins, direct, output } => {
+            let maps = Maps::open(&Pins::new(&pins.pin_dir), false)?;
+            let flows = flows::read(&maps, direct)?;
+            print(output.output, &flows, || flows::table(&flows))
+        }
+        Command::Status { pins, roles, output } => {
+            let pins = Pins::new(&pins.pin_dir);
+            let status = runtime()?.block_on(status::read(&pins, &roles.overrides()))?;
+            print(output.output, &status, || status::text(&status))
+        }
+        Command::Cleanup { pins } => runtime()?.block_on(agent::cleanup(pins.pin_dir)),
+    }
+}
+
+fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("LB_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).init();
+    runtime()?.block_on(agent::run(agent::Config {
+        roles: args.roles.overrides(),
+        manifests: args.manifests,
+        node_name: args.node_name,
+        pin_dir: args.pins.pin_dir,
+        attach: args.attach,
+        constants: Constants { adopt: args.adopt },
+    }))
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")
+}
+
+/// The tables in the kernel, or what would be in them.
+fn tables(args: &ViewArgs) -> anyhow::Result<Tables> {
+    match (&args.manifests, &args.node_name) {
+        (Some(dir), Some(node_name)) => {
+            let (tables, notices) = view::tables_from_manifests(dir, node_name)?;
+            for notice in notices {
+                eprintln!("lb: {}: {notice}", notice.severity);
+            }
+            Ok(tables)
+        }
+        _ => dataplane::read(&Maps::open(&Pins::new(&args.pins.pin_dir), false)?),
+    }
+}
+
+fn print<T: serde::Serialize>(
+    output: Output,
+    value: &T,
+    text: impl FnOnce() -> String,
+) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match output {
+        Output::Table => out.write_all(text().as_bytes())?,
+        Output::Json => {
+            serde_json::to_writer_pretty(&mut out, value)?;
+            out.write_all(b"\n")?;
+        }
+    }
+    Ok(())
+}

@@ -6,7 +6,7 @@ use std::fmt;
 
 use anyhow::Context;
 use futures::{Stream, StreamExt, TryStreamExt};
-use rtnetlink::packet_core::{Nla, NetlinkMessage};
+use rtnetlink::packet_core::{NetlinkMessage, Nla};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader};
@@ -86,7 +86,10 @@ pub fn role(facts: &Facts, overrides: &Overrides) -> (Role, &'static str) {
     let pod_kind = matches!(facts.kind.as_str(), "veth" | "netkit" | "tun");
     if facts.loopback {
         (Role::None, "loopback")
-    } else if matches!(facts.kind.as_str(), "vxlan" | "geneve" | "ipip" | "ip6tnl" | "sit" | "gre" | "wireguard") {
+    } else if matches!(
+        facts.kind.as_str(),
+        "vxlan" | "geneve" | "ipip" | "ip6tnl" | "sit" | "gre" | "wireguard"
+    ) {
         (Role::Tunnel, "kind of link")
     } else if pod_kind && facts.bridge_port {
         (Role::Pod, "port of a bridge")
@@ -274,7 +277,9 @@ fn facts(message: &LinkMessage) -> Facts {
                 for info in infos {
                     match info {
                         LinkInfo::Kind(kind) => facts.kind = kind_name(kind),
-                        LinkInfo::PortKind(kind) => facts.bridge_port = format!("{kind:?}").contains("Bridge"),
+                        LinkInfo::PortKind(kind) => {
+                            facts.bridge_port = format!("{kind:?}").contains("Bridge")
+                        }
                         _ => {}
                     }
                 }

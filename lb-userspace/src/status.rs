@@ -8,6 +8,7 @@ use crate::dataplane::attach::{Hook, is_ours};
 use crate::dataplane::maps::Maps;
 use crate::dataplane::pins::Pins;
 use crate::netdev::{Direction, Netdev, Overrides, Role, role};
+use crate::view::columns::render;
 
 /// As `lb status -o json` shows it (docs/output.md).
 #[derive(Debug, Serialize)]
@@ -95,35 +96,33 @@ async fn links(pins: &Pins, overrides: &Overrides) -> anyhow::Result<Vec<LinkSta
 }
 
 /// The status as text.
-pub fn text(status: &Status, rows: impl Fn(&[Vec<String>]) -> String) -> String {
-    let mut out = format!(
-        "schema   v{}\nagent    {}\n\n",
+pub fn text(status: &Status) -> String {
+    let agent =
+        if status.agent_running { "running" } else { "not running (the data path goes on without it)" };
+    let links: Vec<[String; 4]> = status
+        .links
+        .iter()
+        .map(|link| {
+            let hook = match link.hook {
+                Some(Hook::Tcx) => "tcx",
+                Some(Hook::Clsact) => "clsact",
+                None => "-",
+            };
+            [link.name.clone(), link.role.to_string(), link.reason.to_owned(), hook.to_owned()]
+        })
+        .collect();
+    let tables: Vec<[String; 3]> = status
+        .tables
+        .iter()
+        .map(|fill| [fill.name.to_owned(), fill.used.to_string(), fill.capacity.to_string()])
+        .collect();
+    let counters: Vec<[String; 2]> =
+        status.counters.iter().map(|count| [count.name.to_owned(), count.value.to_string()]).collect();
+    format!(
+        "agent   {agent}\nschema  v{}\n\n{}\n{}\n{}",
         status.schema,
-        if status.agent_running { "running" } else { "not running (the data path goes on without it)" }
-    );
-    let mut table = vec![["LINK", "ROLE", "REASON", "HOOK"].map(str::to_owned).to_vec()];
-    for link in &status.links {
-        let hook = match link.hook {
-            Some(Hook::Tcx) => "tcx",
-            Some(Hook::Clsact) => "clsact",
-            None => "-",
-        };
-        table.push(vec![link.name.clone(), link.role.to_string(), link.reason.to_owned(), hook.to_owned()]);
-    }
-    out += &rows(&table);
-    let mut table = vec![["TABLE", "USED", "CAPACITY"].map(str::to_owned).to_vec()];
-    for fill in &status.tables {
-        table.push(vec![fill.name.to_owned(), fill.used.to_string(), fill.capacity.to_string()]);
-    }
-    out += "\n";
-    out += &rows(&table);
-    if !status.counters.is_empty() {
-        let mut table = vec![["COUNTER", "VALUE"].map(str::to_owned).to_vec()];
-        for count in &status.counters {
-            table.push(vec![count.name.to_owned(), count.value.to_string()]);
-        }
-        out += "\n";
-        out += &rows(&table);
-    }
-    out
+        render(["LINK", "ROLE", "REASON", "HOOK"], &links),
+        render(["TABLE", "USED", "CAPACITY"], &tables),
+        render(["COUNTER", "VALUE"], &counters),
+    )
 }

@@ -2,7 +2,7 @@
 //! from files, with no kernel. Shapes are documented in docs/output.md.
 
 mod backends;
-mod columns;
+pub(crate) mod columns;
 mod files;
 mod services;
 
@@ -13,6 +13,6 @@ pub use services::{AffinityView, FrontendView, ServiceView, service_table, servi
 use lb_common::{Addr, Port};
 
 /// `address:port`, IPv6 in brackets.
-fn authority(addr: Addr, port: Port) -> String {
+pub(crate) fn authority(addr: Addr, port: Port) -> String {
     std::net::SocketAddr::new(addr.into(), port.host()).to_string()
 }

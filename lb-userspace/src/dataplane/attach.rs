@@ -139,11 +139,14 @@ fn attach_tcx(
     let pin = pins.link(link.index, direction.name());
     match PinnedLink::from_pin(&pin) {
         Ok(pinned) => {
-            let old: SchedClassifierLink = FdLink::from(pinned).try_into().map_err(|error| anyhow!("{error}"))?;
+            let old: SchedClassifierLink =
+                FdLink::from(pinned).try_into().map_err(|error| anyhow!("{error}"))?;
             match program.attach_to_link(old) {
                 // The pin keeps the link; our descriptor may go.
                 Ok(id) => return Ok(drop(program.take_link(id)?)),
-                Err(ProgramError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOLINK) => {
+                Err(ProgramError::SyscallError(error))
+                    if error.io_error.raw_os_error() == Some(libc::ENOLINK) =>
+                {
                     std::fs::remove_file(&pin)?;
                 }
                 Err(error) => return Err(error.into()),

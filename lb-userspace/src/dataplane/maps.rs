@@ -6,8 +6,8 @@ use anyhow::{Context, bail};
 use aya::Pod;
 use aya::maps::{HashMap, Map, MapData, MapInfo, MapType, PerCpuArray};
 use lb_common::{
-    Backend, COUNTERS, Counter, Flow, FlowKey, Frontend, FrontendKey, INTEREST_WORDS, Service, ServiceName, Slot,
-    Traffic, capacity, names,
+    Backend, COUNTERS, Counter, Flow, FlowKey, Frontend, FrontendKey, INTEREST_WORDS, Service, ServiceName,
+    Slot, Traffic, capacity, names,
 };
 
 use super::pins::Pins;
@@ -165,7 +165,9 @@ fn sum(stats: &PerCpuArray<MapData, Traffic>, index: u32) -> anyhow::Result<Traf
 }
 
 fn clear(stats: &mut PerCpuArray<MapData, Traffic>, index: u32) -> anyhow::Result<()> {
-    let zero = vec![Traffic::default(); aya::util::nr_cpus().map_err(|(file, error)| anyhow::anyhow!("{file}: {error}"))?];
+    let zero = vec![
+        Traffic::default();
+        aya::util::nr_cpus().map_err(|(file, error)| anyhow::anyhow!("{file}: {error}"))?
+    ];
     Ok(stats.set(index, aya::maps::PerCpuValues::try_from(zero)?, 0)?)
 }
-

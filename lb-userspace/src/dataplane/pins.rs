@@ -46,8 +46,7 @@ impl Pins {
     pub fn create(&self) -> anyhow::Result<()> {
         if !on_bpffs(&self.root) {
             let target = self.mount_point();
-            fs::create_dir_all(&target)
-                .with_context(|| format!("make {}", target.display()))?;
+            fs::create_dir_all(&target).with_context(|| format!("make {}", target.display()))?;
             mount_bpffs(&target)?;
         }
         self.refuse_other_schema()?;
@@ -199,8 +198,9 @@ fn on_bpffs(path: &Path) -> bool {
 fn mount_bpffs(target: &Path) -> anyhow::Result<()> {
     let path = c_path(target)?;
     // SAFETY: all strings end with a zero byte.
-    let result =
-        unsafe { libc::mount(c"bpf".as_ptr(), path.as_ptr(), c"bpf".as_ptr(), 0, c"mode=0700".as_ptr().cast()) };
+    let result = unsafe {
+        libc::mount(c"bpf".as_ptr(), path.as_ptr(), c"bpf".as_ptr(), 0, c"mode=0700".as_ptr().cast())
+    };
     if result != 0 {
         return Err(io::Error::last_os_error()).with_context(|| {
             format!("mount a bpffs on {0}: run as root, or `mount -t bpf bpf {0}`", target.display())

@@ -104,9 +104,8 @@ fn remove(program: &SchedClassifier, keys: &[FlowKey]) -> anyhow::Result<u32> {
     let mut frame = vec![0; HEADER];
     for key in keys {
         // SAFETY: `repr(C)` without padding, so all of its bytes are initialised.
-        let bytes = unsafe {
-            std::slice::from_raw_parts(std::ptr::from_ref(key).cast::<u8>(), size_of::<FlowKey>())
-        };
+        let bytes =
+            unsafe { std::slice::from_raw_parts(std::ptr::from_ref(key).cast::<u8>(), size_of::<FlowKey>()) };
         frame.extend_from_slice(bytes);
     }
     let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::new() };

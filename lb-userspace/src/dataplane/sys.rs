@@ -74,7 +74,9 @@ pub fn for_each<K: Pod + Default, V: Pod>(
                 values.resize(want, blank);
                 continue;
             }
-            Err(error) => return Err(io::Error::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO))),
+            Err(error) => {
+                return Err(io::Error::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO)));
+            }
         }
         for (key, value) in keys.iter().zip(&values).take(attr.count as usize) {
             visit(key, value);

@@ -1,7 +1,7 @@
 //! Aligned columns of text.
 
 /// Cells may have several lines; columns are as wide as their widest line, two spaces apart.
-pub(super) fn render<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
+pub(crate) fn render<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
     let mut widths = header.map(|title| title.chars().count());
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
