@@ -3,6 +3,7 @@
 //! | to show that | use |
 //! | --- | --- |
 //! | a program turns this packet into that one | [`packet`] and [`program`] |
+//! | objects become these tables, step by step | [`scenario`] |
 //! | traffic between real sockets works | [`world`], with [`echo`] servers and [`load`] |
 //!
 //! `docs/testing.md` says more.
@@ -12,5 +13,6 @@ pub mod echo;
 pub mod load;
 pub mod packet;
 pub mod program;
+pub mod scenario;
 mod sys;
 pub mod world;

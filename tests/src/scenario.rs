@@ -1,0 +1,242 @@
+//! Golden scenarios: text files of steps, YAML and expected output.
+//!
+//! A step is a line `== command`; what follows up to the next step is its body. Text before the first step says
+//! what the scenario shows.
+//!
+//! | command | meaning |
+//! | --- | --- |
+//! | `node NAME` | the agent starts, on this node, with the tables as they are |
+//! | `apply` | the objects in the body (YAML) are new or changed; then the agent plans and applies |
+//! | `delete KIND NAMESPACE/NAME` | the object is gone; then the agent plans and applies |
+//! | `restart` | the agent ends and starts again; the objects are listed anew |
+//! | `grace` | a grace period passes; then the agent plans what waited for it |
+//! | `services`, `backends` | expect what these commands of `lb` print |
+//! | `ops` | expect the operations of the last plan (without interest bits, whose numbers are hashes) |
+//! | `notices` | expect what is said of the objects |
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, bail, ensure};
+use lb_userspace::desired::Desired;
+use lb_userspace::event::{Change, Event, ObjectName, Subject};
+use lb_userspace::manifests::{Object, parse};
+use lb_userspace::model::Model;
+use lb_userspace::plan::{Limits, Op, Planner};
+use lb_userspace::plane::Plane;
+use lb_userspace::view;
+
+/// Runs every `*.txt` of a folder, each on a plane of its own that `plane` makes empty. With `UPDATE=1` in the
+/// environment, rewrites what is expected. Returns the number of scenarios.
+///
+/// # Errors
+/// Names the files that did not go as written, with the first line that differs in each.
+pub fn run_all(
+    dir: &Path,
+    mut plane: impl FnMut() -> anyhow::Result<Box<dyn Plane>>,
+) -> anyhow::Result<usize> {
+    let update = std::env::var_os("UPDATE").is_some_and(|value| value == "1");
+    let mut differences = Vec::new();
+    let mut count = 0;
+    let mut paths: Vec<_> =
+        fs::read_dir(dir)?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
+    paths.sort();
+    for path in paths.into_iter().filter(|path| path.extension().is_some_and(|ending| ending == "txt")) {
+        count += 1;
+        let expected = fs::read_to_string(&path)?;
+        let actual = run(&expected, plane()?.as_mut()).with_context(|| path.display().to_string())?;
+        if update {
+            fs::write(&path, &actual)?;
+        } else if let Some(difference) = difference(&expected, &actual) {
+            differences.push(format!("{}: {difference}", path.display()));
+        }
+    }
+    ensure!(differences.is_empty(), "{}\n(UPDATE=1 rewrites them)", differences.join("\n"));
+    Ok(count)
+}
+
+/// Runs one scenario and returns its text with what really came out.
+///
+/// # Errors
+/// Where a step cannot be understood or carried out; names its line.
+pub fn run(text: &str, plane: &mut dyn Plane) -> anyhow::Result<String> {
+    let mut agent = None;
+    let mut output = String::new();
+    for step in steps(text) {
+        let body =
+            step.run(&mut agent, plane).with_context(|| format!("line {}: {}", step.line, step.command))?;
+        if !step.command.is_empty() {
+            output += &format!("== {}\n", step.command);
+        }
+        output += body.as_deref().unwrap_or(step.body);
+    }
+    Ok(output)
+}
+
+struct Step<'a> {
+    /// Counts from 1.
+    line: usize,
+    command: &'a str,
+    body: &'a str,
+}
+
+fn steps(text: &str) -> Vec<Step<'_>> {
+    let mut steps = vec![Step { line: 1, command: "", body: "" }];
+    let (mut start, mut offset) = (0, 0);
+    for (index, line) in text.split_inclusive('\n').enumerate() {
+        offset += line.len();
+        if let Some(command) = line.strip_prefix("== ") {
+            steps.push(Step { line: index + 1, command: command.trim(), body: "" });
+            start = offset;
+        }
+        if let Some(step) = steps.last_mut() {
+            step.body = &text[start..offset];
+        }
+    }
+    steps
+}
+
+impl Step<'_> {
+    /// Returns what came out, where the step expects something.
+    fn run(&self, agent: &mut Option<Agent>, plane: &mut dyn Plane) -> anyhow::Result<Option<String>> {
+        let words: Vec<&str> = self.command.split_whitespace().collect();
+        if let ["node", name] = words[..] {
+            *agent = Some(Agent::start(name, BTreeMap::new(), plane)?);
+            return Ok(None);
+        }
+        if words.is_empty() {
+            return Ok(None);
+        }
+        let agent = agent.as_mut().context("the first step is not `node NAME`")?;
+        let output = match words[..] {
+            ["apply"] => return agent.apply(self.body, plane).map(|()| None),
+            ["delete", kind, name] => return agent.delete(kind, name, plane).map(|()| None),
+            ["restart"] => {
+                *agent = Agent::start(&agent.node.clone(), std::mem::take(&mut agent.objects), plane)?;
+                return Ok(None);
+            }
+            ["grace"] => return agent.grace(plane).map(|()| None),
+            ["services"] => view::service_table(&view::services(&plane.read()?)),
+            ["backends"] => view::backend_table(&view::backends(&plane.read()?)),
+            ["ops"] => agent.ops(),
+            ["notices"] => agent.notices(),
+            _ => bail!("no such step"),
+        };
+        let gap = if self.body.ends_with("\n\n") || self.body == "\n" { "\n" } else { "" };
+        Ok(Some(output + gap))
+    }
+}
+
+/// The agent's loop, one step at a time.
+struct Agent {
+    node: String,
+    objects: BTreeMap<Subject, Object>,
+    model: Model,
+    planner: Planner,
+    last: Vec<Op>,
+}
+
+impl Agent {
+    fn start(node: &str, objects: BTreeMap<Subject, Object>, plane: &mut dyn Plane) -> anyhow::Result<Self> {
+        let planner = Planner::restore(plane.read()?, Limits::default());
+        let mut agent =
+            Self { node: node.to_owned(), model: Model::new(node), planner, objects, last: Vec::new() };
+        for event in [Event::Service(Change::Init), Event::Slice(Change::Init), Event::Node(Change::Init)] {
+            agent.model.apply(event);
+        }
+        for object in agent.objects.values().cloned() {
+            agent.model.apply(applied(object));
+        }
+        for event in
+            [Event::Service(Change::InitDone), Event::Slice(Change::InitDone), Event::Node(Change::InitDone)]
+        {
+            agent.model.apply(event);
+        }
+        agent.settle(plane)?;
+        Ok(agent)
+    }
+
+    fn apply(&mut self, yaml: &str, plane: &mut dyn Plane) -> anyhow::Result<()> {
+        let parsed = parse(&Arc::from("scenario"), yaml).map_err(|notice| anyhow::anyhow!("{notice}"))?;
+        for object in parsed.objects {
+            self.objects.insert(object.subject(), object.clone());
+            self.model.apply(applied(object));
+        }
+        self.settle(plane)
+    }
+
+    fn delete(&mut self, kind: &str, name: &str, plane: &mut dyn Plane) -> anyhow::Result<()> {
+        let (namespace, name) = name.split_once('/').unwrap_or(("", name));
+        let name = ObjectName::new(namespace, name);
+        let known = self.objects.len();
+        self.objects.retain(|subject, _| subject.kind.to_string() != kind || subject.name != name);
+        ensure!(self.objects.len() < known, "there is no such object");
+        self.model.apply(match kind {
+            "Service" => Event::Service(Change::Delete(name)),
+            "EndpointSlice" => Event::Slice(Change::Delete(name)),
+            _ => Event::Node(Change::Delete(name)),
+        });
+        self.settle(plane)
+    }
+
+    fn settle(&mut self, plane: &mut dyn Plane) -> anyhow::Result<()> {
+        let desired = self.model.desired();
+        self.carry_out(desired, plane)
+    }
+
+    fn grace(&mut self, plane: &mut dyn Plane) -> anyhow::Result<()> {
+        if let Some(batch) = self.planner.pending() {
+            plane.grace()?;
+            self.planner.reclaim(batch);
+        }
+        self.carry_out(Desired::default(), plane)
+    }
+
+    fn carry_out(&mut self, desired: Desired, plane: &mut dyn Plane) -> anyhow::Result<()> {
+        self.last = self.planner.plan(desired).ops;
+        plane.apply(&self.last)
+    }
+
+    fn ops(&self) -> String {
+        let shown = self.last.iter().filter(|op| !matches!(op, Op::SetInterest { .. }));
+        lines(shown.map(ToString::to_string))
+    }
+
+    fn notices(&self) -> String {
+        let notices = self.model.notices().chain(self.planner.notices());
+        lines(notices.map(|notice| format!("{}: {notice}", notice.severity)))
+    }
+}
+
+fn applied(object: Object) -> Event {
+    match object {
+        Object::Service(service) => Event::Service(Change::Apply(service)),
+        Object::Slice(slice) => Event::Slice(Change::Apply(slice)),
+        Object::Node(node) => Event::Node(Change::Apply(node)),
+    }
+}
+
+fn lines(lines: impl Iterator<Item = String>) -> String {
+    let lines: Vec<String> = lines.map(|line| line + "\n").collect();
+    if lines.is_empty() { "(none)\n".to_owned() } else { lines.concat() }
+}
+
+fn difference(expected: &str, actual: &str) -> Option<String> {
+    if expected == actual {
+        return None;
+    }
+    let (mut expected, mut actual) = (expected.lines(), actual.lines());
+    for line in 1.. {
+        match (expected.next(), actual.next()) {
+            (None, None) => break,
+            (e, a) if e == a => {}
+            (e, a) => {
+                let (e, a) = (e.unwrap_or("(end)"), a.unwrap_or("(end)"));
+                return Some(format!("line {line}\n  expected: {e}\n  actual:   {a}"));
+            }
+        }
+    }
+    Some("line ends differ".to_owned())
+}

@@ -1,0 +1,23 @@
+//! The golden scenarios, without a kernel.
+
+use std::path::Path;
+
+use lb_tests::scenario;
+use lb_userspace::plane::{MemoryPlane, Plane};
+
+#[test]
+fn scenarios_go_as_written() -> anyhow::Result<()> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    let count = scenario::run_all(&dir, || Ok(Box::new(MemoryPlane::default()) as Box<dyn Plane>))?;
+    anyhow::ensure!(count > 0, "no scenario in {}", dir.display());
+    Ok(())
+}
+
+#[test]
+fn a_scenario_that_goes_otherwise_shows_what_came_out() -> anyhow::Result<()> {
+    let wrong = "== node n1\n== ops\nflip 1\n";
+    let right = scenario::run(wrong, &mut MemoryPlane::default())?;
+    anyhow::ensure!(right == "== node n1\n== ops\n(none)\n", "{right}");
+    anyhow::ensure!(scenario::run("== node n1\n== jump\n", &mut MemoryPlane::default()).is_err());
+    Ok(())
+}
