@@ -41,6 +41,9 @@ pub struct Program {
     /// Folder of its package: `tests`.
     pub package: PathBuf,
     pub name: String,
+    /// `lib`, `bin`, `test`.
+    pub kind: String,
+    /// Built to test itself.
     pub is_test: bool,
     pub file: PathBuf,
 }
@@ -63,6 +66,7 @@ fn program(message: &Value) -> Option<Program> {
     Some(Program {
         package: manifest.parent()?.to_owned(),
         name: message["target"]["name"].as_str()?.to_owned(),
+        kind: message["target"]["kind"][0].as_str()?.to_owned(),
         is_test: message["profile"]["test"].as_bool()?,
         file: message["executable"].as_str()?.into(),
     })

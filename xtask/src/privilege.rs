@@ -7,7 +7,7 @@ use std::{
     io::IsTerminal,
     os::unix::fs::MetadataExt,
     path::PathBuf,
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -23,9 +23,12 @@ pub fn as_root(program: impl AsRef<OsStr>, variables: &[(&str, &OsStr)]) -> Resu
     ensure!(find("sudo").is_some(), "{name} needs root, and there is no sudo: run this command as root");
     let mut command = Command::new("sudo");
     if std::io::stdin().is_terminal() {
-        // Asks for the password now, not in the middle of a progress line.
-        let agreed = Command::new("sudo").arg("-v").status().context("sudo does not start")?;
-        ensure!(agreed.success(), "{name} needs root, and sudo refused");
+        // Asks for the password, where one is needed, now and not in the middle of a progress line.
+        let silent = Command::new("sudo").args(["-n", "true"]).stderr(Stdio::null()).status();
+        if !silent.is_ok_and(|status| status.success()) {
+            let agreed = Command::new("sudo").arg("-v").status().context("sudo does not start")?;
+            ensure!(agreed.success(), "{name} needs root, and sudo refused");
+        }
     } else {
         command.arg("-n");
     }

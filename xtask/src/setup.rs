@@ -145,8 +145,7 @@ fn linker(compiler: &Compiler) -> Result<()> {
     }
 
     let folder = compiler.linker_folder()?;
-    let partial = folder.with_extension("partial");
-    let _ = fs::remove_dir_all(&partial);
+    let partial = toolchain::cache()?.join(format!("partial-{}", std::process::id()));
     let mut install = cargo::command();
     install
         .env("LLVM_PREFIX", prefix)

@@ -1,7 +1,7 @@
 //! Finds a compiler and a linker for the kernel's target, and builds a crate with them.
 //!
 //! Stable Rust has no such target ready made: `core` is compiled with the crate, from its source, with a
-//! compiler of the very same version. Two kinds of machine have that (docs: README, "Set-up"):
+//! compiler of the very same version. Two kinds of machine have that:
 //!
 //! 1. rustup's nightly with the component `rust-src`;
 //! 2. Debian 12, whose `rustc-web` and `rust-web-src` are a compiler and the matching source.

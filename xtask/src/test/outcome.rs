@@ -2,6 +2,8 @@
 
 use std::{fmt, process::ExitStatus};
 
+use anyhow::Result;
+
 pub struct Outcome {
     title: String,
     pub passed: u32,
@@ -13,6 +15,13 @@ pub struct Outcome {
 impl Outcome {
     pub fn new(title: &str) -> Self {
         Self { title: title.to_owned(), passed: 0, failed: 0, end: String::new() }
+    }
+
+    /// Of what is no test program: one passed, or one failed.
+    pub fn of_step(title: &str, result: Result<()>) -> Self {
+        let (passed, failed) = if result.is_ok() { (1, 0) } else { (0, 1) };
+        let end = result.err().map_or_else(String::new, |error| format!(" ({error:#})"));
+        Self { title: title.to_owned(), passed, failed, end }
     }
 
     /// Takes the counts from `test result: ok. 3 passed; 0 failed; ...`; doc tests print one for each crate.
