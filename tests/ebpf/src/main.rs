@@ -8,7 +8,7 @@
 mod packet;
 
 use aya_ebpf::{
-    bindings::{BPF_ANY, TC_ACT_OK, TC_ACT_SHOT},
+    bindings::{BPF_ANY, TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC},
     btf_maps::LruHashMap,
     macros::{btf_map, classifier},
     programs::TcContext,
@@ -34,6 +34,12 @@ pub fn policy_from_pod(packet: TcContext) -> i32 {
 pub fn policy_to_pod(packet: TcContext) -> i32 {
     let Some(tuple) = Tuple::of(&packet) else { return TC_ACT_OK };
     if SEEN.get_ptr(tuple.reversed()).is_some() || tuple.begins(&packet) { TC_ACT_OK } else { TC_ACT_SHOT }
+}
+
+/// Does nothing: what the others cost is counted over it.
+#[classifier]
+pub fn nothing(_packet: TcContext) -> i32 {
+    TC_ACT_UNSPEC
 }
 
 #[unsafe(link_section = "license")]
