@@ -1,5 +1,6 @@
 //! What the sources said, and what follows from it for each Service. Pure: no clock, no I/O, nothing awaited.
 
+mod addresses;
 mod claims;
 mod endpoints;
 mod node;
@@ -7,6 +8,7 @@ mod notice;
 mod policy;
 mod service;
 mod store;
+mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,6 +1,7 @@
 //! From the desired state of service ports to the writes that bring it about. Pure: it decides from its own
 //! picture of the tables, and takes for granted that every plan it returns is carried out.
 
+mod frontends;
 mod ids;
 mod op;
 mod owners;
@@ -8,9 +9,9 @@ mod port;
 mod regions;
 mod restore;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use lb_common::{capacity, interest_bit, names};
+use lb_common::{capacity, names};
 
 pub use ids::{Batch, Ids};
 pub use op::{Op, state_name};
@@ -67,8 +68,8 @@ pub struct Plan {
 /// While [`Planner::deferred`], do so (steps 2 to 4 fall away where nothing is pending) and plan once more with an
 /// empty [`Desired`].
 ///
-/// When `apply` fails, the planner no longer knows the tables: start again from [`Planner::restore`] and a
-/// complete [`Desired`].
+/// When `apply` fails, the planner no longer knows the tables: read them, [`Planner::resume`], and plan a complete
+/// [`Desired`].
 #[derive(Clone, Debug)]
 pub struct Planner {
     tables: Tables,
@@ -102,7 +103,14 @@ impl Planner {
     /// Starts from what the tables hold. All that is not in use, and the records out of force, are pending: a
     /// packet may still read what the agent before this one released last.
     pub fn restore(tables: Tables, limits: Limits) -> Self {
-        restore::planner(tables, limits)
+        restore::planner(tables, limits, Batch(0))
+    }
+
+    /// Starts again after a plan was not carried out whole, from the tables as they are now. Unlike a new planner,
+    /// it tells a batch that was closed before from those to come: a grace period may be under way that began
+    /// before the last release, and proves nothing about it.
+    pub fn resume(&mut self, tables: Tables) {
+        *self = restore::planner(tables, self.limits, Batch(self.batch.0 + 1));
     }
 
     /// The writes from the tables as they are to `desired`. Work is proportional to the service ports in
@@ -197,15 +205,6 @@ impl Planner {
     /// All that lasts, whether said before or not.
     pub fn notices(&self) -> impl Iterator<Item = &Notice> {
         self.board.current()
-    }
-
-    /// Interest bits that neither a frontend nor a backend in use needs. Flows may: ask them before clearing.
-    pub fn idle_interest(&self) -> Vec<u32> {
-        let frontends = self.tables.frontends.keys().map(|key| interest_bit(key.addr, key.port, key.proto));
-        let backends = self.owners.backends().filter_map(|id| self.tables.backends.get(&id));
-        let needed: BTreeSet<u32> =
-            frontends.chain(backends.map(|b| interest_bit(b.addr, b.port, b.proto))).collect();
-        self.tables.interest.bits().filter(|bit| !needed.contains(bit)).collect()
     }
 
     /// Somebody else changed the tables (the sweep, which clears interest bits).

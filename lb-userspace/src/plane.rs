@@ -8,7 +8,7 @@ use crate::tables::Tables;
 /// Tables that can be read and written. The kernel's is in `dataplane`; tests and `--manifests` views use
 /// [`MemoryPlane`].
 pub trait Plane {
-    /// All of the tables, for [`crate::plan::Planner::restore`].
+    /// All of the tables, for [`crate::plan::Planner::restore`] and its `resume`.
     ///
     /// # Errors
     /// Where a map cannot be read.
@@ -18,7 +18,7 @@ pub trait Plane {
     ///
     /// # Errors
     /// At the first operation that failed; those before it are done, those after it are not. The tables are
-    /// then whole still (each prefix of a plan is), but the planner no longer knows them: read and restore.
+    /// then whole still (each prefix of a plan is), but the planner no longer knows them: read and resume.
     fn apply(&mut self, plan: &[Op]) -> anyhow::Result<()>;
 
     /// Returns when every packet program that started before the call has ended.

@@ -274,17 +274,45 @@ fn what_nothing_names_is_removed_by_a_complete_plan() {
 }
 
 #[test]
-fn interest_is_idle_when_frontend_and_backend_are_gone() {
+fn what_was_released_at_the_end_of_the_slots_is_pending_too() {
+    let mut first = planner();
+    first.plan(one("s", Some(port(vip(1), 1..=2))));
+    grace(&mut first);
+    first.plan(one("s", Some(port(vip(1), 1..=4))));
+    grace(&mut first);
+    first.plan(one("s", Some(port(vip(1), 1..=2))));
+    let mut planner = Planner::restore(first.tables().clone(), Limits::default());
+    let early = ops(&mut planner, one("t", Some(port(vip(2), 10..=13))));
+    assert!(early.iter().any(|op| op.starts_with("write slots 8+4:")), "{early:?}");
+}
+
+#[test]
+fn a_grace_period_from_before_a_failure_frees_nothing_after_it() {
     let mut planner = planner();
     planner.plan(one("s", Some(port(vip(1), [1]))));
-    assert_eq!(planner.idle_interest(), [0; 0]);
+    let under_way = planner.pending().unwrap();
     planner.plan(one("s", None));
-    let idle = planner.idle_interest();
-    assert_eq!(idle.len(), 2);
-    for bit in idle {
-        planner.observe(&Op::ClearInterest { bit });
-    }
-    assert_eq!(planner.idle_interest(), [0; 0]);
-    let again = ops(&mut planner, one("s", Some(port(vip(1), [1]))));
-    assert_eq!(again.iter().filter(|op| op.starts_with("set interest")).count(), 2);
+    planner.resume(planner.tables().clone());
+    planner.reclaim(under_way);
+    let late = ops(&mut planner, one("t", Some(port(vip(2), [2]))));
+    assert!(late.iter().any(|op| op.starts_with("write backend 1:")), "{late:?}");
+    grace(&mut planner);
+    let later = ops(&mut planner, one("u", Some(port(vip(3), [3]))));
+    assert!(later.iter().any(|op| op.starts_with("write backend 0:")), "{later:?}");
+}
+
+#[test]
+fn a_bit_that_the_sweep_cleared_is_set_again() {
+    let mut planner = planner();
+    let first = planner.plan(one("s", Some(port(vip(1), [1])))).ops;
+    planner.plan(one("s", None));
+    let bits: Vec<u32> = first
+        .iter()
+        .filter_map(|op| if let Op::SetInterest { bit } = op { Some(*bit) } else { None })
+        .collect();
+    assert_eq!(bits.len(), 2);
+    planner.observe(&Op::ClearInterest { bit: bits[0] });
+    let again = planner.plan(one("s", Some(port(vip(1), [1])))).ops;
+    assert_eq!(again[0], Op::SetInterest { bit: bits[0] });
+    assert!(again[1].rank() > 0, "the other is still there");
 }

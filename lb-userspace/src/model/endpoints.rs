@@ -7,8 +7,9 @@ use k8s_openapi::api::discovery::v1;
 use lb_common::{Addr, Endpoint, Port, Proto};
 
 use super::notice::Severity;
-use super::service::{Problem, Service, address, protocol};
+use super::service::{Problem, Service};
 use super::store::Named;
+use super::wire::{address, protocol};
 use crate::desired::{Family, ServicePortName};
 use crate::event::ObjectName;
 

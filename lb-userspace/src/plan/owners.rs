@@ -37,14 +37,6 @@ impl Owners {
         self.ids.keys()
     }
 
-    /// The ids of all backends in use.
-    pub(super) fn backends(&self) -> impl Iterator<Item = u32> + '_ {
-        self.services
-            .values()
-            .flat_map(|owned| owned.backends.values().copied())
-            .chain(self.strays.iter().copied())
-    }
-
     pub(super) fn of(&mut self, service: u32) -> &mut Owned {
         self.services.entry(service).or_default()
     }

@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::{
-    Active, Backend, Endpoint, Frontend, FrontendKey, ServiceRecord, Slot, SlotRange, interest_bit, names,
-};
+use lb_common::{Active, Backend, Endpoint, ServiceRecord, Slot, SlotRange, names};
 
 use super::{Hold, Op, Planner, Region};
 use crate::desired::{BackendShare, DesiredPort, ServicePortName};
@@ -82,15 +80,6 @@ impl Planner {
 
     fn full(&self, table: &'static str, pending: bool) -> Hold {
         if pending { Hold::Grace } else { Hold::Full(table) }
-    }
-
-    /// Deletions come after insertions, so they make no room within one plan.
-    fn check_frontends(&self, port: &DesiredPort) -> Result<(), Hold> {
-        let fresh = port.frontends.keys().filter(|key| !self.tables.frontends.contains_key(key)).count();
-        if self.tables.frontends.len() + fresh > self.limits.frontends as usize {
-            return Err(Hold::Full(names::FRONTENDS));
-        }
-        Ok(())
     }
 
     fn check_backends(&mut self, service: Option<u32>, port: &DesiredPort) -> Result<(), Hold> {
@@ -234,42 +223,6 @@ impl Planner {
             generation: self.tables.backends.get(id).map_or(0, |backend| backend.generation),
         })
         .collect()
-    }
-
-    /// Frontends that the service has no longer, and that no other service took over.
-    pub(super) fn drop_frontends(&mut self, name: &ServicePortName, port: &DesiredPort, draft: &mut Vec<Op>) {
-        let Some(service) = self.owners.service(name) else { return };
-        let owned = &mut self.owners.of(service).frontends;
-        let stale: Vec<FrontendKey> =
-            owned.iter().filter(|key| !port.frontends.contains_key(key)).copied().collect();
-        for key in stale {
-            self.owners.of(service).frontends.remove(&key);
-            self.push(draft, Op::DeleteFrontend { key });
-        }
-    }
-
-    /// Frontends that are new, or another service's so far.
-    fn move_frontends(&mut self, service: u32, port: &DesiredPort, draft: &mut Vec<Op>) {
-        for (key, kind) in &port.frontends {
-            let frontend = Frontend { service, kind: *kind as u8, flags: 0, pad: [0; 2] };
-            let before = self.tables.frontends.get(key).copied();
-            if before == Some(frontend) {
-                continue;
-            }
-            if let Some(before) = before {
-                self.owners.of(before.service).frontends.remove(key);
-            }
-            self.owners.of(service).frontends.insert(*key);
-            self.want_interest(&Endpoint::new(key.addr, key.port), key.proto, draft);
-            self.push(draft, Op::PutFrontend { key: *key, frontend });
-        }
-    }
-
-    fn want_interest(&mut self, endpoint: &Endpoint, proto: u8, draft: &mut Vec<Op>) {
-        let bit = interest_bit(endpoint.addr, endpoint.port, proto);
-        if !self.tables.interest.contains(bit) {
-            self.push(draft, Op::SetInterest { bit });
-        }
     }
 
     /// States and weights of the backends that stay; the others are retired.

@@ -12,9 +12,8 @@ use crate::desired::ServicePortName;
 use crate::model::Board;
 use crate::tables::Tables;
 
-const FIRST: Batch = Batch(0);
-
-pub(super) fn planner(tables: Tables, limits: Limits) -> Planner {
+/// All that is pending belongs to `batch`.
+pub(super) fn planner(tables: Tables, limits: Limits, batch: Batch) -> Planner {
     let mut owners = Owners::default();
     name_services(&tables, &mut owners);
     let named: BTreeMap<u32, ServicePortName> =
@@ -30,14 +29,14 @@ pub(super) fn planner(tables: Tables, limits: Limits) -> Planner {
     let used_services: BTreeSet<u32> = named.keys().chain(&owners.nameless).copied().collect();
     let touched_slots = u32::try_from(tables.slots.len()).unwrap_or(u32::MAX);
     Planner {
-        service_ids: Ids::restore(limits.services, &used_services, tables.services.keys().copied(), FIRST),
-        backend_ids: Ids::restore(limits.backends, &used_backends, tables.backends.keys().copied(), FIRST),
-        regions: Regions::restore(limits.slots, &used_regions, touched_slots, FIRST),
-        settling: tables.services.keys().map(|service| (*service, FIRST)).collect(),
+        service_ids: Ids::restore(limits.services, &used_services, tables.services.keys().copied(), batch),
+        backend_ids: Ids::restore(limits.backends, &used_backends, tables.backends.keys().copied(), batch),
+        regions: Regions::restore(limits.slots, &used_regions, touched_slots, batch),
+        settling: tables.services.keys().map(|service| (*service, batch)).collect(),
         tables,
         owners,
         limits,
-        batch: FIRST,
+        batch,
         waiting: BTreeMap::new(),
         starved: BTreeMap::new(),
         room: false,

@@ -1,0 +1,53 @@
+//! The frontends of a service port, and the interest bits that lead packets to them.
+
+use lb_common::{Endpoint, Frontend, FrontendKey, interest_bit, names};
+
+use super::{Hold, Op, Planner};
+use crate::desired::{DesiredPort, ServicePortName};
+
+impl Planner {
+    /// Deletions come after insertions, so they make no room within one plan.
+    pub(super) fn check_frontends(&self, port: &DesiredPort) -> Result<(), Hold> {
+        let fresh = port.frontends.keys().filter(|key| !self.tables.frontends.contains_key(key)).count();
+        if self.tables.frontends.len() + fresh > self.limits.frontends as usize {
+            return Err(Hold::Full(names::FRONTENDS));
+        }
+        Ok(())
+    }
+
+    /// Frontends that the service has no longer, and that no other service took over.
+    pub(super) fn drop_frontends(&mut self, name: &ServicePortName, port: &DesiredPort, draft: &mut Vec<Op>) {
+        let Some(service) = self.owners.service(name) else { return };
+        let owned = &mut self.owners.of(service).frontends;
+        let stale: Vec<FrontendKey> =
+            owned.iter().filter(|key| !port.frontends.contains_key(key)).copied().collect();
+        for key in stale {
+            self.owners.of(service).frontends.remove(&key);
+            self.push(draft, Op::DeleteFrontend { key });
+        }
+    }
+
+    /// Frontends that are new, or another service's so far.
+    pub(super) fn move_frontends(&mut self, service: u32, port: &DesiredPort, draft: &mut Vec<Op>) {
+        for (key, kind) in &port.frontends {
+            let frontend = Frontend { service, kind: *kind as u8, flags: 0, pad: [0; 2] };
+            let before = self.tables.frontends.get(key).copied();
+            if before == Some(frontend) {
+                continue;
+            }
+            if let Some(before) = before {
+                self.owners.of(before.service).frontends.remove(key);
+            }
+            self.owners.of(service).frontends.insert(*key);
+            self.want_interest(&Endpoint::new(key.addr, key.port), key.proto, draft);
+            self.push(draft, Op::PutFrontend { key: *key, frontend });
+        }
+    }
+
+    pub(super) fn want_interest(&mut self, endpoint: &Endpoint, proto: u8, draft: &mut Vec<Op>) {
+        let bit = interest_bit(endpoint.addr, endpoint.port, proto);
+        if !self.tables.interest.contains(bit) {
+            self.push(draft, Op::SetInterest { bit });
+        }
+    }
+}
