@@ -73,8 +73,8 @@ impl Model {
     pub fn apply(&mut self, event: Event) {
         match event {
             Event::Service(change) => {
-                for (name, before) in self.services.apply(change) {
-                    self.service_changed(name, before.as_ref());
+                for (name, _) in self.services.apply(change) {
+                    self.service_changed(name);
                 }
             }
             Event::Slice(change) => {
@@ -134,13 +134,10 @@ impl Model {
         self.board.current()
     }
 
-    fn service_changed(&mut self, name: ObjectName, before: Option<&Service>) {
+    fn service_changed(&mut self, name: ObjectName) {
         let service = self.services.get(&name);
-        let mut touched = self.claims.replace(&name, service);
-        if before.is_some() || service.is_some() {
-            touched.insert(name.clone());
-        }
-        self.dirty.append(&mut touched);
+        self.dirty.extend(self.claims.replace(&name, service));
+        self.dirty.insert(name.clone());
         let notices =
             service.map(|s| notices(Kind::Service, &name, &s.file, &s.problems)).unwrap_or_default();
         self.board.replace(Source::Object(Subject { kind: Kind::Service, name }), notices);

@@ -82,12 +82,10 @@ pub struct Planner {
     batch: Batch,
     /// Services whose record out of force may still be read.
     settling: BTreeMap<u32, Batch>,
-    /// Changes that wait for a grace period.
+    /// Changes to be tried again: a grace period is pending, or something was freed.
     waiting: BTreeMap<ServicePortName, DesiredPort>,
     /// Changes that wait for room in a table.
     starved: BTreeMap<ServicePortName, DesiredPort>,
-    /// Something was freed since the starved were last tried.
-    room: bool,
     board: Board<ServicePortName>,
 }
 
@@ -147,17 +145,16 @@ impl Planner {
                 outcome => self.hold(name, port, outcome),
             }
         }
-        self.room |= deleted;
+        if deleted {
+            self.waiting.append(&mut self.starved);
+        }
         draft.sort_by_key(Op::rank);
         Plan { ops: draft, notices: self.board.take_news() }
     }
 
     /// What there is to plan: what waited, and over it what is new.
     fn due(&mut self, desired: Desired) -> BTreeMap<ServicePortName, Option<DesiredPort>> {
-        let mut held = std::mem::take(&mut self.waiting);
-        if std::mem::take(&mut self.room) {
-            held.append(&mut self.starved);
-        }
+        let held = std::mem::take(&mut self.waiting);
         let mut due: BTreeMap<_, _> = if desired.complete {
             self.starved.clear();
             self.owners.names().map(|name| (name.clone(), None)).collect()
@@ -189,10 +186,10 @@ impl Planner {
         self.backend_ids.reclaim(batch);
         self.regions.reclaim(batch);
         self.settling.retain(|_, flipped| *flipped > batch);
-        self.room = true;
+        self.waiting.append(&mut self.starved);
     }
 
-    /// A change waits for [`Planner::reclaim`] and another plan.
+    /// A change waits for another plan, and for [`Planner::reclaim`] before it where something is pending.
     pub fn deferred(&self) -> bool {
         !self.waiting.is_empty()
     }

@@ -199,6 +199,22 @@ fn full_frontends_make_room_by_the_next_plan_only() {
 }
 
 #[test]
+fn a_frontend_given_up_makes_room_for_the_starved() {
+    let limits = Limits { frontends: 2, ..Limits::default() };
+    let mut planner = Planner::restore(Tables::default(), limits);
+    let mut both = port(vip(1), [1]);
+    both.frontends.insert(vip(9), FrontendKind::External);
+    planner.plan(one("a", Some(both)));
+    grace(&mut planner);
+    assert_eq!(planner.plan(one("b", Some(port(vip(2), [2])))).notices.len(), 1);
+    assert!(!planner.deferred());
+    assert_eq!(ops(&mut planner, one("a", Some(port(vip(1), [1])))), ["delete frontend 10.96.0.9:80/TCP"]);
+    assert!(planner.deferred() && planner.pending().is_none());
+    assert_eq!(planner.plan(Desired::default()).ops.last().map(Op::rank), Some(6));
+    assert!(!planner.deferred() && planner.notices().next().is_none());
+}
+
+#[test]
 fn what_was_used_before_a_restart_is_pending_and_fresh_entries_are_not() {
     let mut first = planner();
     first.plan(one("s", Some(port(vip(1), 1..=4))));
@@ -236,6 +252,34 @@ fn a_deletion_left_half_way_is_completed_without_touching_its_neighbours() {
     let services = BTreeMap::from([(name("stays"), Some(port(vip(2), [3, 4])))]);
     let ops = ops(&mut planner, Desired { services, complete: true });
     assert_eq!(ops, ["delete name 0"]);
+}
+
+/// A crash between the name and the record of a new service: the id is used again, and the record is still that of
+/// its last owner.
+#[test]
+fn a_creation_left_half_way_begins_anew() {
+    let mut first = planner();
+    first.plan(one("early", Some(port(vip(1), [1]))));
+    first.plan(one("other", Some(port(vip(2), [2]))));
+    first.plan(one("early", None));
+    grace(&mut first);
+    let mut tables = first.tables().clone();
+    let creation = first.plan(one("late", Some(port(vip(2), [])))).ops;
+    assert_eq!(creation[0], Op::WriteName { id: 0, name: name("late").to_table() });
+    tables.apply(&creation[0]);
+
+    let mut planner = Planner::restore(tables, Limits::default());
+    let services = BTreeMap::from([(name("late"), Some(port(vip(2), [])))]);
+    let expected = [
+        "write name 2: default/late:http/TCP/IPv4",
+        "write record 2[1]: cluster 0+0 local 0+0 flags 4 affinity 0s algorithm 0",
+        "flip 2 to record 1 version 1",
+        "put frontend 10.96.0.2:80/TCP -> service 2",
+        "retire backend 1: generation 2",
+        "delete name 1",
+        "delete name 0",
+    ];
+    assert_eq!(ops(&mut planner, Desired { services, complete: true }), expected);
 }
 
 /// Slots of a dead record lie where another service's are now.

@@ -21,7 +21,9 @@ impl Planner {
         self.check_frontends(port)?;
         let known = self.owners.service(name);
         if let Some(service) = known {
-            self.move_frontends(service, port, draft);
+            if !self.owners.of(service).damaged {
+                self.move_frontends(service, port, draft);
+            }
             if !self.is_changed(service, port) {
                 self.check_backends(Some(service), port)?;
                 self.add_backends(service, name, port, draft);

@@ -39,16 +39,17 @@ pub(super) fn planner(tables: Tables, limits: Limits, batch: Batch) -> Planner {
         batch,
         waiting: BTreeMap::new(),
         starved: BTreeMap::new(),
-        room: false,
         board: Board::default(),
     }
 }
 
-/// Entries that read as no name, or as one that another id has, are nameless.
+/// Entries that read as no name, or as one that another id has, are nameless. So is a service without a frontend: it
+/// was left in the middle of being made or taken away, and its record may be that of an earlier use of the id.
 fn name_services(tables: &Tables, owners: &mut Owners) {
+    let reached: BTreeSet<u32> = tables.frontends.values().map(|frontend| frontend.service).collect();
     for (id, entry) in &tables.names {
         match ServicePortName::from_table(entry) {
-            Some(name) if owners.service(&name).is_none() => owners.insert(name, *id),
+            Some(name) if reached.contains(id) && owners.service(&name).is_none() => owners.insert(name, *id),
             _ => {
                 owners.nameless.insert(*id);
             }

@@ -224,7 +224,8 @@ impl World {
 }
 
 fn cases() -> ProptestConfig {
-    ProptestConfig { max_shrink_iters: 20_000, ..ProptestConfig::with_cases(400) }
+    // `PROPTEST_CASES` in the environment asks for more.
+    ProptestConfig { max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 proptest! {
