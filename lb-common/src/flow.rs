@@ -22,6 +22,17 @@ pub struct FlowKey {
 const _: () = assert!(size_of::<FlowKey>() == 40);
 
 impl FlowKey {
+    /// All zero.
+    pub const BLANK: Self = Self {
+        src: Addr::UNSPECIFIED,
+        dst: Addr::UNSPECIFIED,
+        sport: Port::new(0),
+        dport: Port::new(0),
+        zone: 0,
+        proto: 0,
+        pad: 0,
+    };
+
     /// The key of a packet that goes the other way between the same ends.
     #[inline(always)]
     pub const fn reversed(&self) -> Self {
@@ -63,9 +74,9 @@ pub struct Flow {
     pub backend: u32,
     /// The backend's generation when it was chosen.
     pub generation: u32,
-    /// Seconds of `CLOCK_MONOTONIC`.
+    /// Ticks of `CLOCK_MONOTONIC`, see [`TICK_SHIFT`].
     pub first_seen: u32,
-    /// Seconds of `CLOCK_MONOTONIC`; written at most once a second.
+    /// Ticks of `CLOCK_MONOTONIC`; written at most once a tick.
     pub last_seen: u32,
     /// The backend before the last re-steering; [`Flow::NONE`] where there was none.
     pub previous_backend: u32,
@@ -163,25 +174,33 @@ impl Phase {
     }
 }
 
-/// Seconds without a packet after which a flow may be removed.
+/// Flows count time in ticks of 2^30 nanoseconds (1.07 s).
+pub const TICK_SHIFT: u32 = 30;
+
+/// Time without a packet after which a flow may be removed.
 pub mod timeout {
-    use super::Phase;
+    use super::{Phase, TICK_SHIFT};
     use crate::Proto;
 
-    /// kube-proxy's `conntrack.tcpEstablishedTimeout`.
-    pub const TCP_ESTABLISHED: u32 = 86_400;
-    /// kube-proxy's `conntrack.tcpCloseWaitTimeout`.
-    pub const TCP_CLOSING: u32 = 3_600;
-    /// The kernel's `nf_conntrack_tcp_timeout_time_wait`.
-    pub const TCP_CLOSED: u32 = 120;
-    /// The kernel's `nf_conntrack_tcp_timeout_syn_recv` and `_syn_sent`, the shorter of both.
-    pub const TCP_HANDSHAKE: u32 = 60;
-    /// The kernel's `nf_conntrack_udp_timeout_stream`.
-    pub const UDP_ASSURED: u32 = 120;
-    /// The kernel's `nf_conntrack_udp_timeout`.
-    pub const UDP_NEW: u32 = 30;
+    /// Seconds to ticks, rounded up.
+    const fn ticks(seconds: u64) -> u32 {
+        (((seconds * 1_000_000_000) >> TICK_SHIFT) + 1) as u32
+    }
 
-    /// The limit for a flow of this protocol in this phase.
+    /// kube-proxy's `conntrack.tcpEstablishedTimeout`.
+    pub const TCP_ESTABLISHED: u32 = ticks(86_400);
+    /// kube-proxy's `conntrack.tcpCloseWaitTimeout`.
+    pub const TCP_CLOSING: u32 = ticks(3_600);
+    /// The kernel's `nf_conntrack_tcp_timeout_time_wait`.
+    pub const TCP_CLOSED: u32 = ticks(120);
+    /// The kernel's `nf_conntrack_tcp_timeout_syn_recv` and `_syn_sent`, the shorter of both.
+    pub const TCP_HANDSHAKE: u32 = ticks(60);
+    /// The kernel's `nf_conntrack_udp_timeout_stream`.
+    pub const UDP_ASSURED: u32 = ticks(120);
+    /// The kernel's `nf_conntrack_udp_timeout`.
+    pub const UDP_NEW: u32 = ticks(30);
+
+    /// The limit for a flow of this protocol in this phase, in ticks.
     pub const fn idle(proto: u8, phase: Phase) -> u32 {
         match phase {
             Phase::Assured if proto == Proto::Tcp as u8 => TCP_ESTABLISHED,

@@ -23,7 +23,7 @@ mod service;
 pub use addr::{Addr, Port, Proto};
 pub use backend::{Backend, BackendState};
 pub use counters::{COUNTERS, Counter, Traffic};
-pub use flow::{Action, Endpoint, Flow, FlowKey, Phase, timeout};
+pub use flow::{Action, Endpoint, Flow, FlowKey, Phase, TICK_SHIFT, timeout};
 pub use interest::{INTEREST_BITS, INTEREST_WORDS, interest_bit};
 pub use service::{
     Active, Algorithm, Frontend, FrontendKey, FrontendKind, Service, ServiceName, ServiceRecord, Slot,

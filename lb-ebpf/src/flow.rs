@@ -6,10 +6,12 @@
 use core::ffi::{c_long, c_void};
 
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_loop};
-use lb_common::{Action, Addr, Counter, Endpoint, Flow, FlowKey, Phase, Port, ServiceRecord, timeout};
+use lb_common::{
+    Action, Addr, Counter, Endpoint, Flow, FlowKey, Phase, Port, Proto, ServiceRecord, TICK_SHIFT, timeout,
+};
 
 use crate::maps::{self, Pair, Part};
-use crate::packet::{Packet, TCP_FIN, TCP_RST, TCP_SYN, opposite};
+use crate::packet::{Packet, TCP_FIN, TCP_RST, TCP_SYN, is_syn, opposite};
 use crate::select;
 
 const EEXIST: i32 = -17;
@@ -20,55 +22,11 @@ const PORT_COUNT: u32 = 4_536;
 /// Source ports that are tried for one flow beside its own.
 const TRIES: u32 = 16;
 
-/// Seconds of `CLOCK_MONOTONIC`, as flows count them.
+/// Ticks of `CLOCK_MONOTONIC`, as flows count them: a shift, for the target divides slowly.
 #[inline(always)]
 pub fn now() -> u32 {
     // SAFETY: a plain helper call.
-    (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
-}
-
-/// What a packet needs of its flow, copied out of the map.
-pub struct Hop {
-    pub src: Endpoint,
-    pub dst: Endpoint,
-    pub service: u32,
-    pub backend: u32,
-    pub action: u8,
-    pub mac: [u8; 6],
-    /// The backend of the flow that this one follows.
-    pub previous: u32,
-    /// Why there is none: set where `open` says `Reset` or `Drop`.
-    pub reason: Counter,
-}
-
-impl Hop {
-    pub const NOWHERE: Self = Self {
-        src: Endpoint::new(lb_common::Addr::UNSPECIFIED, Port::new(0)),
-        dst: Endpoint::new(lb_common::Addr::UNSPECIFIED, Port::new(0)),
-        service: Flow::NONE,
-        backend: Flow::NONE,
-        action: Action::Stack as u8,
-        mac: [0; 6],
-        previous: Flow::NONE,
-        reason: Counter::DropFlowInsert,
-    };
-
-    #[inline(always)]
-    fn refused(&mut self, opened: Opened, reason: Counter) -> Opened {
-        self.reason = reason;
-        opened
-    }
-
-    /// Takes over what the flow says.
-    #[inline(always)]
-    pub fn set(&mut self, flow: &Flow) {
-        self.src = flow.src;
-        self.dst = flow.dst;
-        self.service = flow.service;
-        self.backend = flow.backend;
-        self.action = flow.action;
-        self.mac = flow.mac;
-    }
+    (unsafe { bpf_ktime_get_coarse_ns() } >> TICK_SHIFT) as u32
 }
 
 /// What a packet from a pod finds in its flow.
@@ -169,8 +127,8 @@ fn refresh_reverse(key: &FlowKey, flow: &Flow, other: &FlowKey, part: Part, now:
 /// The reverse entry that belongs to a forward one.
 #[inline(always)]
 fn reverse_of(key: &FlowKey, flow: &Flow, reverse: &mut Flow) {
-    reverse.src = Endpoint::new(key.dst, key.dport);
-    reverse.dst = Endpoint::new(key.src, key.sport);
+    put(&mut reverse.src, key.dst, key.dport);
+    put(&mut reverse.dst, key.src, key.sport);
     reverse.service = flow.service;
     reverse.backend = flow.backend;
     reverse.generation = flow.generation;
@@ -210,7 +168,7 @@ extern "C" fn track_backend(key: *const FlowKey, tcp_flags: u8, mac: u64, now: u
     if tcp_flags & (TCP_FIN | TCP_RST) != 0 {
         close(&other, flow, part, key, Flow::FIN_BACKEND, tcp_flags & TCP_RST != 0);
     } else if flow.phase == Phase::New as u8 {
-        if key.proto == lb_common::Proto::Tcp as u8 {
+        if key.proto == Proto::Tcp as u8 {
             flow.phase = Phase::Replied as u8;
             reverse.phase = Phase::Replied as u8;
         } else {
@@ -292,73 +250,102 @@ pub extern "C" fn forget(key: *const FlowKey) -> u32 {
     1
 }
 
-/// What became of a packet without a flow. Fits a register: a value returned through memory would leave a stack
-/// pointer in r0, which the verifier refuses.
+/// What became of a packet without a flow.
+#[derive(Clone, Copy)]
+#[repr(u32)]
 pub enum Opened {
-    Flow,
-    NotOurs,
-    Reset,
-    Drop,
+    /// It has one now, in the unassured part.
+    Flow = 0,
+    NotOurs = 1,
+    UnknownFlow = 2,
+    NoEndpoint = 3,
+    NoLocalEndpoint = 4,
+    NoPort = 5,
+    Failed = 6,
 }
 
-/// Opens a flow: to a frontend's backend, or straight to a backend's own address.
+/// Opens a flow: to a frontend's backend, or straight to a backend's own address. `previous` is the backend of
+/// the flow that this one follows.
+#[inline(always)]
+pub fn open(packet: &Packet, previous: u32, now: u32) -> Opened {
+    match open_flow(&raw const packet.key, packet.tcp_flags, previous, now) {
+        0 => Opened::Flow,
+        1 => Opened::NotOurs,
+        2 => Opened::UnknownFlow,
+        3 => Opened::NoEndpoint,
+        4 => Opened::NoLocalEndpoint,
+        5 => Opened::NoPort,
+        _ => Opened::Failed,
+    }
+}
+
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn open(packet: &Packet, hop: &mut Hop, now: u32) -> Opened {
-    let Some(frontend) = maps::frontend(packet.key.dst, packet.key.dport, packet.key.proto) else {
-        return open_direct(packet, hop, now);
+extern "C" fn open_flow(key: *const FlowKey, tcp_flags: u8, previous: u32, now: u32) -> u32 {
+    // SAFETY: null, or the caller's key.
+    let Some(key) = (unsafe { key.as_ref() }) else { return Opened::Failed as u32 };
+    open_or_say(key, tcp_flags, previous, now) as u32
+}
+
+#[inline(always)]
+fn open_or_say(key: &FlowKey, tcp_flags: u8, previous: u32, now: u32) -> Opened {
+    let is_tcp = key.proto == Proto::Tcp as u8;
+    let begins = !is_tcp || is_syn(tcp_flags);
+    let Some(pair) = maps::scratch() else { return Opened::Failed };
+    let Some(frontend) = maps::frontend(key.dst, key.dport, key.proto) else {
+        if !begins {
+            return Opened::NotOurs;
+        }
+        // A connection to an address and port that may be a backend's is recorded, so that it and translated
+        // ones share one check for clashes. The bitmap says "may": a false positive is an entry too many.
+        new_flow(key, &mut pair.forward, key.src, key.dst, key.dport, now);
+        return insert(key, pair, Counter::FlowDirect);
     };
-    if packet.is_tcp() && !packet.is_syn() {
-        return if maps::adopt() {
-            Opened::NotOurs
-        } else {
-            hop.refused(Opened::Reset, Counter::ResetUnknownFlow)
-        };
+    if !begins {
+        return if maps::adopt() { Opened::NotOurs } else { Opened::UnknownFlow };
     }
     let Some(record) = maps::service_record(frontend.service) else { return Opened::NotOurs };
     // Pods are inside the cluster, whatever kind of frontend they use: the internal policy is theirs.
     let local = record.flags & ServiceRecord::INTERNAL_LOCAL != 0;
     let range = if local { record.local } else { record.cluster };
     let Some((id, backend)) = select::random(range) else {
-        return if local && record.flags & ServiceRecord::HAS_ENDPOINTS != 0 {
-            hop.refused(Opened::Drop, Counter::DropNoLocalEndpoint)
-        } else if packet.is_tcp() {
-            hop.refused(Opened::Reset, Counter::ResetNoEndpoint)
-        } else {
-            hop.refused(Opened::Drop, Counter::DropNoEndpoint)
-        };
+        let elsewhere = local && record.flags & ServiceRecord::HAS_ENDPOINTS != 0;
+        return if elsewhere { Opened::NoLocalEndpoint } else { Opened::NoEndpoint };
     };
-    let Some(pair) = maps::scratch() else { return hop.refused(Opened::Drop, Counter::DropFlowInsert) };
-    let hairpin = backend.addr.same(packet.key.src);
+    let hairpin = backend.addr.same(key.src);
     // Both ends at once for a hairpin: the pod must not see its own address as the peer's, nor the stack a
     // packet whose source is local to the link it leaves by.
-    let src = if hairpin { packet.key.dst } else { packet.key.src };
+    let src = if hairpin { key.dst } else { key.src };
     let action = if hairpin { Action::Hairpin } else { Action::Stack };
-    new_flow(packet, &mut pair.forward, src, backend.addr, backend.port, now);
+    new_flow(key, &mut pair.forward, src, backend.addr, backend.port, now);
     pair.forward.service = frontend.service;
     pair.forward.backend = id;
     pair.forward.generation = backend.generation;
-    pair.forward.previous_backend = hop.previous;
+    pair.forward.previous_backend = previous;
     pair.forward.action = action as u8;
-    insert(packet, pair, hop, Counter::FlowCreated)
+    insert(key, pair, Counter::FlowCreated)
 }
 
-/// A connection to an address and port that may be a backend's is recorded, so that it and translated ones
-/// share one check for clashes. The bitmap says "may": a false positive is an entry too many.
+/// Writes an endpoint word by word: a copy between map values would become a call that goes byte by byte.
 #[inline(always)]
-fn open_direct(packet: &Packet, hop: &mut Hop, now: u32) -> Opened {
-    if packet.is_tcp() && !packet.is_syn() {
-        return Opened::NotOurs;
+fn put(to: &mut Endpoint, addr: Addr, port: Port) {
+    let words = addr.words();
+    let to = core::ptr::from_mut(to).cast::<u32>();
+    // SAFETY: an endpoint is five aligned words.
+    unsafe {
+        to.write_volatile(words[0]);
+        to.add(1).write_volatile(words[1]);
+        to.add(2).write_volatile(words[2]);
+        to.add(3).write_volatile(words[3]);
+        to.add(4).write_volatile(u32::from(port.word()).to_le());
     }
-    let Some(pair) = maps::scratch() else { return Opened::NotOurs };
-    new_flow(packet, &mut pair.forward, packet.key.src, packet.key.dst, packet.key.dport, now);
-    insert(packet, pair, hop, Counter::FlowDirect)
 }
 
 /// Fills in a direct flow to this destination.
 #[inline(always)]
-fn new_flow(packet: &Packet, flow: &mut Flow, src: Addr, dst: Addr, dport: Port, now: u32) {
-    flow.src = Endpoint::new(src, packet.key.sport);
-    flow.dst = Endpoint::new(dst, dport);
+fn new_flow(key: &FlowKey, flow: &mut Flow, src: Addr, dst: Addr, dport: Port, now: u32) {
+    put(&mut flow.src, src, key.sport);
+    put(&mut flow.dst, dst, dport);
     flow.service = Flow::NONE;
     flow.backend = Flow::NONE;
     flow.generation = 0;
@@ -368,7 +355,7 @@ fn new_flow(packet: &Packet, flow: &mut Flow, src: Addr, dst: Addr, dport: Port,
     flow.action = Action::Stack as u8;
     flow.phase = Phase::New as u8;
     flow.flags = 0;
-    flow.syn_count = u8::from(packet.is_tcp());
+    flow.syn_count = u8::from(key.proto == Proto::Tcp as u8);
     flow.mac = [0; 6];
     flow.pad = [0; 2];
 }
@@ -376,10 +363,10 @@ fn new_flow(packet: &Packet, flow: &mut Flow, src: Addr, dst: Addr, dport: Port,
 /// Inserts both entries, reverse first. A reverse tuple that belongs to another live flow is a clash: another
 /// source port is tried.
 #[inline(always)]
-fn insert(packet: &Packet, pair: &mut Pair, hop: &mut Hop, counter: Counter) -> Opened {
-    pair.other = opposite(&packet.key, &pair.forward);
+fn insert(key: &FlowKey, pair: &mut Pair, counter: Counter) -> Opened {
+    pair.other = opposite(key, &pair.forward);
     // No try changes the reverse entry.
-    reverse_of(&packet.key, &pair.forward, &mut pair.reverse);
+    reverse_of(key, &pair.forward, &mut pair.reverse);
     let mut claim = claim(pair);
     if claim == Claim::Taken {
         claim = claim_another_port(pair);
@@ -389,38 +376,34 @@ fn insert(packet: &Packet, pair: &mut Pair, hop: &mut Hop, counter: Counter) -> 
     }
     match claim {
         Claim::Ours => {}
-        Claim::Taken => return hop.refused(Opened::Drop, Counter::ClashDropped),
-        Claim::Failed => return hop.refused(Opened::Drop, Counter::DropFlowInsert),
+        Claim::Taken => return Opened::NoPort,
+        Claim::Failed => return Opened::Failed,
     }
     let flow = &mut pair.forward;
     flow.src.port = pair.other.dport;
     if flow.action == Action::Hairpin as u8 {
         // The pod's reply goes to the source that it was shown.
-        maps::set_interesting(flow.src.addr, flow.src.port, packet.key.proto);
+        maps::set_interesting(flow.src.addr, flow.src.port, key.proto);
     }
-    match maps::flow_insert_new(Part::Unassured, &packet.key, flow) {
+    match maps::flow_insert_new(Part::Unassured, key, flow) {
         Ok(()) => {}
         Err(EEXIST) => {
             // Another CPU opened the same flow: its reverse entry stands, ours goes, unless they are one.
-            let Some(winner) = maps::flow_in(Part::Unassured, &packet.key) else {
-                return hop.refused(Opened::Drop, Counter::DropFlowInsert);
-            };
+            let Some(winner) = maps::flow_in(Part::Unassured, key) else { return Opened::Failed };
             if !winner.dst.addr.same(flow.dst.addr) || winner.src.port != flow.src.port {
                 maps::flow_remove(Part::Unassured, &pair.other);
             }
-            hop.set(winner);
             return Opened::Flow;
         }
         Err(_) => {
             maps::flow_remove(Part::Unassured, &pair.other);
-            return hop.refused(Opened::Drop, Counter::DropFlowInsert);
+            return Opened::Failed;
         }
     }
     maps::count(counter);
     if flow.service != Flow::NONE {
         maps::account(flow.service, flow.backend, |traffic| traffic.connections += 1);
     }
-    hop.set(flow);
     Opened::Flow
 }
 

@@ -17,31 +17,30 @@ mod verdict;
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 
-use crate::packet::Packet;
 use crate::tc::Link;
 
 /// What a pod sends: ingress of its link on the host.
 #[classifier]
 pub fn pod_ingress(ctx: TcContext) -> i32 {
-    verdict::finish(tc::ingress(&mut Packet::new(&ctx), Link::Routed))
+    verdict::finish(tc::ingress(&ctx, Link::Routed))
 }
 
 /// What a pod gets: egress of its link on the host.
 #[classifier]
 pub fn pod_egress(ctx: TcContext) -> i32 {
-    verdict::finish(tc::egress(&mut Packet::new(&ctx), Link::Routed))
+    verdict::finish(tc::egress(&ctx, Link::Routed))
 }
 
 /// As `pod_ingress`, for a link that is a port of a bridge.
 #[classifier]
 pub fn port_ingress(ctx: TcContext) -> i32 {
-    verdict::finish(tc::ingress(&mut Packet::new(&ctx), Link::BridgePort))
+    verdict::finish(tc::ingress(&ctx, Link::BridgePort))
 }
 
 /// As `pod_egress`, for a link that is a port of a bridge.
 #[classifier]
 pub fn port_egress(ctx: TcContext) -> i32 {
-    verdict::finish(tc::egress(&mut Packet::new(&ctx), Link::BridgePort))
+    verdict::finish(tc::egress(&ctx, Link::BridgePort))
 }
 
 /// Removes idle flows; run by the agent with `BPF_PROG_TEST_RUN`, attached nowhere. Returns how many.

@@ -6,7 +6,6 @@ use core::{ffi::c_void, mem::MaybeUninit};
 use aya_ebpf::{
     bindings::__sk_buff,
     helpers::{bpf_redirect, bpf_skb_load_bytes, bpf_skb_store_bytes},
-    programs::TcContext,
 };
 use lb_common::{Addr, Flow, FlowKey, Port, Proto};
 
@@ -67,19 +66,12 @@ pub enum Parsed {
 }
 
 impl Packet {
+    /// Nothing read yet.
     #[inline(always)]
-    pub fn new(ctx: &TcContext) -> Self {
+    pub fn unread(skb: *mut __sk_buff) -> Self {
         Self {
-            skb: ctx.skb.skb,
-            key: FlowKey {
-                src: Addr::UNSPECIFIED,
-                dst: Addr::UNSPECIFIED,
-                sport: Port::from_word(0),
-                dport: Port::from_word(0),
-                zone: 0,
-                proto: 0,
-                pad: 0,
-            },
+            skb,
+            key: FlowKey::BLANK,
             l3: ETH_LEN,
             l4: 0,
             v6: false,
@@ -105,81 +97,6 @@ impl Packet {
     #[inline(always)]
     pub fn skb(&self) -> *mut __sk_buff {
         self.skb
-    }
-
-    /// A word of the linear part, or `None` where the frame ends before.
-    #[inline(always)]
-    fn peek<T: Bytes>(&self, offset: usize) -> Option<T> {
-        // SAFETY: context fields that the verifier turns into packet pointers.
-        let (data, end) = unsafe { ((*self.skb).data as usize, (*self.skb).data_end as usize) };
-        let at = data + offset;
-        if at + size_of::<T>() > end {
-            return None;
-        }
-        // SAFETY: in bounds, by the line above. The target reads words at any address (the verifier refuses
-        // the program where the machine cannot).
-        Some(unsafe { *(at as *const T) })
-    }
-
-    /// Reads the headers. The common frame (no tag, no options, linear) costs a few loads; every other one is
-    /// read by helpers.
-    #[inline(always)]
-    pub fn parse(&mut self) -> Parsed {
-        match self.peek::<[u16; 21]>(0) {
-            // EtherType at byte 12; version and length at 14; fragment offset at 20; protocol at 23.
-            Some(head)
-                if head[6] == ETH_P_IP && head[7].to_be() >> 8 == 0x45 && head[10] & MORE_OR_OFFSET == 0 =>
-            {
-                self.parse_plain_v4(&head)
-            }
-            Some(head) if head[6] == ETH_P_IPV6 => match self.peek::<[u32; 10]>(ETH_LEN as usize) {
-                Some(ip) => self.parse_plain_v6(&ip),
-                None => parse_any(self),
-            },
-            _ => parse_any(self),
-        }
-    }
-
-    #[inline(always)]
-    fn parse_plain_v4(&mut self, head: &[u16; 21]) -> Parsed {
-        self.key.proto = (head[11].to_be() & 0xff) as u8;
-        self.key.src = Addr::from_v4_word(pair(head[13], head[14]));
-        self.key.dst = Addr::from_v4_word(pair(head[15], head[16]));
-        self.ip_check = head[12];
-        self.l4 = ETH_LEN + 20;
-        if self.key.proto == Proto::Tcp as u8 {
-            let Some(tcp) = self.peek::<[u16; 10]>(ETH_LEN as usize + 20) else { return parse_any(self) };
-            self.tcp_flags = (tcp[6].to_be() & 0xff) as u8;
-        } else if self.key.proto == PROTO_ICMP {
-            return Parsed::Icmp;
-        } else if self.key.proto != Proto::Udp as u8 {
-            return Parsed::Other;
-        }
-        self.l4_check = head[20];
-        self.key.sport = Port::from_word(head[17]);
-        self.key.dport = Port::from_word(head[18]);
-        Parsed::Transport
-    }
-
-    #[inline(always)]
-    fn parse_plain_v6(&mut self, ip: &[u32; 10]) -> Parsed {
-        self.v6 = true;
-        self.key.src = Addr::from_words([ip[2], ip[3], ip[4], ip[5]]);
-        self.key.dst = Addr::from_words([ip[6], ip[7], ip[8], ip[9]]);
-        self.key.proto = (ip[1].to_be() >> 8) as u8;
-        self.l4 = ETH_LEN + 40;
-        if self.key.proto == Proto::Tcp as u8 {
-            let Some(tcp) = self.peek::<[u16; 10]>(ETH_LEN as usize + 40) else { return parse_any(self) };
-            self.tcp_flags = (tcp[6].to_be() & 0xff) as u8;
-        } else if self.key.proto != Proto::Udp as u8 {
-            return parse_any(self);
-        }
-        let Some(l4) = self.peek::<[u16; 4]>(ETH_LEN as usize + 40) else { return parse_any(self) };
-        self.key.sport = Port::from_word(l4[0]);
-        self.key.dport = Port::from_word(l4[1]);
-        self.l4_check = l4[3];
-        // ::ffff:0:0/96 on the wire is nobody's: it would be taken for IPv4.
-        if self.key.src.is_v4() || self.key.dst.is_v4() { Parsed::Other } else { Parsed::Transport }
     }
 
     /// Copies bytes of the frame, linear or not.
@@ -230,7 +147,7 @@ impl Packet {
     /// Is this the first segment of a connection?
     #[inline(always)]
     pub fn is_syn(&self) -> bool {
-        self.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+        is_syn(self.tcp_flags)
     }
 
     /// A datagram without a checksum (RFC 768; over IPv6, RFC 6935).
@@ -262,6 +179,94 @@ impl Packet {
             None => 0,
         }
     }
+}
+
+/// Reads the headers of a frame into `packet`, which is written whole. The common frame (no tag, no options,
+/// linear) costs a few loads and no zeroing; every other one is read by helpers.
+#[inline(always)]
+pub fn parse<'a>(skb: *mut __sk_buff, packet: &'a mut MaybeUninit<Packet>) -> (Parsed, &'a mut Packet) {
+    if let Some(plain) = parse_plain(skb) {
+        return (Parsed::Transport, packet.write(plain));
+    }
+    let packet = packet.write(Packet::unread(skb));
+    (parse_any(packet), packet)
+}
+
+/// Bytes of the linear part, or `None` where the frame ends before.
+#[inline(always)]
+fn peek<T: Bytes>(skb: *mut __sk_buff, offset: usize) -> Option<T> {
+    // SAFETY: context fields that the verifier turns into packet pointers.
+    let (data, end) = unsafe { ((*skb).data as usize, (*skb).data_end as usize) };
+    let at = data + offset;
+    if at + size_of::<T>() > end {
+        return None;
+    }
+    // SAFETY: in bounds, by the line above. The target reads words at any address (the verifier refuses the
+    // program where the machine cannot).
+    Some(unsafe { *(at as *const T) })
+}
+
+/// TCP or UDP over a plain IPv4 or IPv6 header in a linear frame.
+#[inline(always)]
+fn parse_plain(skb: *mut __sk_buff) -> Option<Packet> {
+    const L3: usize = ETH_LEN as usize;
+    // EtherType at byte 12; version and length at 14; fragment offset at 20; protocol at 23.
+    let head = peek::<[u16; 21]>(skb, 0)?;
+    if head[6] == ETH_P_IP && head[7].to_be() >> 8 == 0x45 && head[10] & MORE_OR_OFFSET == 0 {
+        let (proto, tcp_flags) = transport(skb, L3 + 20, (head[11].to_be() & 0xff) as u8)?;
+        let src = Addr::from_v4_word(pair(head[13], head[14]));
+        let dst = Addr::from_v4_word(pair(head[15], head[16]));
+        return Some(Packet {
+            skb,
+            key: key(src, dst, head[17], head[18], proto),
+            l3: ETH_LEN,
+            l4: ETH_LEN + 20,
+            v6: false,
+            tcp_flags,
+            ip_check: head[12],
+            l4_check: head[20],
+        });
+    }
+    if head[6] == ETH_P_IPV6 {
+        let ip = peek::<[u32; 10]>(skb, L3)?;
+        let (proto, tcp_flags) = transport(skb, L3 + 40, (ip[1].to_be() >> 8) as u8)?;
+        let l4 = peek::<[u16; 4]>(skb, L3 + 40)?;
+        let src = Addr::from_words([ip[2], ip[3], ip[4], ip[5]]);
+        let dst = Addr::from_words([ip[6], ip[7], ip[8], ip[9]]);
+        // ::ffff:0:0/96 on the wire is nobody's: it would be taken for IPv4.
+        if src.is_v4() || dst.is_v4() {
+            return None;
+        }
+        return Some(Packet {
+            skb,
+            key: key(src, dst, l4[0], l4[1], proto),
+            l3: ETH_LEN,
+            l4: ETH_LEN + 40,
+            v6: true,
+            tcp_flags,
+            ip_check: 0,
+            l4_check: l4[3],
+        });
+    }
+    None
+}
+
+/// The protocol, if it is TCP or UDP, and TCP's flags.
+#[inline(always)]
+fn transport(skb: *mut __sk_buff, l4: usize, proto: u8) -> Option<(u8, u8)> {
+    if proto == Proto::Tcp as u8 {
+        let tcp = peek::<[u16; 10]>(skb, l4)?;
+        Some((proto, (tcp[6].to_be() & 0xff) as u8))
+    } else if proto == Proto::Udp as u8 {
+        Some((proto, 0))
+    } else {
+        None
+    }
+}
+
+#[inline(always)]
+fn key(src: Addr, dst: Addr, sport: u16, dport: u16, proto: u8) -> FlowKey {
+    FlowKey { src, dst, sport: Port::from_word(sport), dport: Port::from_word(dport), zone: 0, proto, pad: 0 }
 }
 
 /// `MF` and the fragment offset.
@@ -378,6 +383,11 @@ fn parse_l4(packet: &mut Packet) -> Parsed {
     packet.key.dport = Port::from_word(l4[1]);
     packet.l4_check = l4[3];
     Parsed::Transport
+}
+
+#[inline(always)]
+pub fn is_syn(tcp_flags: u8) -> bool {
+    tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
 }
 
 /// The key of a flow's packets in the other direction, as they show themselves where they enter: its

@@ -54,7 +54,14 @@ pub fn tuple(packet: &mut Packet, src: &Endpoint, dst: &Endpoint) -> bool {
 }
 
 #[inline(always)]
-fn store_addresses(packet: &mut Packet, src: Addr, dst: Addr, src_same: bool, delta: u32, flags: u64) -> bool {
+fn store_addresses(
+    packet: &mut Packet,
+    src: Addr,
+    dst: Addr,
+    src_same: bool,
+    delta: u32,
+    flags: u64,
+) -> bool {
     if !packet.v6 {
         // Checksum, source and destination lie side by side.
         let check = !fold_16(u64::from(!packet.ip_check) + u64::from(delta));

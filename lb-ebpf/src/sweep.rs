@@ -11,7 +11,7 @@ use crate::packet::{ETH_LEN, Packet};
 /// The frame holds keys behind an Ethernet header. Returns how many flows were removed.
 #[inline(always)]
 pub fn remove_idle(ctx: &TcContext) -> i32 {
-    let packet = Packet::new(ctx);
+    let packet = Packet::unread(ctx.skb.skb);
     let now = now();
     let mut removed = 0;
     for i in 0..SWEEP_BATCH as u32 {

@@ -2,12 +2,15 @@
 //!
 //! Order of lookups: bitmap, flow, frontend. A flow goes on when its frontend is gone.
 
+use core::mem::MaybeUninit;
+
+use aya_ebpf::programs::TcContext;
 use lb_common::{Action, Counter, Flow, Phase};
 
-use crate::flow::{self, Hop, Standing};
+use crate::flow::{self, Opened, Standing};
 use crate::icmp;
 use crate::maps::{self, Part};
-use crate::packet::{PROTO_ICMP, PROTO_ICMPV6, Packet, Parsed, TCP_FIN, TCP_RST, TCP_SYN};
+use crate::packet::{self, PROTO_ICMP, PROTO_ICMPV6, Packet, Parsed, TCP_FIN, TCP_RST, TCP_SYN};
 use crate::reset;
 use crate::rewrite;
 use crate::verdict::{Drop, Verdict};
@@ -23,8 +26,10 @@ pub enum Link {
 
 /// From the pod: to a service, or straight to a backend.
 #[inline(always)]
-pub fn ingress(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
-    match packet.parse() {
+pub fn ingress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
+    let mut packet = MaybeUninit::uninit();
+    let (parsed, packet) = packet::parse(ctx.skb.skb, &mut packet);
+    match parsed {
         Parsed::Transport => {}
         Parsed::Fragment => {
             if maps::interesting(packet.key.dst, packet.key.dport, packet.key.proto) {
@@ -52,23 +57,18 @@ fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
         // Between the insert and the delete of a move, each part was read at the wrong moment: look again.
         found = maps::flow_in(Part::Assured, &packet.key).map(|flow| (flow, Part::Assured));
     }
-    let mut hop = Hop::NOWHERE;
-    let mut known = false;
-    if let Some((entry, _)) = found {
-        match flow::standing(packet, entry) {
-            Standing::Good => {
-                hop.set(entry);
-                flow::touch_forward(packet, entry, now);
-                known = true;
-            }
+    let mut previous = Flow::NONE;
+    if let Some((flow, _)) = found {
+        match flow::standing(packet, flow) {
+            Standing::Good => return send(packet, flow, link, now),
             // A reply on its way from a backend: the client's link restores it.
             Standing::OtherWay => return Ok(Verdict::Continue),
             Standing::Over => {
-                hop.previous = entry.backend;
+                previous = flow.backend;
                 flow::forget(&packet.key);
             }
             Standing::Moved => {
-                hop.previous = entry.backend;
+                previous = flow.backend;
                 flow::forget(&packet.key);
                 maps::count(Counter::Resteered);
             }
@@ -78,47 +78,57 @@ fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
             }
         }
     }
-    if !known {
-        match flow::open(packet, &mut hop, now) {
-            flow::Opened::Flow => {}
-            flow::Opened::NotOurs => return Ok(Verdict::Continue),
-            flow::Opened::Reset => return reset::to_client(packet, hop.reason),
-            flow::Opened::Drop => return Err(Drop(hop.reason)),
-        }
+    match flow::open(packet, previous, now) {
+        Opened::Flow => {}
+        Opened::NotOurs => return Ok(Verdict::Continue),
+        Opened::UnknownFlow => return reset::to_client(packet, Counter::ResetUnknownFlow),
+        Opened::NoEndpoint if packet.is_tcp() => return reset::to_client(packet, Counter::ResetNoEndpoint),
+        Opened::NoEndpoint => return Err(Drop(Counter::DropNoEndpoint)),
+        Opened::NoLocalEndpoint => return Err(Drop(Counter::DropNoLocalEndpoint)),
+        Opened::NoPort => return Err(Drop(Counter::ClashDropped)),
+        Opened::Failed => return Err(Drop(Counter::DropFlowInsert)),
     }
-    send(packet, &hop, link)
+    match maps::flow_in(Part::Unassured, &packet.key) {
+        Some(flow) => send(packet, flow, link, now),
+        // Evicted within the microsecond: the next try finds room again.
+        None => Err(Drop(Counter::DropFlowInsert)),
+    }
 }
 
-/// Rewrites the packet for its next hop and lets it go.
+/// Rewrites the packet as its flow says and lets it go. What happens to the flow comes last: it may move.
 #[inline(always)]
-fn send(packet: &mut Packet, hop: &Hop, link: Link) -> Result<Verdict, Drop> {
-    if hop.service != Flow::NONE {
+fn send(packet: &mut Packet, flow: &Flow, link: Link, now: u32) -> Result<Verdict, Drop> {
+    if flow.service != Flow::NONE {
         let bytes = u64::from(packet.len());
-        maps::account(hop.service, hop.backend, |traffic| {
+        maps::account(flow.service, flow.backend, |traffic| {
             traffic.packets += 1;
             traffic.bytes += bytes;
         });
     }
-    if !rewrite::tuple(packet, &hop.src, &hop.dst) {
+    if !rewrite::tuple(packet, &flow.src, &flow.dst) {
         return Err(Drop(Counter::DropRewriteFailed));
     }
-    if hop.action == Action::Hairpin as u8 {
-        maps::count(Counter::Hairpin);
-        return match packet.send_back() {
-            Some(code) => Ok(Verdict::Redirect(code)),
-            None => Err(Drop(Counter::DropRewriteFailed)),
-        };
-    }
-    if link == Link::BridgePort && hop.mac != [0; 6] && !packet.send_to_mac(hop.mac) {
+    let hairpin = flow.action == Action::Hairpin as u8;
+    if link == Link::BridgePort && !hairpin && flow.mac != [0; 6] && !packet.send_to_mac(flow.mac) {
         return Err(Drop(Counter::DropRewriteFailed));
     }
-    Ok(Verdict::Continue)
+    flow::touch_forward(packet, flow, now);
+    if !hairpin {
+        return Ok(Verdict::Continue);
+    }
+    maps::count(Counter::Hairpin);
+    match packet.send_back() {
+        Some(code) => Ok(Verdict::Redirect(code)),
+        None => Err(Drop(Counter::DropRewriteFailed)),
+    }
 }
 
 /// To the pod: a reply gets the address back that the client knows.
 #[inline(always)]
-pub fn egress(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
-    match packet.parse() {
+pub fn egress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
+    let mut packet = MaybeUninit::uninit();
+    let (parsed, packet) = packet::parse(ctx.skb.skb, &mut packet);
+    match parsed {
         Parsed::Transport => {}
         Parsed::Icmp if packet.key.proto == PROTO_ICMP || packet.key.proto == PROTO_ICMPV6 => {
             return if icmp::is_redirect_of_ours(packet) {
@@ -132,30 +142,27 @@ pub fn egress(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
     if !maps::interesting(packet.key.src, packet.key.sport, packet.key.proto) {
         return Ok(Verdict::Continue);
     }
-    let Some((entry, _)) = maps::flow(&packet.key) else { return Ok(Verdict::Continue) };
+    let Some((flow, _)) = maps::flow(&packet.key) else { return Ok(Verdict::Continue) };
     // A hairpin reply was restored where it entered; a forward entry is another connection's request.
-    if entry.flags & Flow::REVERSE == 0 || entry.action != Action::Stack as u8 {
+    if flow.flags & Flow::REVERSE == 0 || flow.action != Action::Stack as u8 {
         return Ok(Verdict::Continue);
     }
-    let mut hop = Hop::NOWHERE;
-    hop.set(entry);
-    let now = flow::now();
-    if entry.last_seen != now
-        || entry.phase == Phase::New as u8
-        || packet.tcp_flags & (TCP_FIN | TCP_RST | TCP_SYN) != 0
-    {
-        flow::track_reverse(packet, link == Link::BridgePort, now);
-    }
-    if hop.service != Flow::NONE {
+    if flow.service != Flow::NONE {
         let bytes = u64::from(packet.len());
-        maps::account(hop.service, hop.backend, |traffic| {
+        maps::account(flow.service, flow.backend, |traffic| {
             traffic.reply_packets += 1;
             traffic.reply_bytes += bytes;
         });
     }
-    if rewrite::tuple(packet, &hop.src, &hop.dst) {
-        Ok(Verdict::Continue)
-    } else {
-        Err(Drop(Counter::DropRewriteFailed))
+    let now = flow::now();
+    let track = flow.last_seen != now
+        || flow.phase == Phase::New as u8
+        || packet.tcp_flags & (TCP_FIN | TCP_RST | TCP_SYN) != 0;
+    if !rewrite::tuple(packet, &flow.src, &flow.dst) {
+        return Err(Drop(Counter::DropRewriteFailed));
     }
+    if track {
+        flow::track_reverse(packet, link == Link::BridgePort, now);
+    }
+    Ok(Verdict::Continue)
 }

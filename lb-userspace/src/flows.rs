@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lb_common::{Action, Flow, FlowKey, Phase, Proto};
+use lb_common::{Action, Flow, FlowKey, Phase, Proto, TICK_SHIFT};
 use serde::Serialize;
 
 use crate::dataplane::maps::Maps;
@@ -30,8 +30,8 @@ pub struct FlowView {
     pub action: &'static str,
     /// Part of the table: `flows`, `flows_syn` or `flows_udp`.
     pub table: &'static str,
-    pub age_seconds: u32,
-    pub idle_seconds: u32,
+    pub age_seconds: u64,
+    pub idle_seconds: u64,
     pub syn_count: u8,
 }
 
@@ -52,6 +52,11 @@ fn action_name(action: u8) -> &'static str {
         Some(Action::Hairpin) => "hairpin",
         None => "unknown",
     }
+}
+
+/// Ticks to seconds.
+fn seconds(ticks: u32) -> u64 {
+    (u64::from(ticks) << TICK_SHIFT) / 1_000_000_000
 }
 
 /// Every flow, by its forward entry; `direct` ones, which no service is about, only on demand.
@@ -92,8 +97,8 @@ fn view(part: usize, key: &FlowKey, flow: &Flow, now: u32, names: &BTreeMap<u32,
         phase: phase_name(flow.phase),
         action: action_name(flow.action),
         table: [lb_common::names::FLOWS_SYN, lb_common::names::FLOWS_UDP, lb_common::names::FLOWS][part],
-        age_seconds: now.saturating_sub(flow.first_seen),
-        idle_seconds: now.saturating_sub(flow.last_seen),
+        age_seconds: seconds(now.saturating_sub(flow.first_seen)),
+        idle_seconds: seconds(now.saturating_sub(flow.last_seen)),
         syn_count: flow.syn_count,
     }
 }

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use anyhow::Context;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
-use lb_common::{Flow, FlowKey, Phase, SWEEP_BATCH, interest_bit, timeout};
+use lb_common::{Flow, FlowKey, Phase, SWEEP_BATCH, TICK_SHIFT, interest_bit, timeout};
 
 use super::maps::Maps;
 use crate::tables::Tables;
@@ -32,12 +32,12 @@ pub struct Report {
     pub removed: u32,
 }
 
-/// Seconds of `CLOCK_MONOTONIC_COARSE`, as the packet path counts them.
+/// Ticks of `CLOCK_MONOTONIC_COARSE`, as the packet path counts them.
 pub fn now() -> u32 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: a valid pointer; the clock exists on every kernel that has BPF.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
-    time.tv_sec as u32
+    ((time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64) >> TICK_SHIFT) as u32
 }
 
 /// Has the flow been silent for longer than its phase allows?
