@@ -93,10 +93,11 @@ pub fn role(facts: &Facts, overrides: &Overrides) -> (Role, &'static str) {
         (Role::Tunnel, "kind of link")
     } else if pod_kind && facts.bridge_port {
         (Role::Pod, "port of a bridge")
+    } else if facts.default_route {
+        // Also where its peer is elsewhere: a node that is itself a container.
+        (Role::Uplink, "default route")
     } else if pod_kind && facts.peer_elsewhere {
         (Role::Pod, "peer in another network namespace")
-    } else if facts.default_route {
-        (Role::Uplink, "default route")
     } else if pod_kind {
         (Role::None, "peer in this network namespace")
     } else if facts.bridge_port {
@@ -322,6 +323,8 @@ mod tests {
     fn a_default_route_makes_an_uplink_and_an_overlay_kind_a_tunnel() {
         assert_eq!(role_of(&Facts { default_route: true, ..link("") }), Role::Uplink);
         assert_eq!(role_of(&Facts { default_route: true, ..link("bond") }), Role::Uplink);
+        let of_a_container = Facts { default_route: true, peer_elsewhere: true, ..link("veth") };
+        assert_eq!(role_of(&of_a_container), Role::Uplink);
         assert_eq!(role_of(&link("vxlan")), Role::Tunnel);
     }
 
