@@ -282,6 +282,21 @@ fn a_creation_left_half_way_begins_anew() {
     assert_eq!(ops(&mut planner, Desired { services, complete: true }), expected);
 }
 
+/// Two failures in a row: the first leaves a backend of a service that never came to be, the second the service that
+/// got its id, with the same endpoint.
+#[test]
+fn an_endpoint_that_stands_twice_is_the_one_in_the_slots() {
+    let mut tables = Tables::default();
+    let desired = || Desired { services: one("s", Some(port(vip(1), [1]))).services, complete: true };
+    for last_done in [1, 6] {
+        let plan = Planner::restore(tables.clone(), Limits::default()).plan(desired()).ops;
+        let done = plan.iter().take_while(|op| op.rank() <= last_done);
+        done.for_each(|op| tables.apply(op));
+    }
+    let mut planner = Planner::restore(tables, Limits::default());
+    assert_eq!(ops(&mut planner, desired()), ["retire backend 0: generation 2"]);
+}
+
 /// Slots of a dead record lie where another service's are now.
 #[test]
 fn a_record_that_points_at_foreign_slots_owns_nothing() {

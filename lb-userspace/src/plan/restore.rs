@@ -57,25 +57,34 @@ fn name_services(tables: &Tables, owners: &mut Owners) {
     }
 }
 
-/// Returns the ids in use, those without an owner too.
+/// Returns the ids in use, those without an owner too. Where a service has an endpoint twice (a service id that was
+/// given out again after a failure), the one that its slots lead to is its own.
 fn own_backends(
     tables: &Tables,
     named: &BTreeMap<u32, ServicePortName>,
     owners: &mut Owners,
 ) -> BTreeSet<u32> {
-    let mut used = BTreeSet::new();
-    for (id, backend) in tables.backends.iter().filter(|(_, b)| b.state != BackendState::Free as u8) {
-        used.insert(*id);
+    let in_force: BTreeSet<u32> = named
+        .keys()
+        .map(|service| tables.record(*service))
+        .flat_map(|record| [record.cluster, record.local])
+        .flat_map(|range| tables.slots_of(range).unwrap_or_default())
+        .filter(|slot| tables.backend_of(**slot).is_some())
+        .map(|slot| slot.backend)
+        .collect();
+    let used = tables.backends.iter().filter(|(_, b)| b.state != BackendState::Free as u8);
+    let (first, then): (Vec<_>, Vec<_>) = used.partition(|(id, _)| in_force.contains(id));
+    for (id, backend) in first.iter().chain(&then) {
         let endpoint = Endpoint::new(backend.addr, backend.port);
         let is_owned = named.get(&backend.service).is_some_and(|name| name.proto as u8 == backend.proto)
             && !owners.of(backend.service).backends.contains_key(&endpoint);
         if is_owned {
-            owners.of(backend.service).backends.insert(endpoint, *id);
+            owners.of(backend.service).backends.insert(endpoint, **id);
         } else {
-            owners.strays.push(*id);
+            owners.strays.push(**id);
         }
     }
-    used
+    first.into_iter().chain(then).map(|(id, _)| *id).collect()
 }
 
 /// A region belongs to a service when every slot in it leads to one of its backends: an id that went out of use
