@@ -6,7 +6,7 @@ use std::fmt;
 
 use anyhow::Context;
 use futures::{Stream, StreamExt, TryStreamExt};
-use rtnetlink::packet_core::{NetlinkMessage, Nla};
+use rtnetlink::packet_core::{NetlinkMessage, Nla, NlasIterator};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader};
@@ -253,15 +253,13 @@ fn filter(message: &TcMessage) -> Filter {
     }
 }
 
+/// The crate leaves the options of this kind as they came: one attribute, full of attributes.
 fn bpf_name(option: &TcOption) -> Option<String> {
-    match option {
-        TcOption::Other(attribute) if attribute.kind() == TCA_BPF_NAME => {
-            let mut bytes = vec![0; attribute.value_len()];
-            attribute.emit_value(&mut bytes);
-            Some(String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned())
-        }
-        _ => None,
-    }
+    let TcOption::Other(options) = option else { return None };
+    let mut bytes = vec![0; options.value_len()];
+    options.emit_value(&mut bytes);
+    let name = NlasIterator::new(&bytes).flatten().find(|attribute| attribute.kind() == TCA_BPF_NAME)?;
+    Some(String::from_utf8_lossy(name.value()).trim_end_matches('\0').to_owned())
 }
 
 fn facts(message: &LinkMessage) -> Facts {
