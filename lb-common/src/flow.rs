@@ -33,6 +33,18 @@ impl FlowKey {
         pad: 0,
     };
 
+    /// A key of zone 0, made of whole words: the hash reads words, and would wait for stores that are narrower.
+    /// `ports` as they lie in a packet, source first.
+    #[inline(always)]
+    pub const fn from_words(src: Addr, dst: Addr, ports: u32, proto: u8) -> Self {
+        let (s, d) = (src.words(), dst.words());
+        let rest = u32::from_ne_bytes([0, 0, proto, 0]);
+        // SAFETY: same size, and any bit pattern is a key.
+        unsafe {
+            core::mem::transmute::<[u32; 10], Self>([s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3], ports, rest])
+        }
+    }
+
     /// The key of a packet that goes the other way between the same ends.
     #[inline(always)]
     pub const fn reversed(&self) -> Self {
@@ -90,7 +102,8 @@ pub struct Flow {
     pub syn_count: u8,
     /// Where a reply came from at L2, on a bridge port: the next packet is sent there. Zero is not known.
     pub mac: [u8; 6],
-    pub pad: [u8; 2],
+    /// Low bits of a coarse count of jiffies: the packet path looks at the clock when they changed.
+    pub beat: u16,
 }
 
 const _: () = assert!(size_of::<Flow>() == 76);
@@ -111,7 +124,7 @@ impl Flow {
         flags: 0,
         syn_count: 0,
         mac: [0; 6],
-        pad: [0; 2],
+        beat: 0,
     };
 
     /// No service, no backend.

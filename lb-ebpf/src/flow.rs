@@ -5,7 +5,7 @@
 
 use core::ffi::{c_long, c_void};
 
-use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_loop};
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop};
 use lb_common::{
     Action, Addr, Counter, Endpoint, Flow, FlowKey, Phase, Port, Proto, ServiceRecord, TICK_SHIFT, timeout,
 };
@@ -21,6 +21,13 @@ const PORT_FIRST: u32 = 61_000;
 const PORT_COUNT: u32 = 4_536;
 /// Source ports that are tried for one flow beside its own.
 const TRIES: u32 = 16;
+
+/// Changes about once a second (every 256 jiffies) and costs one load, where the clock costs 29 ns.
+#[inline(always)]
+pub fn beat() -> u16 {
+    // SAFETY: a plain helper call, which the verifier replaces by a load.
+    (unsafe { bpf_jiffies64() } >> 8) as u16
+}
 
 /// Ticks of `CLOCK_MONOTONIC`, as flows count them: a shift, for the target divides slowly.
 #[inline(always)]
@@ -65,12 +72,12 @@ pub fn standing(packet: &Packet, flow: &Flow) -> Standing {
 
 /// Keeps the flow of a packet from a pod, where something about it has changed.
 #[inline(always)]
-pub fn touch_forward(packet: &Packet, flow: &Flow, now: u32) {
-    if flow.last_seen != now
+pub fn touch_forward(packet: &Packet, flow: &Flow) {
+    if flow.beat != beat()
         || flow.phase == Phase::Replied as u8
         || packet.tcp_flags & (TCP_FIN | TCP_RST | TCP_SYN) != 0
     {
-        track_forward(&packet.key, packet.tcp_flags, now);
+        track_forward(&packet.key, packet.tcp_flags);
     }
 }
 
@@ -79,21 +86,23 @@ pub fn touch_forward(packet: &Packet, flow: &Flow, now: u32) {
 /// a number, and takes every pointer for one that may be null.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn track_forward(key: *const FlowKey, tcp_flags: u8, now: u32) -> u32 {
+extern "C" fn track_forward(key: *const FlowKey, tcp_flags: u8) -> u32 {
     // SAFETY: null, or the caller's key.
     let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
     let Some((flow, part)) = maps::flow(key) else { return 0 };
     if flow.flags & Flow::REVERSE != 0 {
         // A hairpin reply enters where requests do.
-        return track_backend(key, tcp_flags, 0, now);
+        return track_backend(key, tcp_flags, 0);
     }
     let other = opposite(key, flow);
     if tcp_flags & TCP_SYN != 0 && flow.syn_count < u8::MAX {
         flow.syn_count += 1;
     }
-    if flow.last_seen != now {
-        flow.last_seen = now;
-        refresh_reverse(key, flow, &other, part, now);
+    let beat = beat();
+    if flow.beat != beat {
+        flow.beat = beat;
+        flow.last_seen = now();
+        refresh_reverse(key, flow, &other, part);
     }
     if tcp_flags & (TCP_FIN | TCP_RST) != 0 {
         close(key, flow, part, &other, Flow::FIN_CLIENT, tcp_flags & TCP_RST != 0);
@@ -106,15 +115,15 @@ extern "C" fn track_forward(key: *const FlowKey, tcp_flags: u8, now: u32) -> u32
     1
 }
 
-/// Once a second a forward packet keeps the reverse entry, and puts it back where it was evicted.
+/// Once a beat a forward packet keeps the reverse entry, and puts it back where it was evicted.
 #[inline(always)]
-fn refresh_reverse(key: &FlowKey, flow: &Flow, other: &FlowKey, part: Part, now: u32) {
+fn refresh_reverse(key: &FlowKey, flow: &Flow, other: &FlowKey, part: Part) {
     match maps::flow(other) {
-        Some((reverse, _)) => reverse.last_seen = now,
+        Some((reverse, _)) => reverse.last_seen = flow.last_seen,
         None => {
             if let Some(pair) = maps::scratch() {
                 reverse_of(key, flow, &mut pair.reverse);
-                // It may have come back meanwhile; the next second tells.
+                // It may have come back meanwhile; the next beat tells.
                 let _ = maps::flow_insert_new(part, other, &pair.reverse);
             }
         }
@@ -140,27 +149,28 @@ fn reverse_of(key: &FlowKey, flow: &Flow, reverse: &mut Flow) {
     reverse.flags = flow.flags | Flow::REVERSE;
     reverse.syn_count = flow.syn_count;
     reverse.mac = [0; 6];
-    reverse.pad = [0; 2];
+    reverse.beat = flow.beat;
 }
 
 /// Keeps the flow of a reply to a pod.
 #[inline(always)]
-pub fn track_reverse(packet: &Packet, learn: bool, now: u32) {
+pub fn track_reverse(packet: &Packet, learn: bool) {
     let mac = if learn { packet.source_mac() } else { 0 };
-    track_backend(&packet.key, packet.tcp_flags, mac, now);
+    track_backend(&packet.key, packet.tcp_flags, mac);
 }
 
 /// `mac` is the source's in the low 48 bits, first byte lowest; 0 is not to be learned.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn track_backend(key: *const FlowKey, tcp_flags: u8, mac: u64, now: u32) -> u32 {
+extern "C" fn track_backend(key: *const FlowKey, tcp_flags: u8, mac: u64) -> u32 {
     // SAFETY: null, or the caller's key.
     let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
     let Some((reverse, _)) = maps::flow(key) else { return 0 };
     let other = opposite(key, reverse);
     let Some((flow, part)) = maps::flow(&other) else { return 0 };
-    reverse.last_seen = now;
-    flow.last_seen = now;
+    reverse.beat = beat();
+    reverse.last_seen = now();
+    flow.last_seen = reverse.last_seen;
     if mac != 0 {
         let [a, b, c, d, e, f, ..] = mac.to_le_bytes();
         flow.mac = [a, b, c, d, e, f];
@@ -267,8 +277,8 @@ pub enum Opened {
 /// Opens a flow: to a frontend's backend, or straight to a backend's own address. `previous` is the backend of
 /// the flow that this one follows.
 #[inline(always)]
-pub fn open(packet: &Packet, previous: u32, now: u32) -> Opened {
-    match open_flow(&raw const packet.key, packet.tcp_flags, previous, now) {
+pub fn open(packet: &Packet, previous: u32) -> Opened {
+    match open_flow(&raw const packet.key, packet.tcp_flags, previous) {
         0 => Opened::Flow,
         1 => Opened::NotOurs,
         2 => Opened::UnknownFlow,
@@ -281,14 +291,14 @@ pub fn open(packet: &Packet, previous: u32, now: u32) -> Opened {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn open_flow(key: *const FlowKey, tcp_flags: u8, previous: u32, now: u32) -> u32 {
+extern "C" fn open_flow(key: *const FlowKey, tcp_flags: u8, previous: u32) -> u32 {
     // SAFETY: null, or the caller's key.
     let Some(key) = (unsafe { key.as_ref() }) else { return Opened::Failed as u32 };
-    open_or_say(key, tcp_flags, previous, now) as u32
+    open_or_say(key, tcp_flags, previous) as u32
 }
 
 #[inline(always)]
-fn open_or_say(key: &FlowKey, tcp_flags: u8, previous: u32, now: u32) -> Opened {
+fn open_or_say(key: &FlowKey, tcp_flags: u8, previous: u32) -> Opened {
     let is_tcp = key.proto == Proto::Tcp as u8;
     let begins = !is_tcp || is_syn(tcp_flags);
     let Some(pair) = maps::scratch() else { return Opened::Failed };
@@ -298,7 +308,7 @@ fn open_or_say(key: &FlowKey, tcp_flags: u8, previous: u32, now: u32) -> Opened 
         }
         // A connection to an address and port that may be a backend's is recorded, so that it and translated
         // ones share one check for clashes. The bitmap says "may": a false positive is an entry too many.
-        new_flow(key, &mut pair.forward, key.src, key.dst, key.dport, now);
+        new_flow(key, &mut pair.forward, key.src, key.dst, key.dport);
         return insert(key, pair, Counter::FlowDirect);
     };
     if !begins {
@@ -317,7 +327,7 @@ fn open_or_say(key: &FlowKey, tcp_flags: u8, previous: u32, now: u32) -> Opened 
     // packet whose source is local to the link it leaves by.
     let src = if hairpin { key.dst } else { key.src };
     let action = if hairpin { Action::Hairpin } else { Action::Stack };
-    new_flow(key, &mut pair.forward, src, backend.addr, backend.port, now);
+    new_flow(key, &mut pair.forward, src, backend.addr, backend.port);
     pair.forward.service = frontend.service;
     pair.forward.backend = id;
     pair.forward.generation = backend.generation;
@@ -343,7 +353,8 @@ fn put(to: &mut Endpoint, addr: Addr, port: Port) {
 
 /// Fills in a direct flow to this destination.
 #[inline(always)]
-fn new_flow(key: &FlowKey, flow: &mut Flow, src: Addr, dst: Addr, dport: Port, now: u32) {
+fn new_flow(key: &FlowKey, flow: &mut Flow, src: Addr, dst: Addr, dport: Port) {
+    let now = now();
     put(&mut flow.src, src, key.sport);
     put(&mut flow.dst, dst, dport);
     flow.service = Flow::NONE;
@@ -357,7 +368,7 @@ fn new_flow(key: &FlowKey, flow: &mut Flow, src: Addr, dst: Addr, dport: Port, n
     flow.flags = 0;
     flow.syn_count = u8::from(key.proto == Proto::Tcp as u8);
     flow.mac = [0; 6];
-    flow.pad = [0; 2];
+    flow.beat = beat();
 }
 
 /// Inserts both entries, reverse first. A reverse tuple that belongs to another live flow is a clash: another

@@ -218,7 +218,7 @@ fn parse_plain(skb: *mut __sk_buff) -> Option<Packet> {
         let dst = Addr::from_v4_word(pair(head[15], head[16]));
         return Some(Packet {
             skb,
-            key: key(src, dst, head[17], head[18], proto),
+            key: FlowKey::from_words(src, dst, pair(head[17], head[18]), proto),
             l3: ETH_LEN,
             l4: ETH_LEN + 20,
             v6: false,
@@ -239,7 +239,7 @@ fn parse_plain(skb: *mut __sk_buff) -> Option<Packet> {
         }
         return Some(Packet {
             skb,
-            key: key(src, dst, l4[0], l4[1], proto),
+            key: FlowKey::from_words(src, dst, pair(l4[0], l4[1]), proto),
             l3: ETH_LEN,
             l4: ETH_LEN + 40,
             v6: true,
@@ -262,11 +262,6 @@ fn transport(skb: *mut __sk_buff, l4: usize, proto: u8) -> Option<(u8, u8)> {
     } else {
         None
     }
-}
-
-#[inline(always)]
-fn key(src: Addr, dst: Addr, sport: u16, dport: u16, proto: u8) -> FlowKey {
-    FlowKey { src, dst, sport: Port::from_word(sport), dport: Port::from_word(dport), zone: 0, proto, pad: 0 }
 }
 
 /// `MF` and the fragment offset.

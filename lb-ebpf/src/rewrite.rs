@@ -16,7 +16,9 @@ use crate::packet::Packet;
 /// is; IPv4 has a header checksum of its own that does so. Kernel commit "bpf: fix checksum update for IPv6".
 const BPF_F_IPV6: u64 = 1 << 7;
 
+const IPV4_LEN: u32 = 20;
 const IPV4_CHECK: u32 = 10;
+const IPV6_LEN: u32 = 40;
 const IPV6_SRC: u32 = 8;
 const IPV6_DST: u32 = 24;
 const TCP_CHECK: u32 = 16;
@@ -34,46 +36,42 @@ pub fn tuple(packet: &mut Packet, src: &Endpoint, dst: &Endpoint) -> bool {
     if src_same && dst_same && old_ports == new_ports {
         return true;
     }
-    // Where no checksum makes up for what changes, `skb->csum` has to follow (CHECKSUM_COMPLETE).
-    let store_flags = if packet.has_no_checksum() { u64::from(BPF_F_RECOMPUTE_CSUM) } else { 0 };
-    if !(src_same && dst_same) {
-        let delta = delta(packet.key.src, src.addr) + delta(packet.key.dst, dst.addr);
-        let delta = fold_32(delta);
-        if !fix_l4(packet, 0, delta, u64::from(BPF_F_PSEUDO_HDR) | if packet.v6 { BPF_F_IPV6 } else { 0 })
-            || !store_addresses(packet, src.addr, dst.addr, src_same, delta, store_flags)
-        {
-            return false;
-        }
-    }
-    if old_ports != new_ports
-        && !(fix_l4(packet, old_ports, new_ports, 4) && packet.store(packet.l4, &new_ports, store_flags))
-    {
+    let sums_change = !(src_same && dst_same);
+    let delta = fold_32(delta(packet.key.src, src.addr) + delta(packet.key.dst, dst.addr));
+    let family = if packet.v6 { BPF_F_IPV6 } else { 0 };
+    if sums_change && !fix_l4(packet, 0, delta, u64::from(BPF_F_PSEUDO_HDR) | family) {
         return false;
     }
-    true
+    if old_ports != new_ports && !fix_l4(packet, old_ports, new_ports, 4) {
+        return false;
+    }
+    store(packet, src.addr, dst.addr, src_same, delta, new_ports)
 }
 
+/// Writes addresses and ports, in as few calls as the headers allow: each costs more than what it writes.
 #[inline(always)]
-fn store_addresses(
-    packet: &mut Packet,
-    src: Addr,
-    dst: Addr,
-    src_same: bool,
-    delta: u32,
-    flags: u64,
-) -> bool {
+fn store(packet: &mut Packet, src: Addr, dst: Addr, src_same: bool, delta: u32, ports: u32) -> bool {
+    // Where no checksum makes up for what changes, `skb->csum` has to follow (CHECKSUM_COMPLETE).
+    let flags = if packet.has_no_checksum() { u64::from(BPF_F_RECOMPUTE_CSUM) } else { 0 };
+    let (p, q) = (ports as u16, (ports >> 16) as u16);
     if !packet.v6 {
-        // Checksum, source and destination lie side by side.
+        // Checksum, source and destination lie side by side, and without options the ports follow. The
+        // header's own checksum makes up for the addresses.
         let check = !fold_16(u64::from(!packet.ip_check) + u64::from(delta));
         let (s, d) = (src.v4_word(), dst.v4_word());
-        let words = [check, s as u16, (s >> 16) as u16, d as u16, (d >> 16) as u16];
-        // The header's own checksum makes up for the addresses.
-        packet.store(packet.l3 + IPV4_CHECK, &words, 0)
-    } else if src_same {
-        packet.store(packet.l3 + IPV6_DST, &dst, flags)
-    } else {
-        packet.store(packet.l3 + IPV6_SRC, &src, flags) && packet.store(packet.l3 + IPV6_DST, &dst, flags)
+        let [s, t, d, e] = [s as u16, (s >> 16) as u16, d as u16, (d >> 16) as u16];
+        return if packet.l4 == packet.l3 + IPV4_LEN && flags == 0 {
+            packet.store(packet.l3 + IPV4_CHECK, &[check, s, t, d, e, p, q], 0)
+        } else {
+            packet.store(packet.l3 + IPV4_CHECK, &[check, s, t, d, e], 0)
+                && packet.store(packet.l4, &[p, q], flags)
+        };
     }
+    let d = dst.words();
+    if src_same && packet.l4 == packet.l3 + IPV6_LEN {
+        return packet.store(packet.l3 + IPV6_DST, &[d[0], d[1], d[2], d[3], ports], flags);
+    }
+    packet.store(packet.l3 + IPV6_SRC, &[src, dst], flags) && packet.store(packet.l4, &[p, q], flags)
 }
 
 /// Changes the transport checksum: by a difference (`from` 0, no size in `flags`), or from one word to another.

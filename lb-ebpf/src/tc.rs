@@ -51,7 +51,6 @@ pub fn ingress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
 
 #[inline(always)]
 fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
-    let now = flow::now();
     let mut found = maps::flow(&packet.key);
     if found.is_none() && packet.is_tcp() && !packet.is_syn() {
         // Between the insert and the delete of a move, each part was read at the wrong moment: look again.
@@ -60,7 +59,12 @@ fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
     let mut previous = Flow::NONE;
     if let Some((flow, _)) = found {
         match flow::standing(packet, flow) {
-            Standing::Good => return send(packet, flow, link, now),
+            Standing::Good => {
+                let hairpin = translate(packet, flow, link)?;
+                // Last, for the flow may move now.
+                flow::touch_forward(packet, flow);
+                return leave(packet, hairpin);
+            }
             // A reply on its way from a backend: the client's link restores it.
             Standing::OtherWay => return Ok(Verdict::Continue),
             Standing::Over => {
@@ -78,7 +82,7 @@ fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
             }
         }
     }
-    match flow::open(packet, previous, now) {
+    match flow::open(packet, previous) {
         Opened::Flow => {}
         Opened::NotOurs => return Ok(Verdict::Continue),
         Opened::UnknownFlow => return reset::to_client(packet, Counter::ResetUnknownFlow),
@@ -89,15 +93,18 @@ fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
         Opened::Failed => return Err(Drop(Counter::DropFlowInsert)),
     }
     match maps::flow_in(Part::Unassured, &packet.key) {
-        Some(flow) => send(packet, flow, link, now),
+        Some(flow) => {
+            let hairpin = translate(packet, flow, link)?;
+            leave(packet, hairpin)
+        }
         // Evicted within the microsecond: the next try finds room again.
         None => Err(Drop(Counter::DropFlowInsert)),
     }
 }
 
-/// Rewrites the packet as its flow says and lets it go. What happens to the flow comes last: it may move.
+/// Rewrites the packet as its flow says. Is it to go back out of its link?
 #[inline(always)]
-fn send(packet: &mut Packet, flow: &Flow, link: Link, now: u32) -> Result<Verdict, Drop> {
+fn translate(packet: &mut Packet, flow: &Flow, link: Link) -> Result<bool, Drop> {
     if flow.service != Flow::NONE {
         let bytes = u64::from(packet.len());
         maps::account(flow.service, flow.backend, |traffic| {
@@ -112,7 +119,11 @@ fn send(packet: &mut Packet, flow: &Flow, link: Link, now: u32) -> Result<Verdic
     if link == Link::BridgePort && !hairpin && flow.mac != [0; 6] && !packet.send_to_mac(flow.mac) {
         return Err(Drop(Counter::DropRewriteFailed));
     }
-    flow::touch_forward(packet, flow, now);
+    Ok(hairpin)
+}
+
+#[inline(always)]
+fn leave(packet: &mut Packet, hairpin: bool) -> Result<Verdict, Drop> {
     if !hairpin {
         return Ok(Verdict::Continue);
     }
@@ -154,15 +165,14 @@ pub fn egress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
             traffic.reply_bytes += bytes;
         });
     }
-    let now = flow::now();
-    let track = flow.last_seen != now
+    let track = flow.beat != flow::beat()
         || flow.phase == Phase::New as u8
         || packet.tcp_flags & (TCP_FIN | TCP_RST | TCP_SYN) != 0;
     if !rewrite::tuple(packet, &flow.src, &flow.dst) {
         return Err(Drop(Counter::DropRewriteFailed));
     }
     if track {
-        flow::track_reverse(packet, link == Link::BridgePort, now);
+        flow::track_reverse(packet, link == Link::BridgePort);
     }
     Ok(Verdict::Continue)
 }

@@ -83,7 +83,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         reclaim_in,
         waiting_for_grace: false,
         retry_at: None,
+        unknown: false,
         began: false,
+        first_operations: 0,
     };
     agent.links.reconcile().await;
     agent.start_grace();
@@ -106,7 +108,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             Some(closed) = reclaimed.recv() => agent.reclaim(closed),
             () = sleep_until(agent.retry_at.unwrap_or_else(Instant::now)), if agent.retry_at.is_some() => {
                 agent.retry_at = None;
-                agent.settle();
+                if agent.unknown { agent.recover() } else { agent.settle() }
             }
             Some(_) = link_changes.next() => {
                 links_due.get_or_insert_with(|| Instant::now() + LINKS_SETTLE);
@@ -132,8 +134,12 @@ struct Agent {
     reclaim_in: mpsc::Sender<Option<Batch>>,
     waiting_for_grace: bool,
     retry_at: Option<Instant>,
+    /// A write failed half-way: the planner's picture of the tables is not to be trusted.
+    unknown: bool,
     /// The first state is in the tables.
     began: bool,
+    /// What that took so far.
+    first_operations: usize,
 }
 
 impl Agent {
@@ -146,26 +152,34 @@ impl Agent {
 
     /// Brings the tables to what the model asks for.
     fn settle(&mut self) {
-        if !self.model.ready() || self.retry_at.is_some() {
+        if !self.model.ready() || self.unknown || self.retry_at.is_some() {
             return;
         }
         let desired = self.model.desired();
         self.model.take_notices().iter().for_each(say);
         let plan = self.planner.plan(desired);
         plan.notices.iter().for_each(say);
-        if !self.apply(&plan) {
+        if self.apply(&plan) {
+            self.note_beginning(plan.ops.len());
+            self.start_grace();
+        }
+    }
+
+    /// The first state is in the tables when none of it waits for a grace period any more.
+    fn note_beginning(&mut self, operations: usize) {
+        if self.began {
             return;
         }
-        if !self.began {
+        self.first_operations += operations;
+        if !self.planner.deferred() {
             self.began = true;
             info!(
-                operations = plan.ops.len(),
+                operations = self.first_operations,
                 services = self.planner.tables().names.len(),
                 links = self.links.attached.len(),
                 "ready"
             );
         }
-        self.start_grace();
     }
 
     /// `false` where the kernel refused: then everything is read back and planned anew, a little later.
@@ -175,15 +189,25 @@ impl Agent {
         }
         let Err(failed) = self.kernel.apply(&plan.ops) else { return true };
         error!("writing the tables: {failed:#}; trying again in {} s", RETRY_AFTER.as_secs());
+        self.unknown = true;
         self.retry_at = Some(Instant::now() + RETRY_AFTER);
+        false
+    }
+
+    /// After a write that failed: what is in the tables? Nothing is planned before that is known.
+    fn recover(&mut self) {
         match self.kernel.read() {
             Ok(tables) => {
-                self.planner = Planner::restore(tables, Limits::default());
+                self.planner.resume(tables);
                 self.model.resync();
+                self.unknown = false;
+                self.settle();
             }
-            Err(failed) => error!("reading the tables back: {failed:#}"),
+            Err(failed) => {
+                error!("reading the tables back: {failed:#}; trying again in {} s", RETRY_AFTER.as_secs());
+                self.retry_at = Some(Instant::now() + RETRY_AFTER);
+            }
         }
-        false
     }
 
     /// Off the apply path: what was released is free again when no packet can still read it.
@@ -206,6 +230,7 @@ impl Agent {
                 Ok(()) => Some(batch),
                 Err(failed) => {
                     warn!("no proof of a grace period, nothing is reused: {failed}");
+                    std::thread::sleep(RETRY_AFTER);
                     None
                 }
             };
@@ -219,10 +244,11 @@ impl Agent {
         if let Some(batch) = batch {
             self.planner.reclaim(batch);
         }
-        if self.model.ready() && self.retry_at.is_none() {
+        if self.model.ready() && !self.unknown && self.retry_at.is_none() {
             let plan = self.planner.plan(Desired::default());
             plan.notices.iter().for_each(say);
             if self.apply(&plan) {
+                self.note_beginning(plan.ops.len());
                 self.start_grace();
             }
         }

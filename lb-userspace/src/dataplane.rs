@@ -109,25 +109,25 @@ pub fn read(maps: &Maps) -> anyhow::Result<Tables> {
         let (id, name) = entry?;
         tables.names.insert(id, name);
     }
-    for id in 0..maps.services.len() as u32 {
+    for id in 0..maps.services.entries() {
         let service = maps.services.get(id);
         if service != Service::BLANK {
             tables.services.insert(id, service);
         }
     }
-    let slots = maps.slots.len() as u32;
+    let slots = maps.slots.entries();
     let end = (0..slots)
         .rev()
         .find(|index| maps.slots.get(*index) != Default::default())
         .map_or(0, |last| last + 1);
     tables.slots = (0..end).map(|index| maps.slots.get(index)).collect();
-    for id in 0..maps.backends.len() as u32 {
+    for id in 0..maps.backends.entries() {
         let backend = maps.backends.get(id);
         if backend.generation != 0 || backend.state != BackendState::Free as u8 {
             tables.backends.insert(id, backend);
         }
     }
-    for index in 0..maps.interest.len() as u32 {
+    for index in 0..maps.interest.entries() {
         let mut word = maps.interest.get(index);
         while word != 0 {
             tables.interest.set(index * 64 + word.trailing_zeros());

@@ -143,7 +143,10 @@ fn attach_tcx(
                 FdLink::from(pinned).try_into().map_err(|error| anyhow!("{error}"))?;
             match program.attach_to_link(old) {
                 // The pin keeps the link; our descriptor may go.
-                Ok(id) => return Ok(drop(program.take_link(id)?)),
+                Ok(id) => {
+                    drop(program.take_link(id)?);
+                    return Ok(());
+                }
                 Err(ProgramError::SyscallError(error))
                     if error.io_error.raw_os_error() == Some(libc::ENOLINK) =>
                 {

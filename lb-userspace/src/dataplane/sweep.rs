@@ -90,7 +90,7 @@ impl Sweep {
 
 fn set_bits(maps: &Maps) -> HashSet<u32> {
     let mut bits = HashSet::new();
-    for index in 0..maps.interest.len() as u32 {
+    for index in 0..maps.interest.entries() {
         let mut word = maps.interest.get(index);
         while word != 0 {
             bits.insert(index * 64 + word.trailing_zeros());

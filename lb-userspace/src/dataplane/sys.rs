@@ -133,8 +133,9 @@ impl<T: Pod> Mapped<T> {
         Ok(Self { start, bytes, len, element: std::marker::PhantomData })
     }
 
-    pub fn len(&self) -> usize {
-        self.len
+    /// Number of elements; never 0, for the kernel makes no empty array.
+    pub fn entries(&self) -> u32 {
+        self.len as u32
     }
 
     fn at(&self, index: u32) -> *mut T {
