@@ -1,0 +1,110 @@
+//! Programs are replaced under traffic.
+
+use crate::stage::{Stage, WEB, operations, vip};
+use anyhow::Result;
+use aya::programs::links::{FdLink, PinnedLink};
+use lb_common::Proto;
+use lb_tests::load::{HeldTcp, HeldUdp, Pinger};
+use lb_tests::world::{Family, Layout};
+use lb_userspace::dataplane::pins::Pins;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Ids of the programs on the node's links, as the kernel says. (The bpftool of Debian 12 knows no TCX.)
+fn programs(stage: &Stage, attach: &str) -> Result<BTreeSet<u32>> {
+    if attach == "tcx" {
+        let links = std::fs::read_dir(Pins::new(&stage.world.folder().pins()).links())?;
+        let program = |path| Ok(FdLink::from(PinnedLink::from_pin(path)?).info()?.program_id());
+        return links.map(|link| program(link?.path())).collect();
+    }
+    let shown: Value = serde_json::from_str(&stage.world.node().run("bpftool", &["-j", "net", "show"])?)?;
+    let programs = shown[0]["tc"].as_array().into_iter().flatten();
+    Ok(programs.filter_map(|program| program["id"].as_u64()).map(|id| id as u32).collect())
+}
+
+/// UDP does not ask twice: a lost datagram is a failure.
+fn check_swaps(attach: &str) -> Result<()> {
+    let stage = Stage::new(Layout::routed())?;
+    let mut agent = stage.world.start_agent(&["--attach", attach])?;
+    let client = &stage.world.client().netns;
+    let mut pingers = (Vec::new(), Vec::new());
+    for family in Family::ALL {
+        let tcp = HeldTcp::open(client, vip(WEB, family, Proto::Tcp), 20)?;
+        let udp = HeldUdp::open(client, vip(WEB, family, Proto::Udp), 20)?;
+        pingers.0.push(Pinger::start(tcp, Duration::from_millis(1)));
+        pingers.1.push(Pinger::start(udp, Duration::ZERO));
+    }
+    let before = programs(&stage, attach)?;
+    assert_eq!(before.len(), 2, "one for each direction: {before:?}");
+    let mut last = before;
+    for round in 0..6 {
+        agent.terminate()?;
+        agent.start_again()?;
+        assert_eq!(operations(&agent)?, 0, "round {round}");
+        let now = programs(&stage, attach)?;
+        assert!(now.len() == last.len() && now.is_disjoint(&last), "round {round}: {last:?} are now {now:?}");
+        last = now;
+        sleep(Duration::from_millis(100));
+    }
+    for pinger in pingers.1 {
+        let rounds = pinger.rounds();
+        let (_, failures) = pinger.stop();
+        println!("{attach}: UDP {rounds} rounds of 20, {} failures", failures.len());
+        assert!(failures.is_empty(), "{} datagrams lost, the first: {}", failures.len(), failures[0]);
+        assert!(rounds > 50, "{rounds} rounds");
+    }
+    for pinger in pingers.0 {
+        let (_, failures) = pinger.stop();
+        assert!(failures.is_empty(), "{} connections failed, the first: {}", failures.len(), failures[0]);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_swap_under_tcx_loses_no_packet() -> Result<()> {
+    check_swaps("tcx")
+}
+
+#[test]
+fn a_swap_under_clsact_loses_no_packet() -> Result<()> {
+    check_swaps("clsact")
+}
+
+/// The hook itself changes: no one step does that, so packets may be lost, but no connection.
+#[test]
+fn a_change_of_the_hook_keeps_every_connection() -> Result<()> {
+    let stage = Stage::new(Layout::routed())?;
+    let client = &stage.world.client().netns;
+    let mut agent = Some(stage.world.start_agent(&["--attach", "tcx"])?);
+    let held: Vec<_> = Family::ALL
+        .into_iter()
+        .map(|family| HeldTcp::open(client, vip(WEB, family, Proto::Tcp), 20))
+        .collect::<Result<_, _>>()?;
+    let pingers: Vec<_> =
+        held.into_iter().map(|held| Pinger::start(held, Duration::from_millis(1))).collect();
+    for attach in ["clsact", "tcx", "clsact", "tcx"] {
+        agent.take().expect("an agent runs").terminate()?;
+        agent = Some(stage.world.start_agent(&["--attach", attach])?);
+        let status = stage.json("status")?;
+        let hooks: Vec<_> =
+            status["links"].as_array().into_iter().flatten().map(|link| &link["hook"]).collect();
+        let count = hooks.iter().filter(|hook| **hook == attach).count();
+        assert_eq!(count, stage.world.pods().len(), "{attach}: {status}");
+        let other = if attach == "tcx" { "clsact" } else { "tcx" };
+        assert!(!hooks.iter().any(|hook| **hook == other), "{status}");
+        stage.ask(WEB).assert_clean();
+        // Each connection goes on afterwards.
+        let (rounds, deadline) = (pingers.iter().map(Pinger::rounds).sum::<usize>(), Instant::now());
+        while pingers.iter().map(Pinger::rounds).sum::<usize>() < rounds + 4 {
+            assert!(deadline.elapsed() < Duration::from_secs(20), "pings do not come through any more");
+            sleep(Duration::from_millis(5));
+        }
+    }
+    for pinger in pingers {
+        let (_, failures) = pinger.stop();
+        assert!(failures.is_empty(), "{} connections failed, the first: {}", failures.len(), failures[0]);
+    }
+    Ok(())
+}
