@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use aya::Ebpf;
 use aya::programs::SchedClassifier;
 use lb_common::{
-    Algorithm, BackendState, Counter, Endpoint, FlowKey, FrontendKey, FrontendKind, Proto, ServiceRecord, names,
+    Algorithm, BackendState, Counter, Endpoint, FlowKey, FrontendKey, FrontendKind, Proto, ServiceRecord,
+    names,
 };
 use lb_userspace::dataplane::Kernel;
 use lb_userspace::dataplane::load::{self, Constants};
@@ -50,7 +51,8 @@ pub fn service(proto: Proto, frontend: &str, backends: &[&str]) -> (ServicePortN
         family: Family::of(frontend.addr),
     };
     let port = DesiredPort {
-        frontends: [(FrontendKey::new(frontend.addr, frontend.port, proto as u8), FrontendKind::Cluster)].into(),
+        frontends: [(FrontendKey::new(frontend.addr, frontend.port, proto as u8), FrontendKind::Cluster)]
+            .into(),
         cluster: backends.clone(),
         local: BTreeSet::new(),
         flags: if backends.is_empty() { 0 } else { ServiceRecord::HAS_ENDPOINTS },
@@ -82,7 +84,8 @@ impl Datapath {
     /// # Errors
     /// As `new`.
     pub fn with(constants: Constants) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("lbt-datapath").tempdir_in("/run").context("needs root")?;
+        let folder =
+            tempfile::Builder::new().prefix("lbt-datapath").tempdir_in("/run").context("needs root")?;
         let pins = Pins::new(folder.path());
         pins.create()?;
         let object = load::object(&pins, constants)?;

@@ -1,14 +1,42 @@
-//! The golden scenarios, without a kernel.
+//! The golden scenarios, without a kernel and on real maps.
 
 use std::path::Path;
 
+use lb_tests::datapath::Datapath;
 use lb_tests::scenario;
+use lb_userspace::plan::Op;
 use lb_userspace::plane::{MemoryPlane, Plane};
+use lb_userspace::tables::Tables;
 
 #[test]
 fn scenarios_go_as_written() -> anyhow::Result<()> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
     let count = scenario::run_all(&dir, || Ok(Box::new(MemoryPlane::default()) as Box<dyn Plane>))?;
+    anyhow::ensure!(count > 0, "no scenario in {}", dir.display());
+    Ok(())
+}
+
+/// Maps of the kernel, of their own for each scenario.
+struct KernelPlane(Datapath);
+
+impl Plane for KernelPlane {
+    fn read(&mut self) -> anyhow::Result<Tables> {
+        self.0.kernel.read()
+    }
+
+    fn apply(&mut self, plan: &[Op]) -> anyhow::Result<()> {
+        self.0.kernel.apply(plan)
+    }
+
+    fn grace(&mut self) -> anyhow::Result<()> {
+        self.0.kernel.grace()
+    }
+}
+
+#[test]
+fn scenarios_go_as_written_on_real_maps() -> anyhow::Result<()> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    let count = scenario::run_all(&dir, || Ok(Box::new(KernelPlane(Datapath::new()?)) as Box<dyn Plane>))?;
     anyhow::ensure!(count > 0, "no scenario in {}", dir.display());
     Ok(())
 }

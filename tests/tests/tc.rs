@@ -211,10 +211,7 @@ fn a_connection_is_assured_by_its_handshake_and_leaves_the_table_when_both_sides
 #[test]
 fn a_syn_on_a_closing_or_closed_flow_is_a_new_flow() -> Result<()> {
     each_family(|ends| {
-        for end in [
-            tcp(ends.client, ends.vip).fin(),
-            tcp(ends.client, ends.vip).rst(),
-        ] {
+        for end in [tcp(ends.client, ends.vip).fin(), tcp(ends.client, ends.vip).rst()] {
             let mut path = Datapath::new()?;
             path.set([service(Proto::Tcp, ends.vip, &[ends.backend])])?;
             handshake(&mut path, ends)?;
@@ -459,7 +456,8 @@ fn on_a_bridge_port_packets_go_where_replies_come_from() -> Result<()> {
     each_family(|ends| {
         let mut path = Datapath::new()?;
         path.set([service(Proto::Tcp, ends.vip, &[ends.backend])])?;
-        let (pod, gateway, neighbour) = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]), Mac([2, 0, 0, 0, 0, 3]));
+        let (pod, gateway, neighbour) =
+            (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]), Mac([2, 0, 0, 0, 0, 3]));
         let sent = tcp(ends.client, ends.vip).macs(pod, gateway);
         let first = Run::new().packet(path.program(names::PORT_INGRESS)?, &sent.clone().syn())?.packet()?;
         assert_eq!(first.eth_dst, gateway);
@@ -478,7 +476,8 @@ fn a_redirect_about_a_translated_flow_is_dropped() -> Result<()> {
     path.from_pod(&udp(V4.client, V4.vip).payload("x"))?;
     // It quotes the packet as it left us, without its Ethernet header.
     let quoted = |dst: &str| udp(V4.client, dst).payload("x").bytes()[14..].to_vec();
-    let redirect = |dst: &str| icmp([10, 244, 1, 1].into(), [10, 244, 1, 10].into(), 5, 1).payload(quoted(dst));
+    let redirect =
+        |dst: &str| icmp([10, 244, 1, 1].into(), [10, 244, 1, 10].into(), 5, 1).payload(quoted(dst));
     assert_eq!(path.to_pod(&redirect(V4.backend))?.verdict, DROP);
     assert_eq!(path.to_pod(&redirect("10.244.1.99:8080"))?.verdict, CONTINUE);
     assert_eq!(path.counter(Counter::DropIcmpRedirect)?, 1);
