@@ -3,6 +3,7 @@
 //! Every answer is checked: it must come from the address that was asked, with the bytes that were sent.
 
 mod bulk;
+mod chance;
 mod failure;
 mod flood;
 mod held;

@@ -165,6 +165,23 @@ impl World {
         Manifests::new(self.folder().manifests())
     }
 
+    /// Takes a pod's link away, both ends of it.
+    pub fn unplug(&self, pod: &Pod) -> Result<()> {
+        self.node().ip(&format!("link del {}\n", pod.link))
+    }
+
+    /// Gives a pod that was unplugged a link of the same name, and waits until it carries packets.
+    pub fn plug(&self, pod: &Pod) -> Result<()> {
+        wiring::pod(self.node(), pod, &self.layout)?;
+        settle::settle([self.node(), &pod.netns].into_iter())
+    }
+
+    /// Puts the toy policy on the links of a world that was made without.
+    pub fn add_policy(&mut self) -> Result<()> {
+        self.policy = Some(policy::attach(self.node(), &self.pods)?);
+        Ok(())
+    }
+
     /// The toy policy's programs and maps, in a layout with it.
     pub fn policy(&self) -> Option<&Ebpf> {
         self.policy.as_ref()

@@ -29,11 +29,16 @@ pub fn policy_from_pod(packet: TcContext) -> i32 {
     TC_ACT_OK
 }
 
-/// Egress of the pod's link on the host: answers and beginnings pass.
+/// Egress of the pod's link on the host: answers and beginnings pass, on to the next program. (`TC_ACT_OK` would
+/// end the chain: nobody behind could translate a reply, and who is in front would show a translated one here.)
 #[classifier]
 pub fn policy_to_pod(packet: TcContext) -> i32 {
-    let Some(tuple) = Tuple::of(&packet) else { return TC_ACT_OK };
-    if SEEN.get_ptr(tuple.reversed()).is_some() || tuple.begins(&packet) { TC_ACT_OK } else { TC_ACT_SHOT }
+    let Some(tuple) = Tuple::of(&packet) else { return TC_ACT_UNSPEC };
+    if SEEN.get_ptr(tuple.reversed()).is_some() || tuple.begins(&packet) {
+        TC_ACT_UNSPEC
+    } else {
+        TC_ACT_SHOT
+    }
 }
 
 /// Does nothing: what the others cost is counted over it.

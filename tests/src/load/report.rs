@@ -1,5 +1,6 @@
 //! What a load came to.
 
+use super::chance;
 use super::failure::{Failure, Kind};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -77,6 +78,21 @@ impl Report {
         assert!(
             only_these && backends.iter().all(is_even),
             "not spread evenly (within {share}) over {backends:?}: {self}"
+        );
+    }
+
+    /// Panics unless these backends, and no others, answered, as evenly as a fair choice does: a chi-square
+    /// test, which condemns a fair choice once in `1 / FALSE_ALARM` times, whatever the seed.
+    #[track_caller]
+    pub fn assert_fair(&self, backends: &[&str]) {
+        let counts: Vec<u64> =
+            backends.iter().map(|name| self.answers.get(*name).copied().unwrap_or(0)).collect();
+        let others: Vec<_> = self.answers.keys().filter(|name| !backends.contains(&name.as_str())).collect();
+        assert!(others.is_empty(), "answered, but not of {backends:?}: {others:?}; {self}");
+        let chance = chance::of_at_most_this_even(&counts);
+        assert!(
+            chance >= chance::FALSE_ALARM,
+            "a fair choice over {backends:?} is so uneven with a chance of {chance:.1e}: {self}"
         );
     }
 }

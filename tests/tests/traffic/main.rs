@@ -1,0 +1,12 @@
+//! Real sockets reach the backends of a Service, in every layout and through every change.
+
+mod clash;
+mod hairpin;
+mod hold;
+mod hook;
+mod layout;
+mod removal;
+mod reply;
+mod spread;
+mod stage;
+mod whole;
