@@ -59,5 +59,5 @@ pub mod capacity {
     /// Two entries a flow. Memory is taken by use.
     pub const FLOWS: usize = 1_048_576;
     /// Two entries a flow, in each of the two LRUs. Memory is taken at start.
-    pub const FLOWS_UNASSURED: usize = 131_072;
+    pub const FLOWS_UNASSURED: usize = 65_536;
 }

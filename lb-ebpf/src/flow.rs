@@ -256,7 +256,9 @@ pub extern "C" fn forget(key: *const FlowKey) -> u32 {
     let Some((flow, part)) = maps::flow(key) else { return 0 };
     let other = opposite(key, flow);
     maps::flow_remove(part, key);
-    maps::flow_remove(part, &other);
+    // A reverse entry that was evicted and made again may be in the other part.
+    maps::flow_remove(Part::Assured, &other);
+    maps::flow_remove(Part::Unassured, &other);
     1
 }
 

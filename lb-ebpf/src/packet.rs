@@ -266,6 +266,7 @@ fn transport(skb: *mut __sk_buff, l4: usize, proto: u8) -> Option<(u8, u8)> {
 
 /// `MF` and the fragment offset.
 const MORE_OR_OFFSET: u16 = 0x3fff_u16.to_be();
+const OFFSET: u16 = 0x1fff_u16.to_be();
 
 #[inline(always)]
 fn pair(first: u16, second: u16) -> u32 {
@@ -309,10 +310,7 @@ fn parse_v4(packet: &mut Packet) -> Parsed {
     packet.key.dst = Addr::from_v4_word(pair(ip[8], ip[9]));
     packet.ip_check = ip[5];
     packet.l4 = packet.l3 + header;
-    if ip[3] & MORE_OR_OFFSET != 0 {
-        return Parsed::Fragment;
-    }
-    parse_l4(packet)
+    parse_piece(packet, ip[3] & MORE_OR_OFFSET != 0, ip[3] & OFFSET == 0)
 }
 
 #[inline(always)]
@@ -348,9 +346,10 @@ fn parse_v6(packet: &mut Packet) -> Parsed {
                 let Some(option) = packet.load::<[u16; 2]>(packet.l4) else { return Parsed::Other };
                 next = (option[0].to_be() >> 8) as u8;
                 packet.l4 += 8;
-                if option[1].to_be() & 0xfff9 != 0 {
+                let place = option[1].to_be();
+                if place & 0xfff9 != 0 {
                     packet.key.proto = next;
-                    return Parsed::Fragment;
+                    return parse_piece(packet, true, place & 0xfff8 == 0);
                 }
             }
             _ => {
@@ -360,6 +359,18 @@ fn parse_v6(packet: &mut Packet) -> Parsed {
         }
     }
     Parsed::TooDeep
+}
+
+/// A whole packet, or a piece of one: the first piece has the ports, and so can be counted.
+#[inline(always)]
+fn parse_piece(packet: &mut Packet, piece: bool, first: bool) -> Parsed {
+    if !piece {
+        return parse_l4(packet);
+    }
+    if first {
+        parse_l4(packet);
+    }
+    Parsed::Fragment
 }
 
 #[inline(always)]

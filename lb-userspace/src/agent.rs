@@ -87,14 +87,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         began: false,
         first_operations: 0,
     };
-    agent.links.reconcile().await;
+    let mut links_due = agent.links.reconcile().await;
     agent.start_grace();
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut sweeps = interval(SWEEP_EVERY);
     sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut links_due: Option<Instant> = None;
     let mut batch = Vec::new();
     loop {
         tokio::select! {
@@ -114,8 +113,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
                 links_due.get_or_insert_with(|| Instant::now() + LINKS_SETTLE);
             }
             () = sleep_until(links_due.unwrap_or_else(Instant::now)), if links_due.is_some() => {
-                links_due = None;
-                agent.links.reconcile().await;
+                links_due = agent.links.reconcile().await;
             }
             _ = sweeps.tick() => agent.sweep(),
         }
@@ -298,46 +296,58 @@ struct Attached {
 }
 
 impl Links {
-    async fn reconcile(&mut self) {
-        if let Err(failed) = self.try_reconcile().await {
-            error!("links: {failed:#}");
+    /// When to try again, where not all could be done.
+    async fn reconcile(&mut self) -> Option<Instant> {
+        match self.try_reconcile().await {
+            Ok(true) => return None,
+            Ok(false) => {}
+            Err(failed) => error!("links: {failed:#}"),
         }
+        Some(Instant::now() + RETRY_AFTER)
     }
 
-    async fn try_reconcile(&mut self) -> anyhow::Result<()> {
+    async fn try_reconcile(&mut self) -> anyhow::Result<bool> {
+        let mut all = true;
         let links = self.netdev.links().await?;
         self.collect_stale(&links)?;
         for facts in &links {
             let (role, reason) = role(facts, &self.roles);
             if role == Role::Pod {
-                self.reconcile_pod(facts, reason).await;
+                all &= self.reconcile_pod(facts, reason).await;
             } else if self.attached.remove(&facts.index).is_some() {
                 info!(link = facts.name, "no longer a pod's link ({reason}): detached");
                 self.detach(facts).await;
             }
         }
-        Ok(())
+        Ok(all)
     }
 
-    async fn reconcile_pod(&mut self, facts: &Facts, reason: &str) {
+    async fn reconcile_pod(&mut self, facts: &Facts, reason: &str) -> bool {
         let filters = match self.filters(facts.index).await {
             Ok(filters) => filters,
-            Err(failed) => return warn!("{}: {failed:#}", facts.name),
+            Err(failed) => {
+                warn!("{}: {failed:#}", facts.name);
+                return false;
+            }
         };
         let foreign = filters.iter().flatten().filter(|filter| !attach::is_ours(filter)).count();
         let ours = filters.iter().all(|filters| filters.iter().any(attach::is_ours));
         if self.attached.get(&facts.index).is_some_and(|known| {
             known.facts == *facts && known.foreign == foreign && (known.hook == Hook::Tcx || ours)
         }) {
-            return;
+            return true;
         }
         match attach::attach(&mut self.object, &self.pins, self.mode, facts, &filters) {
             Ok(hook) => {
                 info!(link = facts.name, ?hook, "attached: {reason}");
                 self.attached.insert(facts.index, Attached { facts: facts.clone(), hook, foreign });
+                true
             }
             // It may have gone again meanwhile.
-            Err(failed) => warn!("{failed:#}"),
+            Err(failed) => {
+                warn!("{failed:#}");
+                false
+            }
         }
     }
 

@@ -145,6 +145,22 @@ fn what_is_too_deep_or_no_transport_passes_untouched() -> Result<()> {
 }
 
 #[test]
+fn fragments_pass_untouched_and_the_first_is_counted() -> Result<()> {
+    each_family(|ends| {
+        let mut path = Datapath::new()?;
+        path.set([service(Proto::Udp, ends.vip, &[ends.backend])])?;
+        for piece in udp(ends.client, ends.vip).payload(vec![7; 3000]).fragments(9, 1200) {
+            let outcome = path.from_pod(&piece)?;
+            assert_eq!(outcome.verdict, CONTINUE);
+            assert_same(&outcome.packet()?, &piece);
+        }
+        assert_eq!(path.counter(Counter::PassFragment)?, 1);
+        assert!(path.flow_keys()?.is_empty());
+        Ok(())
+    })
+}
+
+#[test]
 fn truncated_frames_pass_and_never_trap() -> Result<()> {
     let mut path = Datapath::new()?;
     path.set([service(Proto::Tcp, V4.vip, &[V4.backend]), service(Proto::Tcp, V6.vip, &[V6.backend])])?;
