@@ -177,15 +177,15 @@ impl Algorithm {
 
 /// Which Service port a service id stands for: the value of `names`. Read and written by userspace only; with
 /// it the commands name things and a restarted agent finds its ids again, from the pinned maps alone. Text is
-/// UTF-8 padded with zeros; each part is a DNS label (RFC 1123), at most 63 bytes.
+/// UTF-8 padded with zeros, in `i8`, which the object's BTF calls a character; each part is a DNS label (RFC 1123), at most 63 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(Debug))]
 pub struct ServiceName {
-    pub namespace: [u8; 64],
-    pub name: [u8; 64],
+    pub namespace: [i8; 64],
+    pub name: [i8; 64],
     /// Empty where the Service has one unnamed port.
-    pub port: [u8; 64],
+    pub port: [i8; 64],
     /// IANA protocol number.
     pub proto: u8,
     /// 4 or 6: a Service of both families has one service id for each.

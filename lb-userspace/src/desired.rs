@@ -133,16 +133,17 @@ impl fmt::Display for Family {
     }
 }
 
-fn label(text: &str) -> [u8; 64] {
-    let mut bytes = [0; 64];
-    let length = text.len().min(63);
-    bytes[..length].copy_from_slice(&text.as_bytes()[..length]);
-    bytes
+fn label(text: &str) -> [i8; 64] {
+    let mut characters = [0; 64];
+    for (character, byte) in characters[..63].iter_mut().zip(text.bytes()) {
+        *character = byte.cast_signed();
+    }
+    characters
 }
 
-fn text(bytes: &[u8; 64]) -> Option<String> {
-    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    std::str::from_utf8(&bytes[..end]).ok().map(str::to_owned)
+fn text(characters: &[i8; 64]) -> Option<String> {
+    let bytes = characters.iter().map(|character| character.cast_unsigned()).take_while(|byte| *byte != 0);
+    String::from_utf8(bytes.collect()).ok()
 }
 
 #[cfg(test)]

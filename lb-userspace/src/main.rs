@@ -137,10 +137,22 @@ fn main() -> ExitCode {
         // `lb services | head` is not an error.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("lb: {error:#}");
+            let advice = if lacks_root(&error) { ": run as root" } else { "" };
+            eprintln!("lb: {error:#}{advice}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Refused by the kernel, to somebody who is not root.
+fn lacks_root(error: &anyhow::Error) -> bool {
+    let is_refusal = |cause: &(dyn std::error::Error + 'static)| {
+        let code = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+        matches!(code, Some(libc::EPERM | libc::EACCES))
+    };
+    // SAFETY: a plain call.
+    let is_root = unsafe { libc::geteuid() } == 0;
+    !is_root && error.chain().any(is_refusal)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -122,6 +122,11 @@ impl Datapath {
         }
     }
 
+    /// Where a map is pinned.
+    pub fn pin(&self, map: &str) -> std::path::PathBuf {
+        self.pins.map(map)
+    }
+
     pub fn program(&mut self, name: &str) -> Result<&mut SchedClassifier> {
         load::program(&mut self.object, name)
     }

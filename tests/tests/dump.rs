@@ -1,0 +1,47 @@
+//! Tables are legible with `bpftool`, by field names, for whoever has nothing else at hand.
+
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use lb_common::{Proto, names};
+use lb_tests::datapath::{Datapath, service};
+use lb_tests::packet::{tcp, udp};
+
+/// What a dump of each table must show, once the table has an entry of that kind.
+const SHOWN: [(&str, &[&str]); 11] = [
+    (names::FRONTENDS, &["\"addr\"", "10,96,0,10", "\"port\"", "\"service\"", "\"kind\""]),
+    (names::SERVICES, &["\"active\"", "\"records\"", "\"cluster\"", "\"offset\"", "\"affinity_timeout\""]),
+    (
+        names::NAMES,
+        &["\"namespace\": \"default\"", "\"name\": \"s-10-96-0-10-80\"", "\"proto\": 6", "\"family\": 4"],
+    ),
+    (names::SLOTS, &["\"backend\"", "\"generation\""]),
+    (names::BACKENDS, &["10,244,1,11", "\"state\"", "\"weight\""]),
+    (names::FLOWS, &["\"sport\"", "\"zone\"", "\"first_seen\"", "\"phase\"", "\"previous_backend\""]),
+    (names::FLOWS_SYN, &["\"syn_count\"", "\"last_seen\"", "\"action\""]),
+    (names::FLOWS_UDP, &["\"dst\"", "\"mac\"", "\"flags\""]),
+    (names::SERVICE_STATS, &["\"connections\"", "\"reply_bytes\""]),
+    (names::BACKEND_STATS, &["\"packets\"", "\"bytes\"", "\"reply_packets\""]),
+    (names::COUNTERS, &["\"cpu\"", "\"value\""]),
+];
+
+#[test]
+fn bpftool_prints_every_table_with_named_fields() -> Result<()> {
+    let mut path = Datapath::new()?;
+    let (vip, backend) = ("10.96.0.10:80", "10.244.1.11:8080");
+    path.set([service(Proto::Tcp, vip, &[backend]), service(Proto::Udp, vip, &[backend])])?;
+    path.from_pod(&tcp("10.244.1.10:4000", vip).syn())?;
+    path.from_pod(&udp("10.244.1.10:4000", vip).payload("unanswered"))?;
+    path.from_pod(&udp("10.244.1.10:4001", vip).payload("answered"))?;
+    path.to_pod(&udp(backend, "10.244.1.10:4001").payload("answer"))?;
+    for (map, fields) in SHOWN {
+        let output = Command::new("bpftool").args(["map", "dump", "pinned"]).arg(path.pin(map)).output();
+        let output = output.context("bpftool, which set-up installs")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{map}: {}", String::from_utf8_lossy(&output.stderr));
+        for field in fields {
+            assert!(text.contains(field), "{map}: no {field} in {}", &text[..text.len().min(1500)]);
+        }
+    }
+    Ok(())
+}
