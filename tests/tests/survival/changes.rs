@@ -13,6 +13,7 @@ use lb_tests::world::{Endpoint, Family, Layout, NODE_NAME, Pod, Tap};
 use lb_userspace::dataplane::Kernel;
 use lb_userspace::dataplane::maps::Maps;
 use lb_userspace::dataplane::pins::Pins;
+use lb_userspace::desired::ServicePortName;
 use lb_userspace::manifests;
 use lb_userspace::model::Model;
 use lb_userspace::plan::{Limits, Planner};
@@ -72,8 +73,10 @@ struct Watched {
 impl Watched {
     fn new(stage: &Stage) -> Result<Self> {
         let names = stage.tables()?.names;
-        let is_web =
-            |name: &lb_common::ServiceName| name.name.starts_with(b"web\0") && name.proto == Proto::Tcp as u8;
+        let is_web = |name: &lb_common::ServiceName| {
+            ServicePortName::from_table(name).is_some_and(|port| port.name == "web")
+                && name.proto == Proto::Tcp as u8
+        };
         let services: Vec<_> = names.iter().filter(|(_, name)| is_web(name)).map(|(id, _)| *id).collect();
         ensure!(services.len() == 2, "one service id for each family: {services:?}");
         Ok(Self { maps: stage.maps()?, services })

@@ -3,6 +3,7 @@
 use crate::stage::{SHOP, Stage, WEB, operations, service};
 use anyhow::Result;
 use lb_tests::world::Layout;
+use lb_userspace::desired::ServicePortName;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -56,7 +57,9 @@ fn an_agent_killed_within_a_change_leaves_whole_tables() -> Result<()> {
     }
     load.assert_clean();
     let after = stage.tables()?;
-    for (id, name) in shop.names.iter().filter(|(_, name)| name.name.starts_with(b"shop")) {
+    for (id, name) in shop.names.iter().filter(|(_, name)| {
+        ServicePortName::from_table(name).is_some_and(|port| port.name.starts_with("shop"))
+    }) {
         assert!(after.names[id] == *name && after.services[id] == shop.services[id], "shop was touched");
     }
     Ok(())

@@ -3,6 +3,7 @@
 use crate::stage::{SHOP, Stage, WEB, operations, service};
 use anyhow::Result;
 use lb_tests::world::Layout;
+use lb_userspace::desired::ServicePortName;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -58,7 +59,9 @@ fn edits_made_while_the_agent_was_dead_are_applied_and_only_those() -> Result<()
     load.assert_clean();
 
     let after = stage.tables()?;
-    let is_shop = |id: &u32| before.names[id].name.starts_with(b"shop");
+    let is_shop = |id: &u32| {
+        ServicePortName::from_table(&before.names[id]).is_some_and(|port| port.name.starts_with("shop"))
+    };
     assert_eq!(before.names.keys().filter(|id| is_shop(id)).count(), 4, "two ports in two families");
     for id in before.names.keys().filter(|id| is_shop(id)) {
         assert!(after.services[id] == before.services[id], "shop's record was touched");
