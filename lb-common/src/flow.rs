@@ -41,7 +41,9 @@ impl FlowKey {
         let rest = u32::from_ne_bytes([0, 0, proto, 0]);
         // SAFETY: same size, and any bit pattern is a key.
         unsafe {
-            core::mem::transmute::<[u32; 10], Self>([s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3], ports, rest])
+            core::mem::transmute::<[u32; 10], Self>([
+                s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3], ports, rest,
+            ])
         }
     }
 
