@@ -114,8 +114,10 @@ fn routed_pod(node: &Netns, pod: &Pod, mtu: u32) -> Result<()> {
 
 fn bridged_pod(node: &Netns, pod: &Pod, mtu: u32) -> Result<()> {
     let Pod { link, v4, v6, netns, .. } = pod;
+    // Always the same for a pod: its neighbours remember it while its link is away.
+    let mac = Mac([2, 0, 10, 244, 1, v4.octets()[3]]);
     node.ip(&format!(
-        "link add {link} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}\n\
+        "link add {link} mtu {mtu} type veth peer name eth0 address {mac} mtu {mtu} netns {}\n\
          link set {link} addrgenmode none\n\
          link set {link} master cni0 up\n",
         netns.name()
