@@ -1,6 +1,6 @@
 //! `lb`: the command line.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -188,7 +188,12 @@ fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
     // That crate warns of every attribute that is longer than it knows, once a link.
     let filter = tracing_subscriber::EnvFilter::try_from_env("LB_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,netlink_packet_route=error"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     runtime()?.block_on(agent::run(agent::Config {
         roles: args.roles.overrides(),
         manifests: args.manifests,
@@ -226,8 +231,8 @@ fn print<T: serde::Serialize>(
     match output {
         Output::Table => out.write_all(text().as_bytes())?,
         Output::Json => {
-            serde_json::to_writer_pretty(&mut out, value)?;
-            out.write_all(b"\n")?;
+            let text = serde_json::to_string_pretty(value)?;
+            writeln!(out, "{text}")?;
         }
     }
     Ok(())
