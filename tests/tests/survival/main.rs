@@ -1,10 +1,14 @@
 //! What must not be felt: a dead agent, a restart, a flood, a thousand changes, bad input.
 
 mod changes;
+mod cleanup;
 mod clients;
 mod flood;
 mod kill;
+mod manifest;
 mod membership;
+mod refusal;
 mod stage;
 mod stop;
 mod swap;
+mod sweep;
