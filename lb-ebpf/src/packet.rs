@@ -273,6 +273,22 @@ fn pair(first: u16, second: u16) -> u32 {
     u32::from(first) | u32::from(second) << 16
 }
 
+/// The tuple of an IPv4 header and the ports behind it.
+#[inline(always)]
+pub fn ipv4_key(ip: &[u16; 10], ports: [u16; 2]) -> FlowKey {
+    let (src, dst) = (pair(ip[6], ip[7]), pair(ip[8], ip[9]));
+    let proto = (ip[4].to_be() & 0xff) as u8;
+    FlowKey::from_words(Addr::from_v4_word(src), Addr::from_v4_word(dst), pair(ports[0], ports[1]), proto)
+}
+
+/// The tuple of an IPv6 header, without extension headers, and the ports behind it.
+#[inline(always)]
+pub fn ipv6_key(ip: &[u32; 10], ports: [u16; 2]) -> FlowKey {
+    let src = Addr::from_words([ip[2], ip[3], ip[4], ip[5]]);
+    let dst = Addr::from_words([ip[6], ip[7], ip[8], ip[9]]);
+    FlowKey::from_words(src, dst, pair(ports[0], ports[1]), (ip[1].to_be() >> 8) as u8)
+}
+
 /// Reads any frame by helpers.
 #[inline(never)]
 fn parse_any(packet: &mut Packet) -> Parsed {

@@ -87,12 +87,16 @@ fn fix_l4(packet: &mut Packet, from: u32, to: u32, flags: u64) -> bool {
         (packet.l4 + UDP_CHECK, flags | u64::from(BPF_F_MARK_MANGLED_0))
     };
     // SAFETY: a plain helper call on the context.
-    unsafe { bpf_l4_csum_replace(packet.skb(), offset, u64::from(from), u64::from(to), flags) == 0 }
+    let replace = |flags| unsafe {
+        bpf_l4_csum_replace(packet.skb(), offset, u64::from(from), u64::from(to), flags) == 0
+    };
+    // A kernel that does not know the flag refuses it, and is wrong under CHECKSUM_COMPLETE without.
+    replace(flags) || flags & BPF_F_IPV6 != 0 && replace(flags & !BPF_F_IPV6)
 }
 
 /// One's complement difference of two addresses (RFC 1624), not folded.
 #[inline(always)]
-fn delta(old: Addr, new: Addr) -> u64 {
+pub fn delta(old: Addr, new: Addr) -> u64 {
     let (old, new) = (old.words(), new.words());
     u64::from(!old[0])
         + u64::from(!old[1])
@@ -105,7 +109,7 @@ fn delta(old: Addr, new: Addr) -> u64 {
 }
 
 #[inline(always)]
-fn fold_32(sum: u64) -> u32 {
+pub fn fold_32(sum: u64) -> u32 {
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
     ((sum & 0xffff_ffff) + (sum >> 32)) as u32
 }

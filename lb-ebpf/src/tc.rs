@@ -8,9 +8,9 @@ use aya_ebpf::programs::TcContext;
 use lb_common::{Action, Counter, Flow, Phase};
 
 use crate::flow::{self, Opened, Standing};
-use crate::icmp;
+use crate::icmp::{self, Fate};
 use crate::maps::{self, Part};
-use crate::packet::{self, PROTO_ICMP, PROTO_ICMPV6, Packet, Parsed, TCP_FIN, TCP_RST, TCP_SYN};
+use crate::packet::{self, Packet, Parsed, TCP_FIN, TCP_RST, TCP_SYN};
 use crate::reset;
 use crate::rewrite;
 use crate::verdict::{Drop, Verdict};
@@ -141,11 +141,11 @@ pub fn egress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
     let (parsed, packet) = packet::parse(ctx.skb.skb, &mut packet);
     match parsed {
         Parsed::Transport => {}
-        Parsed::Icmp if packet.key.proto == PROTO_ICMP || packet.key.proto == PROTO_ICMPV6 => {
-            return if icmp::is_redirect_of_ours(packet) {
-                Err(Drop(Counter::DropIcmpRedirect))
-            } else {
-                Ok(Verdict::Continue)
+        Parsed::Icmp => {
+            return match icmp::inspect(packet) {
+                Fate::Continue => Ok(Verdict::Continue),
+                Fate::Redirect => Err(Drop(Counter::DropIcmpRedirect)),
+                Fate::Failed => Err(Drop(Counter::DropRewriteFailed)),
             };
         }
         _ => return Ok(Verdict::Continue),

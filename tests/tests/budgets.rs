@@ -20,9 +20,9 @@ const POLICY: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pol
 /// Verified instructions. The kernel's limit is 1,000,000.
 const BUDGETS: [(&str, u32); 5] = [
     (names::POD_INGRESS, 60_000),
-    (names::POD_EGRESS, 40_000),
+    (names::POD_EGRESS, 60_000),
     (names::PORT_INGRESS, 60_000),
-    (names::PORT_EGRESS, 40_000),
+    (names::PORT_EGRESS, 60_000),
     (names::SWEEP, 5_000),
 ];
 

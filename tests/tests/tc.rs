@@ -1,9 +1,11 @@
 //! Packets as sentences, through the real programs: what goes in, what comes out.
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use anyhow::Result;
 use lb_common::{Counter, Proto, names};
 use lb_tests::datapath::{CONTINUE, DROP, Datapath, REDIRECT, service};
-use lb_tests::packet::{Extension, Mac, Packet, Tcp, assert_same, icmp, tcp, udp};
+use lb_tests::packet::{Extension, Mac, Packet, Tcp, Transport, assert_same, icmp, tcp, udp};
 use lb_tests::program::Run;
 use lb_userspace::dataplane::load::Constants;
 
@@ -498,6 +500,63 @@ fn a_redirect_about_a_translated_flow_is_dropped() -> Result<()> {
     assert_eq!(path.to_pod(&redirect("10.244.1.99:8080"))?.verdict, CONTINUE);
     assert_eq!(path.counter(Counter::DropIcmpRedirect)?, 1);
     Ok(())
+}
+
+#[test]
+fn an_error_about_a_translated_packet_quotes_what_the_client_sent() -> Result<()> {
+    each_family(|ends| {
+        for proto in [Proto::Tcp, Proto::Udp] {
+            let mut path = Datapath::new()?;
+            path.set([
+                service(proto, ends.vip, &[ends.backend]),
+                service(proto, ends.other_vip, &[ends.backend]),
+            ])?;
+            let sent = |vip: &str| match proto {
+                Proto::Udp => udp(ends.client, vip).payload("a long datagram"),
+                _ => tcp(ends.client, vip).syn(),
+            };
+            // The second has another source port behind the translation: a clash.
+            for vip in [ends.vip, ends.other_vip] {
+                let behind = path.from_pod(&sent(vip))?.packet()?;
+                let error = |quoted: &Packet| {
+                    let (router, client): (IpAddr, _) = match sent(vip).src {
+                        client @ IpAddr::V4(_) => ([192, 0, 2, 1].into(), client),
+                        client @ IpAddr::V6(_) => {
+                            (Ipv6Addr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]).into(), client)
+                        }
+                    };
+                    // Fragmentation needed, packet too big; as much as a router quotes at the least.
+                    let (kind, code) = if client.is_ipv4() { (3, 4) } else { (2, 0) };
+                    let header = if client.is_ipv4() { 20 } else { 40 };
+                    icmp(router, client, kind, code).payload(&quoted.bytes()[14..14 + header + 8])
+                };
+                let (verdict, out) = checked(&mut path, names::POD_EGRESS, &error(&behind))?;
+                assert_eq!(verdict, CONTINUE);
+                // The transport checksum within the quotation stays what it was: 8 bytes have it for UDP only.
+                let mut expected = error(&sent(vip));
+                if proto == Proto::Udp {
+                    expected = with_udp_check_of(expected, &error(&behind));
+                }
+                assert_same(&out, &expected);
+            }
+            let stranger = icmp([192, 0, 2, 1].into(), [10, 244, 1, 10].into(), 3, 4)
+                .payload(&udp(V4.client, "10.244.1.99:9").bytes()[14..]);
+            assert_same(&path.to_pod(&stranger)?.packet()?, &stranger);
+        }
+        Ok(())
+    })
+}
+
+/// The last two bytes of a quotation of eight bytes of UDP.
+fn with_udp_check_of(packet: Packet, other: &Packet) -> Packet {
+    let body = |packet: &Packet| match &packet.transport {
+        Transport::Icmp(icmp) => icmp.body.clone(),
+        transport => panic!("{transport:?} is not ICMP"),
+    };
+    let (mut bytes, other) = (body(&packet), body(other));
+    let check = bytes.len() - 2;
+    bytes[check..].copy_from_slice(&other[check..]);
+    packet.payload(bytes)
 }
 
 #[test]
