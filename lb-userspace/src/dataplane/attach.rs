@@ -16,6 +16,7 @@ use lb_common::names;
 
 use super::load;
 use super::pins::Pins;
+use super::sys;
 use crate::netdev::{Direction, Facts, Filter};
 
 /// `--attach`.
@@ -100,24 +101,47 @@ fn attach_both(
     link: &Facts,
     filters: &[Vec<Filter>; 2],
 ) -> anyhow::Result<()> {
-    // The other hook goes first: a packet that meets both would be taken for a direct connection by the second.
-    for (direction, filters) in Direction::BOTH.into_iter().zip(filters) {
-        match hook {
-            Hook::Tcx => detach_clsact(&link.name, direction, filters)?,
-            Hook::Clsact => unpin(pins, link.index, direction)?,
-        }
-    }
     if hook == Hook::Clsact {
         add_clsact(&link.name)?;
     }
-    for (direction, filters) in Direction::BOTH.into_iter().zip(filters) {
-        let program = load::program(object, program_name(link.bridge_port, direction))?;
-        match hook {
-            Hook::Tcx => attach_tcx(program, pins, link, direction)?,
-            Hook::Clsact => attach_clsact(program, link, direction, filters)?,
-        }
+    let [ingress, egress] = filters;
+    // A reply that no program restores, the client would answer with a RST. So both hooks are there for a while:
+    // what the first has restored, the second knows nothing of.
+    attach_one(object, pins, hook, link, Direction::Egress, egress)?;
+    detach_other(pins, hook, link, Direction::Egress, egress)?;
+    // Not so where requests enter: what the first has translated, the second would take for a direct connection.
+    // A request that meets neither is sent again.
+    detach_other(pins, hook, link, Direction::Ingress, ingress)?;
+    attach_one(object, pins, hook, link, Direction::Ingress, ingress)
+}
+
+fn attach_one(
+    object: &mut Ebpf,
+    pins: &Pins,
+    hook: Hook,
+    link: &Facts,
+    direction: Direction,
+    filters: &[Filter],
+) -> anyhow::Result<()> {
+    let program = load::program(object, program_name(link.bridge_port, direction))?;
+    match hook {
+        Hook::Tcx => attach_tcx(program, pins, link, direction),
+        Hook::Clsact => attach_clsact(program, link, direction, filters),
     }
-    Ok(())
+}
+
+/// Takes away what hangs on the hook that is not this one.
+fn detach_other(
+    pins: &Pins,
+    hook: Hook,
+    link: &Facts,
+    direction: Direction,
+    filters: &[Filter],
+) -> anyhow::Result<()> {
+    match hook {
+        Hook::Tcx => detach_clsact(&link.name, direction, filters),
+        Hook::Clsact => unpin(pins, link.index, direction),
+    }
 }
 
 /// Did the kernel say that it does not know TCX? Tried, not guessed from its version.
@@ -226,12 +250,16 @@ pub fn detach_clsact(name: &str, direction: Direction, filters: &[Filter]) -> an
     Ok(())
 }
 
-/// Detaches a pinned link by removing its only pin.
+/// Detaches a pinned link and removes its pin.
 ///
 /// # Errors
-/// Where the pin cannot be removed.
+/// Where the link cannot be detached or the pin not be removed.
 pub fn unpin(pins: &Pins, ifindex: u32, direction: Direction) -> anyhow::Result<()> {
     let pin = pins.link(ifindex, direction.name());
+    match sys::detach_pinned(&pin) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        detached => detached.with_context(|| format!("detach {}", pin.display()))?,
+    }
     match std::fs::remove_file(&pin) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

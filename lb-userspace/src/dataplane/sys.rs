@@ -1,7 +1,10 @@
-//! `bpf(2)` where aya has no wrapper: batches, mappings, and a proof of grace.
+//! `bpf(2)` where aya has no wrapper: batches, mappings, links, and a proof of grace.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -10,7 +13,9 @@ use aya::maps::MapData;
 
 const BPF_MAP_CREATE: u32 = 0;
 const BPF_MAP_UPDATE_ELEM: u32 = 2;
+const BPF_OBJ_GET: u32 = 7;
 const BPF_MAP_LOOKUP_BATCH: u32 = 24;
+const BPF_LINK_DETACH: u32 = 34;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
 
@@ -251,6 +256,26 @@ impl Grace {
         };
         bpf(BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
     }
+}
+
+#[repr(C)]
+struct GetAttr {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+/// Detaches a pinned link: when this returns, its program hangs there no more. (Removing the pin does it too, but
+/// some milliseconds later.)
+///
+/// # Errors
+/// The kernel's; `NotFound` where nothing is pinned.
+pub fn detach_pinned(pin: &Path) -> io::Result<()> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let fd = bpf(BPF_OBJ_GET, &mut GetAttr { path: path.as_ptr() as u64, fd: 0, flags: 0 })?;
+    // SAFETY: the kernel gave this descriptor to us alone.
+    let link = unsafe { OwnedFd::from_raw_fd(fd) };
+    bpf(BPF_LINK_DETACH, &mut (link.as_raw_fd() as u32)).map(drop)
 }
 
 /// Set or clear a bit of a word that packets and other CPUs write too.
