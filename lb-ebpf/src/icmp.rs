@@ -6,7 +6,8 @@ use aya_ebpf::helpers::bpf_l4_csum_replace;
 use lb_common::{Flow, FlowKey};
 
 use crate::maps;
-use crate::packet::{PROTO_ICMP, Packet, ipv4_key, ipv6_key};
+use crate::packet::Packet;
+use crate::parse::{PROTO_ICMP, ipv4_key, ipv6_key};
 use crate::rewrite::{delta, fold_16, fold_32};
 
 /// Destination unreachable, source quench, time exceeded, parameter problem (RFC 792).
@@ -98,7 +99,7 @@ fn translate(packet: &mut Packet, quoted: &Quoted, flow: &Flow) -> bool {
     let address = if packet.v6 { moved } else { 0 };
     let change = fold_32(address + u64::from(!old_ports) + u64::from(new_ports));
     // SAFETY: a plain helper call on the context.
-    unsafe { bpf_l4_csum_replace(packet.skb(), packet.l4 + CHECK, 0, u64::from(change), 0) == 0 }
+    unsafe { bpf_l4_csum_replace(packet.skb, packet.l4 + CHECK, 0, u64::from(change), 0) == 0 }
 }
 
 #[inline(always)]

@@ -7,7 +7,9 @@
 mod flow;
 mod icmp;
 mod maps;
+mod open;
 mod packet;
+mod parse;
 mod reset;
 mod rewrite;
 mod select;

@@ -69,7 +69,7 @@ fn turn(packet: &mut Packet) -> bool {
     tcp[4] = u32::from(check);
 
     // SAFETY: a plain helper call on the context.
-    if unsafe { bpf_skb_change_tail(packet.skb(), packet.l4 + TCP_LEN, 0) } != 0 {
+    if unsafe { bpf_skb_change_tail(packet.skb, packet.l4 + TCP_LEN, 0) } != 0 {
         return false;
     }
     packet.store(packet.l4, &tcp, RECOMPUTE) && turn_ip(packet, old_len, header_len)
@@ -98,7 +98,7 @@ fn checksum_is_partial(packet: &mut Packet) -> Option<bool> {
     let at = packet.l4 + TCP_CHECK;
     let before = packet.load::<u16>(at)?;
     // SAFETY: a plain helper call on the context.
-    if unsafe { bpf_l4_csum_replace(packet.skb(), at, 0, 1, 4) } != 0 {
+    if unsafe { bpf_l4_csum_replace(packet.skb, at, 0, 1, 4) } != 0 {
         return None;
     }
     let after = packet.load::<u16>(at)?;

@@ -88,7 +88,7 @@ fn fix_l4(packet: &mut Packet, from: u32, to: u32, flags: u64) -> bool {
     };
     // SAFETY: a plain helper call on the context.
     let replace = |flags| unsafe {
-        bpf_l4_csum_replace(packet.skb(), offset, u64::from(from), u64::from(to), flags) == 0
+        bpf_l4_csum_replace(packet.skb, offset, u64::from(from), u64::from(to), flags) == 0
     };
     // A kernel that does not know the flag refuses it, and is wrong under CHECKSUM_COMPLETE without.
     replace(flags) || flags & BPF_F_IPV6 != 0 && replace(flags & !BPF_F_IPV6)

@@ -7,10 +7,12 @@ use core::mem::MaybeUninit;
 use aya_ebpf::programs::TcContext;
 use lb_common::{Action, Counter, Flow, Phase};
 
-use crate::flow::{self, Opened, Standing};
+use crate::flow::{self, Standing};
 use crate::icmp::{self, Fate};
 use crate::maps::{self, Part};
-use crate::packet::{self, Packet, Parsed, TCP_FIN, TCP_RST, TCP_SYN};
+use crate::open::{self, Opened};
+use crate::packet::{Packet, TCP_FIN, TCP_RST, TCP_SYN};
+use crate::parse::{self, Parsed};
 use crate::reset;
 use crate::rewrite;
 use crate::verdict::{Drop, Verdict};
@@ -28,7 +30,7 @@ pub enum Link {
 #[inline(always)]
 pub fn ingress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
     let mut packet = MaybeUninit::uninit();
-    let (parsed, packet) = packet::parse(ctx.skb.skb, &mut packet);
+    let (parsed, packet) = parse::headers(ctx.skb.skb, &mut packet);
     match parsed {
         Parsed::Transport => {}
         Parsed::Fragment => {
@@ -82,7 +84,7 @@ fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
             }
         }
     }
-    match flow::open(packet, previous) {
+    match open::flow(packet, previous) {
         Opened::Flow => {}
         Opened::NotOurs => return Ok(Verdict::Continue),
         Opened::UnknownFlow => return reset::to_client(packet, Counter::ResetUnknownFlow),
@@ -138,7 +140,7 @@ fn leave(packet: &mut Packet, hairpin: bool) -> Result<Verdict, Drop> {
 #[inline(always)]
 pub fn egress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
     let mut packet = MaybeUninit::uninit();
-    let (parsed, packet) = packet::parse(ctx.skb.skb, &mut packet);
+    let (parsed, packet) = parse::headers(ctx.skb.skb, &mut packet);
     match parsed {
         Parsed::Transport => {}
         Parsed::Icmp => {

@@ -1,12 +1,10 @@
 //! The loop: the only place where sources, model, planner and kernel meet.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use aya::Ebpf;
 use futures::StreamExt;
 use lb_common::names;
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,16 +13,17 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use crate::dataplane::Kernel;
-use crate::dataplane::attach::{self, Hook, Mode};
+use crate::dataplane::attach::Mode;
 use crate::dataplane::load::{self, Constants};
 use crate::dataplane::maps::Maps;
 use crate::dataplane::pins::Pins;
 use crate::dataplane::sweep::Sweep;
 use crate::desired::Desired;
 use crate::event::Event;
+use crate::links::Links;
 use crate::manifests;
 use crate::model::{Model, Notice, Severity};
-use crate::netdev::{Direction, Facts, Netdev, Overrides, Role, role};
+use crate::netdev::{Netdev, Overrides};
 use crate::plan::{Batch, Limits, Op, Plan, Planner};
 use crate::plane::Plane;
 
@@ -71,14 +70,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         model: Model::new(&config.node_name),
         planner,
         kernel,
-        links: Links {
-            pins,
-            netdev,
-            object,
-            mode: config.attach,
-            roles: config.roles,
-            attached: BTreeMap::new(),
-        },
+        links: Links::new(object, pins, netdev, config.attach, config.roles),
         sweep: Sweep::default(),
         reclaim_in,
         waiting_for_grace: false,
@@ -87,7 +79,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         began: false,
         first_operations: 0,
     };
-    let mut links_due = agent.links.reconcile().await;
+    let mut links_due = agent.reconcile_links().await;
     agent.start_grace();
 
     let mut terminate = signal(SignalKind::terminate())?;
@@ -113,7 +105,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
                 links_due.get_or_insert_with(|| Instant::now() + LINKS_SETTLE);
             }
             () = sleep_until(links_due.unwrap_or_else(Instant::now)), if links_due.is_some() => {
-                links_due = agent.links.reconcile().await;
+                links_due = agent.reconcile_links().await;
             }
             _ = sweeps.tick() => agent.sweep(),
         }
@@ -174,7 +166,7 @@ impl Agent {
             info!(
                 operations = self.first_operations,
                 services = self.planner.tables().names.len(),
-                links = self.links.attached.len(),
+                links = self.links.attached(),
                 "ready"
             );
         }
@@ -252,6 +244,11 @@ impl Agent {
         }
     }
 
+    /// When to look at the links again, where not all could be done.
+    async fn reconcile_links(&mut self) -> Option<Instant> {
+        (!self.links.reconcile().await).then(|| Instant::now() + RETRY_AFTER)
+    }
+
     fn sweep(&mut self) {
         let program = match load::program(&mut self.links.object, names::SWEEP) {
             Ok(program) => program,
@@ -274,139 +271,6 @@ impl Agent {
             Err(failed) => error!("sweep: {failed:#}"),
         }
     }
-}
-
-/// The programs on the node's links.
-struct Links {
-    pins: Pins,
-    netdev: Netdev,
-    object: Ebpf,
-    mode: Mode,
-    roles: Overrides,
-    /// By interface index: what hangs there, so that only changes are acted upon.
-    attached: BTreeMap<u32, Attached>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Attached {
-    facts: Facts,
-    hook: Hook,
-    /// Somebody else's clsact programs were there.
-    foreign: usize,
-}
-
-impl Links {
-    /// When to try again, where not all could be done.
-    async fn reconcile(&mut self) -> Option<Instant> {
-        match self.try_reconcile().await {
-            Ok(true) => return None,
-            Ok(false) => {}
-            Err(failed) => error!("links: {failed:#}"),
-        }
-        Some(Instant::now() + RETRY_AFTER)
-    }
-
-    async fn try_reconcile(&mut self) -> anyhow::Result<bool> {
-        let mut all = true;
-        let links = self.netdev.links().await?;
-        self.collect_stale(&links)?;
-        for facts in &links {
-            let (role, reason) = role(facts, &self.roles);
-            if role == Role::Pod {
-                all &= self.reconcile_pod(facts, reason).await;
-            } else if self.attached.remove(&facts.index).is_some() {
-                info!(link = facts.name, "no longer a pod's link ({reason}): detached");
-                self.detach(facts).await;
-            }
-        }
-        Ok(all)
-    }
-
-    async fn reconcile_pod(&mut self, facts: &Facts, reason: &str) -> bool {
-        let filters = match self.filters(facts.index).await {
-            Ok(filters) => filters,
-            Err(failed) => {
-                warn!("{}: {failed:#}", facts.name);
-                return false;
-            }
-        };
-        let foreign = filters.iter().flatten().filter(|filter| !attach::is_ours(filter)).count();
-        let ours = filters.iter().all(|filters| filters.iter().any(attach::is_ours));
-        if self.attached.get(&facts.index).is_some_and(|known| {
-            known.facts == *facts && known.foreign == foreign && (known.hook == Hook::Tcx || ours)
-        }) {
-            return true;
-        }
-        match attach::attach(&mut self.object, &self.pins, self.mode, facts, &filters) {
-            Ok(hook) => {
-                info!(link = facts.name, ?hook, "attached: {reason}");
-                self.attached.insert(facts.index, Attached { facts: facts.clone(), hook, foreign });
-                true
-            }
-            // It may have gone again meanwhile.
-            Err(failed) => {
-                warn!("{failed:#}");
-                false
-            }
-        }
-    }
-
-    async fn filters(&self, index: u32) -> anyhow::Result<[Vec<crate::netdev::Filter>; 2]> {
-        Ok([
-            self.netdev.filters(index, Direction::Ingress).await?,
-            self.netdev.filters(index, Direction::Egress).await?,
-        ])
-    }
-
-    async fn detach(&self, facts: &Facts) {
-        if let Err(failed) = detach(&self.pins, &self.netdev, facts).await {
-            warn!("{failed:#}");
-        }
-    }
-
-    /// Pins of links whose interface is gone.
-    fn collect_stale(&mut self, links: &[Facts]) -> anyhow::Result<()> {
-        let there = |index: &u32| links.iter().any(|link| link.index == *index);
-        self.attached.retain(|index, _| there(index));
-        for (index, _) in self.pins.linked()?.iter().filter(|(index, _)| !there(index)) {
-            for direction in Direction::BOTH {
-                attach::unpin(&self.pins, *index, direction)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-async fn detach(pins: &Pins, netdev: &Netdev, link: &Facts) -> anyhow::Result<()> {
-    let mut ours = false;
-    let mut others = false;
-    for direction in Direction::BOTH {
-        attach::unpin(pins, link.index, direction)?;
-        let filters = netdev.filters(link.index, direction).await?;
-        ours |= filters.iter().any(attach::is_ours);
-        others |= filters.iter().any(|filter| !attach::is_ours(filter));
-        attach::detach_clsact(&link.name, direction, &filters)?;
-    }
-    if ours && !others {
-        netdev.remove_clsact(link.index).await;
-    }
-    Ok(())
-}
-
-/// `lb cleanup`: detaches from every link of this network namespace and removes the tables.
-///
-/// # Errors
-/// While an agent runs, or where the kernel refuses.
-pub async fn cleanup(pin_dir: PathBuf) -> anyhow::Result<()> {
-    let pins = Pins::new(&pin_dir);
-    let lock = if pins.require().is_ok() { Some(pins.lock()?) } else { None };
-    let (netdev, _) = Netdev::connect()?;
-    for link in netdev.links().await? {
-        detach(&pins, &netdev, &link).await?;
-    }
-    pins.remove()?;
-    drop(lock);
-    Ok(())
 }
 
 fn say(notice: &Notice) {

@@ -17,5 +17,6 @@ pub mod view;
 pub mod agent;
 pub mod dataplane;
 pub mod flows;
+pub mod links;
 pub mod netdev;
 pub mod status;

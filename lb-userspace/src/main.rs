@@ -12,7 +12,7 @@ use lb_userspace::dataplane::maps::Maps;
 use lb_userspace::dataplane::pins::Pins;
 use lb_userspace::netdev::{Overrides, Role};
 use lb_userspace::tables::Tables;
-use lb_userspace::{agent, dataplane, flows, status, view};
+use lb_userspace::{agent, dataplane, flows, links, status, view};
 
 /// Kubernetes Services by eBPF, in place of kube-proxy.
 #[derive(Parser)]
@@ -180,7 +180,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             let status = runtime()?.block_on(status::read(&pins, &roles.overrides()))?;
             print(output.output, &status, || status::text(&status))
         }
-        Command::Cleanup { pins } => runtime()?.block_on(agent::cleanup(pins.pin_dir)),
+        Command::Cleanup { pins } => runtime()?.block_on(links::cleanup(pins.pin_dir)),
     }
 }
 
