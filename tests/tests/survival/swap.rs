@@ -72,8 +72,9 @@ fn a_swap_under_clsact_loses_no_packet() -> Result<()> {
     check_swaps("clsact")
 }
 
-/// The hook itself changes, which no one step does: packets to a Service may be lost for a moment. But a
-/// connection sends them again, and no answer comes from an address that was not asked.
+/// The hook itself changes, which no one step does: for some 25 ms a link's requests go past us, into the node's
+/// routes. A connection sends them again. A new one may hear that there is no way to the Service's address, at once;
+/// none is reset, and no answer comes from an address that was not asked.
 #[test]
 fn a_change_of_the_hook_keeps_every_connection() -> Result<()> {
     let stage = Stage::new(Layout::routed())?;
@@ -111,7 +112,14 @@ fn a_change_of_the_hook_keeps_every_connection() -> Result<()> {
         let (_, failures) = pinger.stop();
         assert!(failures.is_empty(), "{} connections failed, the first: {}", failures.len(), failures[0]);
     }
-    short.into_iter().for_each(|running| running.stop().assert_clean());
+    for running in short {
+        let report = running.stop();
+        println!("{changes} changes of the hook, TCP: {report}");
+        let is_unreachable = |kind: &Kind| matches!(kind, Kind::Other(text) if text.contains("unreachable"));
+        assert!(report.kinds().keys().all(is_unreachable), "{report}");
+        // Both workers, in each hole.
+        assert!(report.failures.len() <= 2 * changes && report.answered() > 100, "{report}");
+    }
     for running in udp {
         let report = running.stop();
         println!("{changes} changes of the hook, UDP: {report}");
