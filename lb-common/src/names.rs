@@ -35,6 +35,11 @@ pub const POD_INGRESS: &str = "pod_ingress";
 pub const POD_EGRESS: &str = "pod_egress";
 pub const PORT_INGRESS: &str = "port_ingress";
 pub const PORT_EGRESS: &str = "port_egress";
+pub const TAP_INGRESS: &str = "tap_ingress";
+pub const TAP_PORT_INGRESS: &str = "tap_port_in";
+/// Every program that hangs on links.
+pub const ON_LINKS: [&str; 6] =
+    [POD_INGRESS, POD_EGRESS, PORT_INGRESS, PORT_EGRESS, TAP_INGRESS, TAP_PORT_INGRESS];
 pub const SWEEP: &str = "sweep";
 
 const _: () = {

@@ -39,6 +39,18 @@ pub fn port_ingress(ctx: TcContext) -> i32 {
     verdict::finish(tc::ingress(&ctx, Link::BridgePort))
 }
 
+/// As `pod_ingress`, for a tap.
+#[classifier]
+pub fn tap_ingress(ctx: TcContext) -> i32 {
+    verdict::finish(tc::ingress(&ctx, Link::RoutedTap))
+}
+
+/// As `port_ingress`, for a tap.
+#[classifier]
+pub fn tap_port_in(ctx: TcContext) -> i32 {
+    verdict::finish(tc::ingress(&ctx, Link::BridgeTap))
+}
+
 /// As `pod_egress`, for a link that is a port of a bridge.
 #[classifier]
 pub fn port_egress(ctx: TcContext) -> i32 {

@@ -4,15 +4,22 @@ use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{
     bindings::__sk_buff,
-    helpers::{bpf_redirect, bpf_skb_load_bytes, bpf_skb_store_bytes},
+    helpers::{
+        bpf_redirect, bpf_redirect_peer, bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_store_bytes,
+    },
 };
 use lb_common::{FlowKey, Proto};
+
+use crate::tc::Link;
 
 pub const ETH_LEN: u32 = 14;
 pub const TCP_FIN: u8 = 1;
 pub const TCP_SYN: u8 = 2;
 pub const TCP_RST: u8 = 4;
 pub const TCP_ACK: u8 = 16;
+
+/// `linux/if_packet.h`.
+const PACKET_HOST: u32 = 0;
 
 /// What was read of a frame. Offsets are in bytes from the start of the frame.
 pub struct Packet {
@@ -98,13 +105,22 @@ impl Packet {
         }
     }
 
-    /// Sends the frame back out of the link that it came by, its MAC addresses swapped.
+    /// Sends the frame back to the pod that it came from, its MAC addresses swapped. Where the link has a peer,
+    /// straight into the pod: a policy program at the link's egress has not seen what this answers.
     #[inline(always)]
-    pub fn send_back(&mut self) -> Option<i32> {
+    pub fn send_back(&mut self, link: Link) -> Option<i32> {
         let macs = self.load::<[u16; 6]>(0)?;
         let swapped = [macs[3], macs[4], macs[5], macs[0], macs[1], macs[2]];
         if !self.store(0, &swapped, 0) {
             return None;
+        }
+        if link.has_peer() {
+            // At a port of a bridge the frame is for another host yet, and the pod's stack would drop it.
+            // SAFETY: plain helper calls.
+            return Some(unsafe {
+                bpf_skb_change_type(self.skb, PACKET_HOST);
+                bpf_redirect_peer(self.ifindex(), 0)
+            } as i32);
         }
         // SAFETY: a plain helper call.
         Some(unsafe { bpf_redirect(self.ifindex(), 0) } as i32)

@@ -9,6 +9,7 @@ use lb_common::Counter;
 use crate::maps;
 use crate::packet::{Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
 use crate::rewrite::fold_16;
+use crate::tc::Link;
 use crate::verdict::{Drop, Verdict};
 
 const TCP_LEN: u32 = 20;
@@ -17,11 +18,11 @@ const RECOMPUTE: u64 = BPF_F_RECOMPUTE_CSUM as u64;
 
 /// Turns the segment into its own RST and sends it back. A RST is never answered.
 #[inline(always)]
-pub fn to_client(packet: &mut Packet, reason: Counter) -> Result<Verdict, Drop> {
+pub fn to_client(packet: &mut Packet, link: Link, reason: Counter) -> Result<Verdict, Drop> {
     if packet.tcp_flags & TCP_RST != 0 || !turn(packet) {
         return Err(Drop(reason));
     }
-    match packet.send_back() {
+    match packet.send_back(link) {
         Some(code) => {
             maps::count(reason);
             Ok(Verdict::Redirect(code))

@@ -24,6 +24,22 @@ pub enum Link {
     Routed,
     /// The pod shares a bridge with others: a reply may come past the host's stack.
     BridgePort,
+    /// As `Routed`, but the link is a tap: it has no peer in the pod.
+    RoutedTap,
+    /// As `BridgePort`, but a tap.
+    BridgeTap,
+}
+
+impl Link {
+    #[inline(always)]
+    const fn is_port(self) -> bool {
+        matches!(self, Self::BridgePort | Self::BridgeTap)
+    }
+
+    #[inline(always)]
+    pub const fn has_peer(self) -> bool {
+        matches!(self, Self::Routed | Self::BridgePort)
+    }
 }
 
 /// From the pod: to a service, or straight to a backend.
@@ -65,7 +81,7 @@ fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
                 let hairpin = translate(packet, flow, link)?;
                 // Last, for the flow may move now.
                 flow::touch_forward(packet, flow);
-                return leave(packet, hairpin);
+                return leave(packet, hairpin, link);
             }
             // A reply on its way from a backend: the client's link restores it.
             Standing::OtherWay => return Ok(Verdict::Continue),
@@ -80,15 +96,17 @@ fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
             }
             Standing::BackendGone => {
                 flow::forget(&packet.key);
-                return reset::to_client(packet, Counter::ResetBackendGone);
+                return reset::to_client(packet, link, Counter::ResetBackendGone);
             }
         }
     }
     match open::flow(packet, previous) {
         Opened::Flow => {}
         Opened::NotOurs => return Ok(Verdict::Continue),
-        Opened::UnknownFlow => return reset::to_client(packet, Counter::ResetUnknownFlow),
-        Opened::NoEndpoint if packet.is_tcp() => return reset::to_client(packet, Counter::ResetNoEndpoint),
+        Opened::UnknownFlow => return reset::to_client(packet, link, Counter::ResetUnknownFlow),
+        Opened::NoEndpoint if packet.is_tcp() => {
+            return reset::to_client(packet, link, Counter::ResetNoEndpoint);
+        }
         Opened::NoEndpoint => return Err(Drop(Counter::DropNoEndpoint)),
         Opened::NoLocalEndpoint => return Err(Drop(Counter::DropNoLocalEndpoint)),
         Opened::NoPort => return Err(Drop(Counter::ClashDropped)),
@@ -97,7 +115,7 @@ fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
     match maps::flow_in(Part::Unassured, &packet.key) {
         Some(flow) => {
             let hairpin = translate(packet, flow, link)?;
-            leave(packet, hairpin)
+            leave(packet, hairpin, link)
         }
         // Evicted within the microsecond: the next try finds room again.
         None => Err(Drop(Counter::DropFlowInsert)),
@@ -118,19 +136,19 @@ fn translate(packet: &mut Packet, flow: &Flow, link: Link) -> Result<bool, Drop>
         return Err(Drop(Counter::DropRewriteFailed));
     }
     let hairpin = flow.action == Action::Hairpin as u8;
-    if link == Link::BridgePort && !hairpin && flow.mac != [0; 6] && !packet.send_to_mac(flow.mac) {
+    if link.is_port() && !hairpin && flow.mac != [0; 6] && !packet.send_to_mac(flow.mac) {
         return Err(Drop(Counter::DropRewriteFailed));
     }
     Ok(hairpin)
 }
 
 #[inline(always)]
-fn leave(packet: &mut Packet, hairpin: bool) -> Result<Verdict, Drop> {
+fn leave(packet: &mut Packet, hairpin: bool, link: Link) -> Result<Verdict, Drop> {
     if !hairpin {
         return Ok(Verdict::Continue);
     }
     maps::count(Counter::Hairpin);
-    match packet.send_back() {
+    match packet.send_back(link) {
         Some(code) => Ok(Verdict::Redirect(code)),
         None => Err(Drop(Counter::DropRewriteFailed)),
     }
@@ -174,7 +192,7 @@ pub fn egress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
         return Err(Drop(Counter::DropRewriteFailed));
     }
     if track {
-        flow::track_reverse(packet, link == Link::BridgePort);
+        flow::track_reverse(packet, link.is_port());
     }
     Ok(Verdict::Continue)
 }

@@ -37,18 +37,17 @@ pub enum Hook {
     Clsact,
 }
 
-/// Every name that a program of ours can have on a link.
-pub const OURS: [&str; 4] = [names::POD_INGRESS, names::POD_EGRESS, names::PORT_INGRESS, names::PORT_EGRESS];
-
 /// Lower numbers run first.
 const FIRST: u16 = 1;
 const LAST: u16 = u16::MAX;
 
-fn program_name(bridge_port: bool, direction: Direction) -> &'static str {
-    match (bridge_port, direction) {
-        (false, Direction::Ingress) => names::POD_INGRESS,
+fn program_name(link: &Facts, direction: Direction) -> &'static str {
+    match (link.bridge_port, direction) {
+        (false, Direction::Ingress) if link.peer_elsewhere => names::POD_INGRESS,
+        (false, Direction::Ingress) => names::TAP_INGRESS,
         (false, Direction::Egress) => names::POD_EGRESS,
-        (true, Direction::Ingress) => names::PORT_INGRESS,
+        (true, Direction::Ingress) if link.peer_elsewhere => names::PORT_INGRESS,
+        (true, Direction::Ingress) => names::TAP_PORT_INGRESS,
         (true, Direction::Egress) => names::PORT_EGRESS,
     }
 }
@@ -61,7 +60,7 @@ fn attach_type(direction: Direction) -> TcAttachType {
 }
 
 pub fn is_ours(filter: &Filter) -> bool {
-    filter.name.as_deref().is_some_and(|name| OURS.contains(&name))
+    filter.name.as_deref().is_some_and(|name| names::ON_LINKS.contains(&name))
 }
 
 /// Puts the programs on a pod's link, or swaps them under what is there: atomically, if the hook stays the
@@ -123,7 +122,7 @@ fn attach_one(
     direction: Direction,
     filters: &[Filter],
 ) -> anyhow::Result<()> {
-    let program = load::program(object, program_name(link.bridge_port, direction))?;
+    let program = load::program(object, program_name(link, direction))?;
     match hook {
         Hook::Tcx => attach_tcx(program, pins, link, direction),
         Hook::Clsact => attach_clsact(program, link, direction, filters),

@@ -34,8 +34,7 @@ pub fn object(pins: &Pins, constants: Constants) -> anyhow::Result<Ebpf> {
     let mut object = loader.load(OBJECT).context(
         "load the packet path's maps: run as root (CAP_BPF and CAP_NET_ADMIN) on a kernel with BTF and BPF",
     )?;
-    for name in [names::POD_INGRESS, names::POD_EGRESS, names::PORT_INGRESS, names::PORT_EGRESS, names::SWEEP]
-    {
+    for name in names::ON_LINKS.into_iter().chain([names::SWEEP]) {
         program(&mut object, name)?
             .load()
             .with_context(|| format!("the kernel refuses the program {name}"))?;
