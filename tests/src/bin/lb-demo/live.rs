@@ -20,9 +20,7 @@ const LONG: Duration = Duration::from_secs(365 * 24 * 3_600);
 
 /// Shows live counters until asked to stop.
 pub fn show(stage: &Stage) -> Result<()> {
-    let folder = stage.world.folder().manifests();
-    println!("Now edit the YAML in {} in a second terminal:", folder.display());
-    println!("add the spare backend-4 (10.244.1.14, fd00:10:244:1::14) to a slice, and see it take traffic.");
+    println!("{}", stage.what_to_type());
     println!("Requests a second, {RATE} to each address; Ctrl-C ends.\n");
     let (mut screen, mut clients) = (Screen::default(), Clients::default());
     while !stop::is_asked() {

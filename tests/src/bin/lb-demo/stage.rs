@@ -1,23 +1,27 @@
 //! What the demo plays on: a world, servers in its pods, the agent on its node.
 
 use anyhow::{Context, Result, ensure};
+use lb_common::SCHEMA;
 use lb_tests::echo::Echo;
 use lb_tests::world::{Agent, Layout, Pod, World, lb_binary};
 use std::fmt;
 use std::fs;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What the examples' Services lead to.
 const PORTS: [u16; 4] = [8080, 6379, 9090, 5353];
 /// Three behind the examples' Services, and one to be added by hand.
 const BACKENDS: usize = 4;
+/// The example that a person is told to edit.
+const EDITED: &str = "nginx.yaml";
 
 // The order of fields is the order of their end: agent, servers, world.
 pub struct Stage {
     _agent: Agent,
     _servers: Vec<Echo>,
     pub world: World,
+    lb: PathBuf,
 }
 
 impl Stage {
@@ -28,7 +32,33 @@ impl Stage {
         let servers = world.backends().iter().map(server).collect::<Result<_>>()?;
         copy_yaml(examples, &world)?;
         let agent = world.start_agent(&[])?;
-        Ok(Self { _agent: agent, _servers: servers, world })
+        Ok(Self { _agent: agent, _servers: servers, world, lb })
+    }
+
+    /// What to type in a second terminal: a backend more, and the commands that look inside.
+    pub fn what_to_type(&self) -> String {
+        let here = std::env::current_dir().unwrap_or_default();
+        let lb = self.lb.strip_prefix(here).unwrap_or(&self.lb).display();
+        let folder = self.world.folder();
+        let (manifests, pins) = (folder.manifests(), folder.pins());
+        let (manifests, pins) = (manifests.display(), pins.display());
+        let node = format!("/run/netns/{}", self.world.node().name());
+        let mut text = format!("Edit the YAML in {manifests}, in a second terminal and as root.\n");
+        if folder.manifests().join(EDITED).exists() {
+            text += &format!(
+                "This gives the spare backend-4 to the first EndpointSlice of {EDITED}:\n\n  \
+                 sed -i '0,/^endpoints:/s//&\\n- addresses: [10.244.1.14]/' {manifests}/{EDITED}\n\n"
+            );
+        } else {
+            text += "Add the spare backend-4 (10.244.1.14, fd00:10:244:1::14) to an EndpointSlice.\n\n";
+        }
+        text += &format!(
+            "And these look inside:\n\n  \
+             {lb} services --pin-dir {pins}      (so do backends and flows)\n  \
+             nsenter --net={node} {lb} status --pin-dir {pins}\n  \
+             bpftool map dump pinned {pins}/v{SCHEMA}/maps/frontends\n"
+        );
+        text
     }
 
     /// The names of all servers, in order.
