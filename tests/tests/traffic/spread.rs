@@ -21,7 +21,7 @@ fn each_backend_has_the_same_chance() -> Result<()> {
     Ok(())
 }
 
-/// Two Services on the same pods and ports are asked in turn; what one chooses says nothing of the other.
+/// Each of the nine pairs of one choice and the next is as likely as the others.
 #[test]
 fn a_chosen_backend_says_nothing_of_the_next() -> Result<()> {
     let stage = Stage::new(Layout::routed())?;
