@@ -11,6 +11,9 @@ use crate::packet::{Packet, TCP_FIN, TCP_RST, TCP_SYN};
 
 pub const EEXIST: i32 = -17;
 
+/// Beats without a reply for which a learned MAC address is believed.
+const MAC_TRUSTED: u16 = 2;
+
 /// Changes about once a second (every 256 jiffies) and costs one load, where the clock costs 29 ns.
 #[inline(always)]
 pub fn beat() -> u16 {
@@ -106,9 +109,16 @@ extern "C" fn track_forward(key: *const FlowKey, tcp_flags: u8) -> u32 {
 
 /// Once a beat a forward packet keeps the reverse entry, and puts it back where it was evicted.
 #[inline(always)]
-fn refresh_reverse(key: &FlowKey, flow: &Flow, other: &FlowKey, part: Part) {
+fn refresh_reverse(key: &FlowKey, flow: &mut Flow, other: &FlowKey, part: Part) {
     match maps::flow(other) {
-        Some((reverse, _)) => reverse.last_seen = flow.last_seen,
+        Some((reverse, _)) => {
+            reverse.last_seen = flow.last_seen;
+            // Only replies write the reverse entry's beat. Without any, the far end may have come back with
+            // another MAC address: the host's stack finds it.
+            if flow.beat.wrapping_sub(reverse.beat) > MAC_TRUSTED {
+                flow.mac = [0; 6];
+            }
+        }
         None => {
             if let Some(pair) = maps::scratch() {
                 reverse_of(key, flow, &mut pair.reverse);

@@ -18,11 +18,13 @@ use lb_tests::program::Run;
 const POLICY: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/policy"));
 
 /// Verified instructions. The kernel's limit is 1,000,000.
-const BUDGETS: [(&str, u32); 5] = [
+const BUDGETS: [(&str, u32); 7] = [
     (names::POD_INGRESS, 60_000),
     (names::POD_EGRESS, 60_000),
     (names::PORT_INGRESS, 60_000),
     (names::PORT_EGRESS, 60_000),
+    (names::TAP_INGRESS, 60_000),
+    (names::TAP_PORT_INGRESS, 60_000),
     (names::SWEEP, 5_000),
 ];
 

@@ -1,6 +1,7 @@
 //! Packets as sentences, through the real programs: what goes in, what comes out.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
 
 use anyhow::Result;
 use lb_common::{Counter, Proto, names};
@@ -482,7 +483,13 @@ fn on_a_bridge_port_packets_go_where_replies_come_from() -> Result<()> {
         let reply = tcp(ends.backend, ends.client).syn_ack().macs(neighbour, pod);
         Run::new().packet(path.program(names::PORT_EGRESS)?, &reply)?;
         let next = Run::new().packet(path.program(names::PORT_INGRESS)?, &sent.clone().ack())?.packet()?;
-        assert_same(&next, &sent.ack().with_dst(ends.backend).macs(pod, neighbour));
+        assert_same(&next, &sent.clone().ack().with_dst(ends.backend).macs(pod, neighbour));
+        // Without replies it is asked again where the backend is: the packet after the first of a later beat.
+        std::thread::sleep(Duration::from_secs(4));
+        let mut later = || -> Result<_> {
+            Ok(Run::new().packet(path.program(names::PORT_INGRESS)?, &sent.clone().ack())?.packet()?.eth_dst)
+        };
+        assert_eq!((later()?, later()?), (neighbour, gateway));
         Ok(())
     })
 }
