@@ -157,10 +157,13 @@ impl File {
     }
 }
 
-/// New and changed objects first, so that an endpoint that moves between files is never away.
+/// New and changed objects first, so that an endpoint that moves between files is never away; and Services after
+/// the others, so that a new one is never without the endpoints that came with it.
 fn changes(before: &BTreeMap<Subject, Object>, after: &BTreeMap<Subject, Object>, events: &mut Vec<Event>) {
     let changed = after.iter().filter(|(subject, object)| before.get(subject) != Some(object));
-    events.extend(changed.map(|(_, object)| match object.clone() {
+    let (services, others): (Vec<_>, Vec<_>) =
+        changed.partition(|(_, object)| matches!(object, Object::Service(_)));
+    events.extend(others.into_iter().chain(services).map(|(_, object)| match object.clone() {
         Object::Service(service) => Event::Service(Change::Apply(service)),
         Object::Slice(slice) => Event::Slice(Change::Apply(slice)),
         Object::Node(node) => Event::Node(Change::Apply(node)),
