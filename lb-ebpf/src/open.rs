@@ -20,7 +20,7 @@ const TRIES: u32 = 16;
 #[derive(Clone, Copy)]
 #[repr(u32)]
 pub enum Opened {
-    /// It has one now, in the unassured part.
+    /// It has one now.
     Flow = 0,
     NotOurs = 1,
     UnknownFlow = 2,
@@ -74,7 +74,7 @@ fn open_or_say(key: &FlowKey, tcp_flags: u8, previous: u32) -> Opened {
     // Pods are inside the cluster, whatever kind of frontend they use: the internal policy is theirs.
     let local = record.flags & ServiceRecord::INTERNAL_LOCAL != 0;
     let range = if local { record.local } else { record.cluster };
-    let Some((id, backend)) = select::random(range) else {
+    let Some((slot, backend)) = select::random(range) else {
         let elsewhere = local && record.flags & ServiceRecord::HAS_ENDPOINTS != 0;
         return if elsewhere { Opened::NoLocalEndpoint } else { Opened::NoEndpoint };
     };
@@ -85,8 +85,8 @@ fn open_or_say(key: &FlowKey, tcp_flags: u8, previous: u32) -> Opened {
     let action = if hairpin { Action::Hairpin } else { Action::Stack };
     new_flow(key, &mut pair.forward, src, backend.addr, backend.port);
     pair.forward.service = frontend.service;
-    pair.forward.backend = id;
-    pair.forward.generation = backend.generation;
+    pair.forward.backend = slot.backend;
+    pair.forward.generation = slot.generation;
     pair.forward.previous_backend = previous;
     pair.forward.action = action as u8;
     insert(key, pair, Counter::FlowCreated)

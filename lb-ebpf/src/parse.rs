@@ -38,7 +38,7 @@ pub enum Parsed {
 /// Reads the headers of a frame into `packet`, which is written whole. The common frame (no tag, no options,
 /// linear) costs a few loads and no zeroing; every other one is read by helpers.
 #[inline(always)]
-pub fn headers<'a>(skb: *mut __sk_buff, packet: &'a mut MaybeUninit<Packet>) -> (Parsed, &'a mut Packet) {
+pub fn headers(skb: *mut __sk_buff, packet: &mut MaybeUninit<Packet>) -> (Parsed, &mut Packet) {
     if let Some(plain) = parse_plain(skb) {
         return (Parsed::Transport, packet.write(plain));
     }

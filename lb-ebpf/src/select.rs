@@ -1,16 +1,17 @@
 //! From a set of slots to one backend.
 
 use aya_ebpf::helpers::bpf_get_prandom_u32;
-use lb_common::{Backend, SlotRange};
+use lb_common::{Backend, Slot, SlotRange};
 
 use crate::maps;
 
 /// Slots that are tried: a slot whose backend is of another generation is passed over.
 const TRIES: u32 = 4;
 
-/// Any backend of the set, each as likely as the others. `None` where the set is empty.
+/// Any backend of the set, each as likely as the others: its slot and its entry. `None` where the set is empty. The
+/// generation that counts is the slot's: the entry's may change as soon as it was compared.
 #[inline(always)]
-pub fn random(range: SlotRange) -> Option<(u32, &'static Backend)> {
+pub fn random(range: SlotRange) -> Option<(Slot, &'static Backend)> {
     if range.len == 0 {
         return None;
     }
@@ -22,7 +23,7 @@ pub fn random(range: SlotRange) -> Option<(u32, &'static Backend)> {
         let slot = maps::slot(range, index)?;
         let backend = maps::backend(slot.backend)?;
         if backend.generation == slot.generation {
-            return Some((slot.backend, backend));
+            return Some((slot, backend));
         }
         index = if index + 1 < range.len { index + 1 } else { 0 };
     }

@@ -112,8 +112,8 @@ fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
         Opened::NoPort => return Err(Drop(Counter::ClashDropped)),
         Opened::Failed => return Err(Drop(Counter::DropFlowInsert)),
     }
-    match maps::flow_in(Part::Unassured, &packet.key) {
-        Some(flow) => {
+    match maps::flow(&packet.key) {
+        Some((flow, _)) => {
             let hairpin = translate(packet, flow, link)?;
             leave(packet, hairpin, link)
         }

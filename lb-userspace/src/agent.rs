@@ -53,6 +53,9 @@ pub struct Config {
 /// Where the agent cannot begin: no privilege, another agent, tables of another version, a kernel that refuses
 /// a program. Later faults are logged, and the last good state stays.
 pub async fn run(config: Config) -> anyhow::Result<()> {
+    // Before anything is made.
+    std::fs::read_dir(&config.manifests)
+        .with_context(|| format!("cannot read the folder {}", config.manifests.display()))?;
     let pins = Pins::new(&config.pin_dir);
     pins.create()?;
     let _lock = pins.lock()?;
@@ -169,6 +172,9 @@ impl Agent {
                 links = self.links.attached(),
                 "ready"
             );
+            if self.links.attached() == 0 {
+                info!("no link of a pod yet; `lb status` shows each link and why it is none");
+            }
         }
     }
 

@@ -135,11 +135,11 @@ async fn detach(pins: &Pins, netdev: &Netdev, link: &Facts) -> anyhow::Result<()
     Ok(())
 }
 
-/// `lb cleanup`: detaches from every link of this network namespace and removes the tables.
+/// `lb cleanup`: detaches from every link of this network namespace and removes the tables. Says what it did.
 ///
 /// # Errors
 /// While an agent runs, or where the kernel refuses.
-pub async fn cleanup(pin_dir: PathBuf) -> anyhow::Result<()> {
+pub async fn cleanup(pin_dir: PathBuf) -> anyhow::Result<String> {
     let pins = Pins::new(&pin_dir);
     let lock = if pins.require().is_ok() { Some(pins.lock()?) } else { None };
     let (netdev, _) = Netdev::connect()?;
@@ -147,6 +147,10 @@ pub async fn cleanup(pin_dir: PathBuf) -> anyhow::Result<()> {
         detach(&pins, &netdev, &link).await?;
     }
     pins.remove()?;
-    drop(lock);
-    Ok(())
+    Ok(match lock {
+        Some(_) => format!("detached, and removed the tables in {}", pin_dir.display()),
+        None => {
+            format!("there were no tables in {}; no program of ours is left on a link", pin_dir.display())
+        }
+    })
 }

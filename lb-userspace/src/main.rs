@@ -180,7 +180,10 @@ fn run(command: Command) -> anyhow::Result<()> {
             let status = runtime()?.block_on(status::read(&pins, &roles.overrides()))?;
             print(output.output, &status, || status::text(&status))
         }
-        Command::Cleanup { pins } => runtime()?.block_on(links::cleanup(pins.pin_dir)),
+        Command::Cleanup { pins } => {
+            let done = runtime()?.block_on(links::cleanup(pins.pin_dir))?;
+            Ok(writeln!(std::io::stdout(), "{done}")?)
+        }
     }
 }
 

@@ -84,7 +84,7 @@ impl Pins {
         match fs::metadata(self.map(lb_common::names::SERVICES)) {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                Err(error).with_context(|| format!("{}: run as root", self.root.display()))
+                Err(error).with_context(|| self.root.display().to_string())
             }
             Err(_) => {
                 if self.root.exists() {

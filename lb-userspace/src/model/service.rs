@@ -106,12 +106,31 @@ impl Service {
             compact.external_families = external_families(&spec, service.status.as_ref(), &mut problems);
             if !compact.cluster_ips.is_empty() {
                 compact.ports = ports(spec.ports.unwrap_or_default(), &mut problems);
+                compact.say_what_is_not_done(&mut problems);
             }
         } else {
             problems.push(Problem::new(Severity::Error, "name or namespace is not a DNS label (RFC 1123)"));
         }
         compact.problems = problems;
         compact
+    }
+
+    /// Parts of a Service that the packet path does not know yet: nobody should find out by traffic.
+    fn say_what_is_not_done(&self, problems: &mut Vec<Problem>) {
+        let mut say = |text: &str| problems.push(Problem::new(Severity::Warning, text));
+        if !self.external_families.is_empty()
+            || self.ports.iter().any(|port| port.node_port != Port::default())
+        {
+            say(
+                "only its ClusterIPs are served: node ports, load balancer addresses and externalIPs are not yet",
+            );
+        }
+        if self.affinity_timeout != 0 {
+            say("sessionAffinity is not obeyed yet: each connection may get another backend");
+        }
+        if self.ports.iter().any(|port| port.proto == Proto::Sctp) {
+            say("SCTP is not translated yet");
+        }
     }
 
     /// The frontends that it asks for.
