@@ -96,6 +96,7 @@ impl Slice {
             compact.endpoints = slice
                 .endpoints
                 .into_iter()
+                .flatten()
                 .filter_map(|endpoint| slice_endpoint(endpoint, family, problems))
                 .collect();
         }

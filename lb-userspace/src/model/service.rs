@@ -80,7 +80,7 @@ impl Service {
                 metadata.name.unwrap_or_default(),
             ),
             file,
-            created: metadata.creation_timestamp.map(|time| time.0.timestamp()),
+            created: metadata.creation_timestamp.map(|time| time.0.as_second()),
             cluster_ips: Vec::new(),
             ports: Vec::new(),
             internal_policy: policy(
