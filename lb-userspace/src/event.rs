@@ -32,7 +32,7 @@ pub enum Change<Object> {
 }
 
 /// Namespace and name within a kind; the namespace of a Node is empty.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectName {
     pub namespace: String,
     pub name: String,

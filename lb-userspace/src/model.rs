@@ -16,11 +16,12 @@ pub use endpoints::{Hints, Slice, SliceEndpoint, SlicePort};
 pub use node::Node;
 pub(crate) use notice::Board;
 pub use notice::{Notice, Severity};
-pub use service::{Policy, Problem, Service, ServicePort};
+pub use service::{Policy, Problem, Service, ServiceKind, ServicePort};
 
-use crate::desired::{Desired, DesiredPort, ServicePortName};
-use crate::event::{Event, Kind, ObjectName, Subject};
+use crate::desired::{Desired, DesiredPort, Family, ServicePortName};
+use crate::event::{Change, Event, Kind, ObjectName, Subject};
 use claims::{Claim, Claims};
+use lb_common::Port;
 use policy::Place;
 use store::Store;
 
@@ -38,9 +39,20 @@ pub struct Model {
     dirty: BTreeSet<ObjectName>,
     /// What was last desired of each Service.
     known: BTreeMap<ObjectName, BTreeSet<ServicePortName>>,
+    health_checks: BTreeMap<(ObjectName, Family), HealthCheck>,
     /// The next [`Desired`] is to be complete.
     complete: bool,
     board: Board<Source>,
+}
+
+/// What load balancers may ask about a Service of type LoadBalancer whose externalTrafficPolicy is Local.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// `healthCheckNodePort`.
+    pub port: Port,
+    /// Addresses with a ready endpoint on this node. Terminating ones do not count, though they still serve: so a
+    /// load balancer turns away in time (k/k pkg/proxy/healthcheck/service_health.go).
+    pub local_endpoints: usize,
 }
 
 /// Where a notice comes from.
@@ -65,6 +77,7 @@ impl Model {
             claims: Claims::default(),
             dirty: BTreeSet::new(),
             known: BTreeMap::new(),
+            health_checks: BTreeMap::new(),
             complete: true,
             board: Board::default(),
         }
@@ -83,9 +96,13 @@ impl Model {
                 }
             }
             Event::Node(change) => {
-                let changed = self.nodes.apply(change);
-                if changed.iter().any(|(name, _)| name.name == self.node_name) {
-                    self.dirty.extend(self.services.names().cloned());
+                if matches!(&change, Change::Apply(node) if node.name.name != self.node_name) {
+                    return;
+                }
+                for (_, before) in self.nodes.apply(change) {
+                    if before.and_then(|node| node.zone) != self.node().and_then(|node| node.zone.clone()) {
+                        self.dirty.extend(self.services.names().cloned());
+                    }
                 }
             }
             Event::File { file, notices } => self.board.replace(Source::File(file), notices),
@@ -95,6 +112,17 @@ impl Model {
     /// Every kind has delivered its first full list. Nothing is desired before.
     pub fn ready(&self) -> bool {
         self.services.is_synced() && self.slices.is_synced() && self.nodes.is_synced()
+    }
+
+    /// The agent's own Node; `None` while there is no such object.
+    pub fn node(&self) -> Option<&Node> {
+        self.nodes.get(&ObjectName::new("", &self.node_name))
+    }
+
+    /// The health checks of all Services, by Service and family, as of the last [`Model::desired`]. Kept up with
+    /// each change: reading it costs nothing.
+    pub fn health_checks(&self) -> &BTreeMap<(ObjectName, Family), HealthCheck> {
+        &self.health_checks
     }
 
     /// What the changes since the last call ask for; empty while not [`Model::ready`]. The first is complete.
@@ -175,6 +203,16 @@ impl Model {
         let mut ports = BTreeMap::new();
         let mut problems = Vec::new();
         let service = self.services.get(name);
+        for family in Family::BOTH {
+            self.health_checks.remove(&(name.clone(), family));
+        }
+        for family in service.into_iter().flat_map(Service::health_check_families) {
+            let check = HealthCheck {
+                port: service.map(|service| service.health_check_node_port).unwrap_or_default(),
+                local_endpoints: endpoints::local_ready(&slices, family, &self.node_name),
+            };
+            self.health_checks.insert((name.clone(), family), check);
+        }
         match service {
             None if !slices.is_empty() => problems
                 .push(Problem::new(Severity::Info, "EndpointSlices name this Service, but there is none")),
@@ -187,8 +225,7 @@ impl Model {
                         "no EndpointSlice names this Service: it has no endpoint",
                     ));
                 }
-                let zone =
-                    self.nodes.get(&ObjectName::new("", &self.node_name)).and_then(|n| n.zone.as_deref());
+                let zone = self.node().and_then(|node| node.zone.as_deref());
                 let place = Place { node: &self.node_name, zone };
                 for claim in service.claims() {
                     match self.claims.winner(&claim.key) {

@@ -1,6 +1,6 @@
 //! EndpointSlices, and the endpoints of one service port in all of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1;
@@ -10,7 +10,7 @@ use super::notice::Severity;
 use super::service::{Problem, Service};
 use super::store::Named;
 use super::wire::{address, protocol};
-use crate::desired::{Family, ServicePortName};
+use crate::desired::Family;
 use crate::event::ObjectName;
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -119,12 +119,14 @@ impl Named for Slice {
 /// two. A copy that does not terminate wins, the last one of them by name of slice (kube-proxy leaves that to
 /// chance).
 pub(super) fn merged<'a>(
-    port: &ServicePortName,
+    port: &str,
+    proto: Proto,
+    family: Family,
     slices: &[&'a Slice],
 ) -> BTreeMap<Endpoint, &'a SliceEndpoint> {
     let mut merged: BTreeMap<Endpoint, &SliceEndpoint> = BTreeMap::new();
-    for slice in slices.iter().filter(|slice| slice.family == Some(port.family)) {
-        for number in slice.ports.iter().filter(|p| p.name == port.port && p.proto == port.proto) {
+    for slice in slices.iter().filter(|slice| slice.family == Some(family)) {
+        for number in slice.ports.iter().filter(|p| p.name == port && p.proto == proto) {
             for endpoint in &slice.endpoints {
                 let key = Endpoint::new(endpoint.addr, number.port);
                 if !endpoint.terminating || !merged.contains_key(&key) {
@@ -134,6 +136,17 @@ pub(super) fn merged<'a>(
         }
     }
     merged
+}
+
+/// How many addresses have a ready endpoint on this node, over all ports of the slices, also those that the Service
+/// does not have (k/k pkg/proxy/endpointschangetracker.go, LocalReadyEndpoints).
+pub(super) fn local_ready(slices: &[&Slice], family: Family, node: &str) -> usize {
+    let of_family = || slices.iter().filter(|slice| slice.family == Some(family));
+    let ports: BTreeSet<(&str, Proto)> =
+        of_family().flat_map(|slice| &slice.ports).map(|port| (port.name.as_str(), port.proto)).collect();
+    let endpoints = ports.into_iter().flat_map(|(port, proto)| merged(port, proto, family, slices));
+    let local = endpoints.filter(|(_, e)| e.ready && e.node.as_deref() == Some(node));
+    local.map(|(endpoint, _)| endpoint.addr).collect::<BTreeSet<Addr>>().len()
 }
 
 /// Ports of a Service that none of its slices has, where they have ports at all: a name misspelt.

@@ -25,7 +25,7 @@ pub(super) fn port(
     slices: &[&Slice],
     place: Place,
 ) -> DesiredPort {
-    let endpoints = endpoints::merged(port, slices);
+    let endpoints = endpoints::merged(&port.port, port.proto, port.family, slices);
     let is_external = service.is_external(port);
     let internal_local = service.internal_policy == Policy::Local;
     let external_local = service.external_policy == Policy::Local;

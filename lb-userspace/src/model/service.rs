@@ -25,11 +25,14 @@ pub struct Service {
     pub file: Option<Arc<str>>,
     /// Seconds since 1970, from `creationTimestamp`.
     pub created: Option<i64>,
+    pub kind: ServiceKind,
     /// The ClusterIPs that can be used, at most one of each family.
     pub cluster_ips: Vec<Addr>,
     pub ports: Vec<ServicePort>,
     pub internal_policy: Policy,
     pub external_policy: Policy,
+    /// Where load balancers ask whether this node has local endpoints; zero is none.
+    pub health_check_node_port: Port,
     /// The families of load balancer addresses and externalIPs.
     pub external_families: Vec<Family>,
     /// Seconds; 0 is no affinity.
@@ -45,6 +48,15 @@ pub struct ServicePort {
     pub port: Port,
     /// Zero is none.
     pub node_port: Port,
+}
+
+/// `spec.type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceKind {
+    ClusterIp,
+    NodePort,
+    LoadBalancer,
+    ExternalName,
 }
 
 /// `internalTrafficPolicy` and `externalTrafficPolicy`.
@@ -81,6 +93,7 @@ impl Service {
             ),
             file,
             created: metadata.creation_timestamp.map(|time| time.0.as_second()),
+            kind: kind(spec.type_.as_deref(), &mut problems),
             cluster_ips: Vec::new(),
             ports: Vec::new(),
             internal_policy: policy(
@@ -93,12 +106,13 @@ impl Service {
                 spec.external_traffic_policy.as_deref(),
                 &mut problems,
             ),
+            health_check_node_port: port_number(spec.health_check_node_port),
             external_families: Vec::new(),
             affinity_timeout: affinity(&spec, &mut problems),
             problems: Vec::new(),
         };
         let is_others = metadata.labels.unwrap_or_default().contains_key(OTHER_PROXY);
-        if is_others || spec.type_.as_deref() == Some("ExternalName") || is_headless(&spec) {
+        if is_others || compact.kind == ServiceKind::ExternalName || is_headless(&spec) {
             return compact;
         }
         if is_label(&compact.name.name) && is_label(&compact.name.namespace) {
@@ -159,6 +173,16 @@ impl Service {
                 .any(|p| p.name == port.port && p.proto == port.proto && p.node_port != Port::default())
     }
 
+    /// Whether load balancers ask each node for its local endpoints (k/k pkg/api/v1/service/util.go,
+    /// NeedsHealthCheck), in the families that it has ClusterIPs of.
+    pub(super) fn health_check_families(&self) -> impl Iterator<Item = Family> {
+        let asks = self.kind == ServiceKind::LoadBalancer
+            && self.external_policy == Policy::Local
+            && self.health_check_node_port != Port::default()
+            && !self.ports.is_empty();
+        self.cluster_ips.iter().filter(move |_| asks).map(|ip| Family::of(*ip))
+    }
+
     fn port_name(&self, port: &ServicePort, family: Family) -> ServicePortName {
         ServicePortName {
             namespace: self.name.namespace.clone(),
@@ -209,10 +233,31 @@ fn ports(ports: Vec<v1::ServicePort>, problems: &mut Vec<Problem>) -> Vec<Servic
             problems.push(refused("the name is too long, or another port has it".into()));
             continue;
         }
-        let node_port = u16::try_from(port.node_port.unwrap_or(0)).unwrap_or(0);
-        usable.push(ServicePort { name, proto, port: Port::new(number), node_port: Port::new(node_port) });
+        let node_port = port_number(port.node_port);
+        usable.push(ServicePort { name, proto, port: Port::new(number), node_port });
     }
     usable
+}
+
+/// Zero where there is none, or no port can have that number.
+fn port_number(number: Option<i32>) -> Port {
+    Port::new(number.and_then(|number| u16::try_from(number).ok()).unwrap_or(0))
+}
+
+fn kind(text: Option<&str>, problems: &mut Vec<Problem>) -> ServiceKind {
+    match text {
+        None | Some("" | "ClusterIP") => ServiceKind::ClusterIp,
+        Some("NodePort") => ServiceKind::NodePort,
+        Some("LoadBalancer") => ServiceKind::LoadBalancer,
+        Some("ExternalName") => ServiceKind::ExternalName,
+        Some(other) => {
+            problems.push(Problem::new(
+                Severity::Warning,
+                format!("type: \"{other}\" is not known; taken for ClusterIP"),
+            ));
+            ServiceKind::ClusterIp
+        }
+    }
 }
 
 fn policy(field: &str, text: Option<&str>, problems: &mut Vec<Problem>) -> Policy {
