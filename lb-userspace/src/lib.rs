@@ -15,6 +15,7 @@ pub mod tables;
 pub mod view;
 
 pub mod agent;
+pub mod capabilities;
 pub mod dataplane;
 pub mod flows;
 pub mod links;

@@ -12,7 +12,7 @@ use lb_userspace::dataplane::maps::Maps;
 use lb_userspace::dataplane::pins::Pins;
 use lb_userspace::netdev::{Overrides, Role};
 use lb_userspace::tables::Tables;
-use lb_userspace::{agent, dataplane, flows, links, status, view};
+use lb_userspace::{agent, capabilities, dataplane, flows, links, status, view};
 
 /// Kubernetes Services by eBPF, in place of kube-proxy.
 #[derive(Parser)]
@@ -137,22 +137,27 @@ fn main() -> ExitCode {
         // `lb services | head` is not an error.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let advice = if lacks_root(&error) { ": run as root" } else { "" };
-            eprintln!("lb: {error:#}{advice}");
+            eprintln!("lb: {error:#}{}", advice(&error));
             ExitCode::FAILURE
         }
     }
 }
 
-/// Refused by the kernel, to somebody who is not root.
-fn lacks_root(error: &anyhow::Error) -> bool {
+/// Where the kernel refused something: what right this process lacks.
+fn advice(error: &anyhow::Error) -> String {
     let is_refusal = |cause: &(dyn std::error::Error + 'static)| {
         let code = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
         matches!(code, Some(libc::EPERM | libc::EACCES))
     };
+    if !error.chain().any(is_refusal) {
+        return String::new();
+    }
     // SAFETY: a plain call.
-    let is_root = unsafe { libc::geteuid() } == 0;
-    !is_root && error.chain().any(is_refusal)
+    if unsafe { libc::geteuid() } != 0 {
+        return ": run as root".to_owned();
+    }
+    let missing = capabilities::missing().unwrap_or_default();
+    missing.iter().map(|lacks| format!("; {} is missing ({})", lacks.name, lacks.purpose)).collect()
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -1,0 +1,62 @@
+//! The capabilities that the agent needs: of this process, and of the container in `deploy/`. A test starts the
+//! agent with exactly these, and without each of them.
+
+use std::fs;
+use std::io;
+
+/// One of `capabilities(7)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capability {
+    /// As `capabilities(7)` has it. A pod's manifest leaves `CAP_` away.
+    pub name: &'static str,
+    /// Its bit, by `linux/capability.h`.
+    pub number: u8,
+    /// What fails without it.
+    pub purpose: &'static str,
+}
+
+/// All that is needed where a bpffs is mounted already. (To mount one takes `CAP_SYS_ADMIN`.)
+pub const NEEDED: [Capability; 3] = [
+    Capability { name: "CAP_BPF", number: 39, purpose: "making maps and loading programs" },
+    Capability {
+        name: "CAP_NET_ADMIN",
+        number: 12,
+        purpose: "loading programs that change packets, and attaching them to links",
+    },
+    Capability {
+        name: "CAP_PERFMON",
+        number: 38,
+        purpose: "having the verifier accept programs that compare pointers into packets",
+    },
+];
+
+/// Those of [`NEEDED`] that this process does not have in force.
+///
+/// # Errors
+/// Where /proc is not mounted.
+pub fn missing() -> io::Result<Vec<Capability>> {
+    let status = fs::read_to_string("/proc/thread-self/status")?;
+    let effective = effective(&status)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no CapEff in /proc/thread-self/status"))?;
+    Ok(NEEDED.into_iter().filter(|needed| effective >> needed.number & 1 == 0).collect())
+}
+
+/// The effective set, from `status` of `proc(5)`.
+fn effective(status: &str) -> Option<u64> {
+    let set = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(set.trim(), 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_effective_set_is_read_from_proc() {
+        let status = "CapPrm:\t000001ffffffffff\nCapEff:\t000000c000001000\nCapBnd:\t000001ffffffffff\n";
+        let set = effective(status).expect("a line of its own");
+        assert!(NEEDED.iter().all(|needed| set >> needed.number & 1 == 1));
+        assert_eq!(set.count_ones(), 3);
+        assert_eq!(effective("Name:\tlb\n"), None);
+    }
+}
