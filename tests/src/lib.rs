@@ -5,9 +5,11 @@
 //! | a program turns this packet into that one | [`packet`] and [`program`] |
 //! | objects become these tables, step by step | [`scenario`] |
 //! | traffic between real sockets works | [`world`], with [`echo`] servers and [`load`] |
+//! | it does so on a real Kubernetes API | [`cluster`] |
 //!
 //! `docs/testing.md` says more.
 
+pub mod cluster;
 pub mod datapath;
 pub mod echo;
 pub mod load;

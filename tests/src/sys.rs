@@ -18,6 +18,17 @@ pub fn start_in(command: &mut Command, netns: RawFd) {
     }
 }
 
+/// The kernel kills the command when the thread that started it ends.
+pub fn end_with_parent(command: &mut Command) {
+    // SAFETY: between fork and exec only prctl is called, which is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+            0 => Ok(()),
+            _ => Err(Error::last_os_error()),
+        });
+    }
+}
+
 /// The arguments of `BPF_PROG_TEST_RUN`, as `union bpf_attr` of linux/bpf.h lays them out.
 #[repr(C)]
 #[derive(Default)]

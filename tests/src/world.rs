@@ -12,6 +12,7 @@
 
 mod agent;
 mod folder;
+mod home;
 mod layout;
 mod leftover;
 mod manifest;
@@ -25,9 +26,11 @@ mod wiring;
 
 pub use agent::{Agent, lb_binary};
 pub use folder::Folder;
+pub(crate) use home::Home;
 pub use layout::{Cni, Layout};
 pub use manifest::{Endpoint, Manifests, Service};
 pub use netns::Netns;
+pub(crate) use netns::run;
 pub use pod::{Family, Pod};
 pub use tap::Tap;
 pub use wire::Wire;

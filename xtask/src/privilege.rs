@@ -11,12 +11,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use xtask::{control_plane, toolchain};
 
 /// `program` as root, with `variables` in its environment (sudo drops those of its caller).
-pub fn as_root(program: impl AsRef<OsStr>, variables: &[(&str, &OsStr)]) -> Result<Command> {
+pub fn as_root(program: impl AsRef<OsStr>, variables: &[(&str, impl AsRef<OsStr>)]) -> Result<Command> {
     if fs::metadata("/proc/self").context("/proc is not mounted")?.uid() == 0 {
         let mut command = Command::new(program);
-        command.envs(variables.iter().copied());
+        command.envs(variables.iter().map(|(variable, value)| (variable, value)));
         return Ok(command);
     }
     let name = program.as_ref().to_string_lossy();
@@ -36,7 +37,7 @@ pub fn as_root(program: impl AsRef<OsStr>, variables: &[(&str, &OsStr)]) -> Resu
     for (variable, value) in variables {
         let mut assignment = OsString::from(variable);
         assignment.push("=");
-        assignment.push(value);
+        assignment.push(value.as_ref());
         command.arg(assignment);
     }
     command.arg(program);
@@ -46,6 +47,17 @@ pub fn as_root(program: impl AsRef<OsStr>, variables: &[(&str, &OsStr)]) -> Resu
 /// Where a program is, in the folders of the administrator too.
 pub fn find(program: &str) -> Option<PathBuf> {
     env::split_paths(&search_path()).map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+/// What every program of ours that runs as root finds in its environment: where programs of the system are, and
+/// those of the test control plane, as its user has them.
+pub fn environment() -> Vec<(&'static str, OsString)> {
+    let mut variables = vec![("PATH", search_path())];
+    variables.extend(env::var_os(control_plane::ASSETS).map(|folder| (control_plane::ASSETS, folder)));
+    let cache =
+        toolchain::cache().ok().and_then(|folder| folder.parent().map(|base| base.as_os_str().to_owned()));
+    variables.extend(cache.map(|base| ("XDG_CACHE_HOME", base)));
+    variables
 }
 
 /// PATH with the folders of `ip` and `tc`, which a user's own lacks.

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::{
     cargo,
-    privilege::{as_root, search_path},
+    privilege::{as_root, environment},
 };
 
 #[derive(Args)]
@@ -23,8 +23,7 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     let programs = cargo::build(&["--package", "lb-userspace", "--package", "lb-tests", "--bins"])?;
     let lb = cargo::find(&programs, "lb")?;
-    let path = search_path();
-    let environment = [("PATH", path.as_os_str())];
+    let environment = environment();
     let mut command = if options.agent.is_empty() {
         let mut demo = as_root(cargo::find(&programs, "lb-demo")?, &environment)?;
         demo.arg("--lb").arg(lb).args(options.once.then_some("--once"));

@@ -1,6 +1,8 @@
 //! Makes sure of what the commands need, and installs what is missing. Quick when all is there: it looks at
 //! files and asks three programs for their version, and no server.
 
+pub mod control_plane;
+
 use std::{fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -13,13 +15,14 @@ use crate::{
 };
 
 /// Programs that demo, tests and people use, and Debian's package of each.
-const TOOLS: [(&str, &str); 6] = [
+const TOOLS: [(&str, &str); 7] = [
     ("ip", "iproute2"),
     ("tc", "iproute2"),
     ("bpftool", "bpftool"),
     ("iptables", "iptables"),
     ("nft", "nftables"),
     ("ethtool", "ethtool"),
+    ("openssl", "openssl"),
 ];
 
 const INSTALL: Duration = Duration::from_secs(30 * 60);
@@ -165,7 +168,7 @@ fn apt(packages: &[&str]) -> Result<()> {
     let names = packages.join(" ");
     ensure!(find("apt-get").is_some(), "this is no Debian: install by hand what Debian calls {names}");
     let get = |what: &str, arguments: &[&str]| {
-        let mut command = as_root("apt-get", &[("DEBIAN_FRONTEND", "noninteractive".as_ref())])?;
+        let mut command = as_root("apt-get", &[("DEBIAN_FRONTEND", "noninteractive")])?;
         command.args(["-y", "-o", "DPkg::Lock::Timeout=120"]).args(arguments);
         progress::run(what, &mut command, INSTALL)
     };

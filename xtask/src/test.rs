@@ -17,7 +17,8 @@ use self::outcome::Outcome;
 use crate::{
     cargo::{self, Program},
     lint,
-    privilege::{as_root, search_path},
+    privilege::{as_root, environment},
+    setup,
 };
 
 /// For one test program, in seconds. The rest of what it started ends with it.
@@ -34,6 +35,9 @@ pub fn run(options: &Options) -> Result<()> {
     let mut outcomes = Vec::new();
     if options.filter.is_none() {
         outcomes.push(Outcome::of_step("lint", lint::run()));
+    }
+    if let Err(error) = setup::control_plane::ensure() {
+        outcomes.push(Outcome::of_step("test control plane", Err(error)));
     }
     if let Err(error) = every_program(options, &mut outcomes) {
         outcomes.push(Outcome::of_step("build", Err(error)));
@@ -79,12 +83,8 @@ fn title(test: &Program) -> String {
 }
 
 fn command(test: &Program, lb: &Path, options: &Options) -> Result<Command> {
-    let path = search_path();
-    let environment = [
-        ("PATH", path.as_os_str()),
-        ("LB_BIN", lb.as_os_str()),
-        ("CARGO_MANIFEST_DIR", test.package.as_os_str()),
-    ];
+    let mut environment = environment();
+    environment.extend([("LB_BIN", lb.into()), ("CARGO_MANIFEST_DIR", (&test.package).into())]);
     // `timeout` ends the whole process group; it gets the word when this process is gone.
     let wrapper = "setpriv";
     let mut command = if needs_root(test) {

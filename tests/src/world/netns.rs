@@ -141,7 +141,7 @@ fn sysctl_path(key: &str) -> PathBuf {
 }
 
 /// Runs a command to its end; its output, or an error with what it said.
-pub(super) fn run(command: &mut Command) -> Result<String> {
+pub(crate) fn run(command: &mut Command) -> Result<String> {
     let line = format!("{command:?}").replace('"', "");
     let output = command.output().with_context(|| format!("cannot start `{line}`"))?;
     if !output.status.success() {

@@ -1,0 +1,298 @@
+//! A real Kubernetes API: kube-apiserver on etcd, in a network namespace, with no controller behind it.
+//!
+//! Nobody but the test writes objects: EndpointSlices, Nodes and `status.loadBalancer` are its own.
+//!
+//! ```no_run
+//! # use lb_tests::{cluster::Cluster, world::{Layout, World}};
+//! # fn main() -> anyhow::Result<()> {
+//! let world = World::new(Layout::routed())?;
+//! let mut cluster = Cluster::in_world(&world)?;
+//! cluster.apply(&std::fs::read_to_string("../examples/nginx.yaml")?)?;
+//! let kubeconfig = cluster.kubeconfig("lb")?;
+//! cluster.kill_apiserver()?;
+//! cluster.start_apiserver()?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod caller;
+mod daemon;
+mod objects;
+mod user;
+
+pub use user::{USERS, User};
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use kube::Client;
+use xtask::control_plane::Program;
+
+use self::caller::Caller;
+use self::daemon::{Daemon, Keeper};
+use crate::world::{Home, Netns, World};
+
+/// Where the API is served, on loopback of the namespace.
+pub const ADDRESS: &str = "127.0.0.1:6443";
+/// The Service ranges, those of the worlds. The first address of the first is `default/kubernetes`.
+pub const SERVICE_RANGES: &str = "10.96.0.0/16,fd00:10:96::/112";
+
+const ETCD: &str = "http://127.0.0.1:2379";
+const ETCD_PEERS: &str = "http://127.0.0.1:2380";
+
+/// Three to four seconds where nothing else runs.
+const READY_LIMIT: Duration = Duration::from_secs(90);
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+const STEP: Duration = Duration::from_millis(20);
+
+/// Gone, with its processes, when dropped: before the world that it is in.
+pub struct Cluster {
+    // In the order of their end.
+    caller: Caller,
+    apiserver: Option<Daemon>,
+    etcd: Option<Daemon>,
+    keeper: Keeper,
+    netns: Netns,
+    folder: PathBuf,
+    extra: Vec<String>,
+    /// Where it is in no world.
+    _home: Option<Home>,
+}
+
+impl Cluster {
+    /// On the node of a world: the agent reaches it by loopback.
+    pub fn in_world(world: &World) -> Result<Self> {
+        Self::start(world.node().clone(), world.folder().path().join("cluster"), None, &[])
+    }
+
+    /// In a namespace of its own, with loopback only.
+    pub fn alone() -> Result<Self> {
+        Self::alone_with(&[])
+    }
+
+    /// In a namespace of its own, with further flags of kube-apiserver.
+    pub fn alone_with(flags: &[&str]) -> Result<Self> {
+        let home = Home::create()?;
+        Self::start(home.netns().clone(), home.folder().path().join("cluster"), Some(home), flags)
+    }
+
+    fn start(netns: Netns, folder: PathBuf, home: Option<Home>, flags: &[&str]) -> Result<Self> {
+        fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
+        user::write_tokens(&tokens(&folder))?;
+        let key = key(&folder);
+        let mut openssl = Command::new("openssl");
+        openssl.args(["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out"]).arg(&key);
+        crate::world::run(&mut openssl).context("a key for the tokens of service accounts")?;
+
+        let keeper = Keeper::start(&netns);
+        let extra = flags.iter().map(ToString::to_string).collect();
+        let caller = Caller::new(&netns)?;
+        let mut cluster =
+            Self { caller, apiserver: None, etcd: None, keeper, netns, folder, extra, _home: home };
+        cluster.start_etcd()?;
+        cluster.start_apiserver()?;
+        Ok(cluster)
+    }
+
+    /// The namespace that it is in.
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    /// Logs, tokens, certificates, etcd's data.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The authority that signed the server's certificate, with that certificate: PEM.
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.join("certificates/apiserver.crt")
+    }
+
+    /// The file of a kubeconfig for one of [`USERS`].
+    pub fn kubeconfig(&self, user: &str) -> Result<PathBuf> {
+        let address = ADDRESS.parse().expect("it is an address");
+        self.kubeconfig_at(user, address)
+    }
+
+    /// As [`kubeconfig`](Self::kubeconfig), by way of another address.
+    pub fn kubeconfig_at(&self, user: &str, address: SocketAddr) -> Result<PathBuf> {
+        let file = self.folder.join(format!("{user}-{}.kubeconfig", address.port()));
+        fs::write(&file, user::kubeconfig(user, address, &self.certificate())?)?;
+        Ok(file)
+    }
+
+    fn start_etcd(&mut self) -> Result<()> {
+        let data = self.data();
+        let data = data.to_string_lossy();
+        // A test's data need not outlive the machine.
+        let args = [
+            ["--data-dir", &data],
+            ["--listen-client-urls", ETCD],
+            ["--advertise-client-urls", ETCD],
+            ["--listen-peer-urls", ETCD_PEERS],
+            ["--initial-advertise-peer-urls", ETCD_PEERS],
+            ["--initial-cluster", &format!("default={ETCD_PEERS}")],
+            ["--log-level", "warn"],
+        ];
+        let args = args.as_flattened().iter().map(ToString::to_string).chain(["--unsafe-no-fsync".into()]);
+        self.etcd = Some(self.keeper.spawn(Program::Etcd, args.collect(), &self.folder)?);
+        Ok(())
+    }
+
+    /// Starts kube-apiserver, which must not be running, and waits until it is ready.
+    pub fn start_apiserver(&mut self) -> Result<()> {
+        self.spawn_apiserver()?;
+        self.wait_until_ready()
+    }
+
+    /// Starts kube-apiserver and does not wait.
+    pub fn spawn_apiserver(&mut self) -> Result<()> {
+        assert!(self.apiserver.is_none(), "kube-apiserver is running already");
+        let path = |path: PathBuf| path.to_string_lossy().into_owned();
+        let (ip, port) = ADDRESS.split_once(':').expect("it is an address and a port");
+        let key = path(key(&self.folder));
+        let args = [
+            ("etcd-servers", ETCD),
+            ("bind-address", ip),
+            // Without, it looks for a default route, and ends where there is none.
+            ("advertise-address", ip),
+            ("secure-port", port),
+            ("cert-dir", &path(self.folder.join("certificates"))),
+            ("service-cluster-ip-range", SERVICE_RANGES),
+            ("authorization-mode", "RBAC"),
+            ("service-account-issuer", "https://kubernetes.default.svc"),
+            ("service-account-key-file", &key),
+            ("service-account-signing-key-file", &key),
+            ("token-auth-file", &path(tokens(&self.folder))),
+            // It may not write a loopback address into the endpoints of `default/kubernetes`.
+            ("endpoint-reconciler-type", "none"),
+            // The tests write fast.
+            ("max-requests-inflight", "0"),
+            ("max-mutating-requests-inflight", "0"),
+            ("enable-priority-and-fairness", "false"),
+            // Pods of the tests are not started.
+            ("disable-admission-plugins", "ServiceAccount"),
+        ];
+        let args = args.iter().map(|(flag, value)| format!("--{flag}={value}"));
+        let args = args.chain(self.extra.iter().cloned()).collect();
+        self.apiserver = Some(self.keeper.spawn(Program::ApiServer, args, &self.folder)?);
+        Ok(())
+    }
+
+    /// Waits for the answer `ok` of `/readyz`, and for what the server itself creates.
+    pub fn wait_until_ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + READY_LIMIT;
+        loop {
+            let not_ready = match self.is_ready() {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            for daemon in [&mut self.etcd, &mut self.apiserver].into_iter().flatten() {
+                daemon.require_running()?;
+            }
+            if Instant::now() > deadline {
+                let log = self.apiserver.as_ref().map(Daemon::log).unwrap_or_default();
+                bail!("kube-apiserver is not ready after {READY_LIMIT:?}: {not_ready:#}\n{log}");
+            }
+            std::thread::sleep(STEP);
+        }
+    }
+
+    fn is_ready(&mut self) -> Result<()> {
+        if !self.certificate().exists() {
+            bail!("it has no certificate yet");
+        }
+        if !self.caller.is_connected() {
+            self.caller.connect(&self.kubeconfig("admin")?)?;
+        }
+        let paths =
+            ["/readyz", "/api/v1/namespaces/default/services/kubernetes", "/api/v1/namespaces/kube-system"];
+        self.run(move |client| async move {
+            for path in paths {
+                client.request_text(http::Request::get(path).body(Vec::new())?).await?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Runs what needs a client in the namespace of the cluster, as a user who may do everything.
+    pub fn run<F, T>(&self, work: impl FnOnce(Client) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.caller.run(work)
+    }
+
+    /// SIGKILL: connections are reset.
+    pub fn kill_apiserver(&mut self) -> Result<()> {
+        self.apiserver.take().context("kube-apiserver is not running")?.kill()
+    }
+
+    /// SIGTERM, and waits for the end: watches are ended in order.
+    pub fn stop_apiserver(&mut self) -> Result<()> {
+        self.apiserver.take().context("kube-apiserver is not running")?.stop(STOP_LIMIT)
+    }
+
+    /// The server comes back with a certificate that nobody has seen: kubeconfigs are to be written anew.
+    pub fn renew_certificate(&mut self) -> Result<()> {
+        self.kill_apiserver()?;
+        fs::remove_dir_all(self.folder.join("certificates"))?;
+        self.caller.disconnect();
+        self.start_apiserver()
+    }
+
+    /// A copy of everything that is stored now, for [`restore`](Self::restore). The server does without etcd for a
+    /// moment.
+    pub fn save(&mut self) -> Result<Saved> {
+        static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let saved = Saved { folder: self.folder.join(format!("saved-{number}")) };
+        self.etcd.take().context("etcd is not running")?.stop(STOP_LIMIT)?;
+        copy(&self.data(), &saved.folder)?;
+        self.start_etcd()?;
+        if self.apiserver.is_some() {
+            self.wait_until_ready()?;
+        }
+        Ok(saved)
+    }
+
+    /// Ends the server, puts the state of that time in place, and starts the server.
+    pub fn restore(&mut self, saved: &Saved) -> Result<()> {
+        if self.apiserver.is_some() {
+            self.kill_apiserver()?;
+        }
+        self.etcd.take().context("etcd is not running")?.kill()?;
+        fs::remove_dir_all(self.data())?;
+        copy(&saved.folder, &self.data())?;
+        self.start_etcd()?;
+        self.start_apiserver()
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.join("etcd-data")
+    }
+}
+
+/// What was stored at a time.
+#[derive(Debug)]
+pub struct Saved {
+    folder: PathBuf,
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    crate::world::run(Command::new("cp").arg("--recursive").arg(from).arg(to)).map(drop)
+}
+
+fn key(folder: &Path) -> PathBuf {
+    folder.join("service-accounts.key")
+}
+
+fn tokens(folder: &Path) -> PathBuf {
+    folder.join("tokens.csv")
+}

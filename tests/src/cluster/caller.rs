@@ -1,0 +1,59 @@
+//! A client of the API that lives in a namespace.
+
+use std::path::Path;
+use std::sync::mpsc;
+
+use anyhow::{Context, Result};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::world::Netns;
+
+/// Sockets belong to the namespace of the thread that makes them: all work is done by the runtime's own thread.
+pub(super) struct Caller {
+    runtime: Runtime,
+    client: Option<Client>,
+}
+
+impl Caller {
+    pub fn new(netns: &Netns) -> Result<Self> {
+        // Threads are born where their maker is.
+        let build = || Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        Ok(Self { runtime: netns.enter(build).context("a runtime for the client")?, client: None })
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.client.is_some()
+    }
+
+    pub fn connect(&mut self, kubeconfig: &Path) -> Result<()> {
+        let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+        let connect = async move {
+            let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+            Ok(Client::try_from(config)?)
+        };
+        self.client = Some(self.wait(connect)?);
+        Ok(())
+    }
+
+    pub fn disconnect(&mut self) {
+        self.client = None;
+    }
+
+    pub fn run<F, T>(&self, work: impl FnOnce(Client) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let client = self.client.clone().context("kube-apiserver was never ready")?;
+        self.wait(work(client))
+    }
+
+    fn wait<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        let (done, result) = mpsc::sync_channel(1);
+        self.runtime.spawn(async move { done.send(work.await) });
+        // Nothing is sent where the work panicked.
+        result.recv().context("the work of a client panicked")?
+    }
+}

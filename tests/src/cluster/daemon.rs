@@ -1,0 +1,131 @@
+//! Servers of the control plane as processes that do not outlive the harness.
+
+use std::fs::{self, File};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use xtask::control_plane::Program;
+
+use crate::sys;
+use crate::world::Netns;
+
+const STEP: Duration = Duration::from_millis(5);
+/// Of a log, what a failure shows.
+const LAST_LINES: usize = 40;
+
+/// The thread that starts servers. The kernel ends them when it ends (`PR_SET_PDEATHSIG`), however that comes:
+/// a test's own thread would be gone too early for a cluster that tests share.
+pub(super) struct Keeper {
+    netns: Netns,
+    orders: Option<mpsc::Sender<Order>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Order {
+    command: Command,
+    started: mpsc::SyncSender<std::io::Result<Child>>,
+}
+
+impl Keeper {
+    pub fn start(netns: &Netns) -> Self {
+        let (orders, received) = mpsc::channel::<Order>();
+        let work = move || {
+            for mut order in received {
+                // Who ordered waits for the answer.
+                order.started.send(order.command.spawn()).ok();
+            }
+        };
+        Self { netns: netns.clone(), orders: Some(orders), thread: Some(std::thread::spawn(work)) }
+    }
+
+    pub fn spawn(&self, program: Program, args: Vec<String>, folder: &Path) -> Result<Daemon> {
+        let log = folder.join(format!("{}.log", program.name()));
+        let output = File::options().create(true).append(true).open(&log);
+        let output = output.with_context(|| log.display().to_string())?;
+        let mut command = self.netns.command(program.find()?);
+        // Ctrl-C in a terminal is for the harness, which ends servers in order.
+        command.args(args).stdout(output.try_clone()?).stderr(output).process_group(0);
+        sys::end_with_parent(&mut command);
+        let (started, child) = mpsc::sync_channel(1);
+        let orders = self.orders.as_ref().expect("it is there until the end");
+        orders.send(Order { command, started }).ok().context("the keeper of servers ended")?;
+        let child = child.recv().context("the keeper of servers ended")?;
+        let child = child.with_context(|| format!("{} does not start", program.name()))?;
+        Ok(Daemon { program, child, log })
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        drop(self.orders.take());
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
+
+/// A server. Killed when dropped.
+pub(super) struct Daemon {
+    program: Program,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Daemon {
+    pub fn require_running(&mut self) -> Result<()> {
+        let Some(status) = self.child.try_wait()? else { return Ok(()) };
+        bail!("{} ended with {status}:\n{}", self.program.name(), self.log())
+    }
+
+    /// The end of the log.
+    pub fn log(&self) -> String {
+        let text = fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
+    }
+
+    pub fn kill(mut self) -> Result<()> {
+        self.end()
+    }
+
+    /// SIGTERM, and an error if that is not enough.
+    pub fn stop(mut self, limit: Duration) -> Result<()> {
+        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM)?;
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                // etcd ends by the signal, once it is done.
+                let is_good = status.success() || status.signal() == Some(Signal::SIGTERM as i32);
+                ensure!(is_good, "{} ended with {status}:\n{}", self.program.name(), self.log());
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("{} ignores SIGTERM since {limit:?}:\n{}", self.program.name(), self.log());
+            }
+            std::thread::sleep(STEP);
+        }
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.end().ok();
+        if std::thread::panicking() {
+            eprintln!("--- end of the log of {} ---\n{}\n---", self.program.name(), self.log());
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! A real kube-apiserver on etcd, and the agent that follows it.
+
+mod harness;
