@@ -18,6 +18,8 @@ pub mod agent;
 pub mod capabilities;
 pub mod dataplane;
 pub mod flows;
+pub mod leftovers;
 pub mod links;
 pub mod netdev;
+pub mod nfnetlink;
 pub mod status;

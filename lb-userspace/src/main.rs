@@ -10,6 +10,7 @@ use lb_userspace::dataplane::attach::Mode;
 use lb_userspace::dataplane::load::Constants;
 use lb_userspace::dataplane::maps::Maps;
 use lb_userspace::dataplane::pins::Pins;
+use lb_userspace::leftovers::Cleanup;
 use lb_userspace::netdev::{Overrides, Role};
 use lb_userspace::tables::Tables;
 use lb_userspace::{agent, capabilities, dataplane, flows, links, status, view};
@@ -50,10 +51,7 @@ enum Command {
         output: OutputArgs,
     },
     /// Detach from every link and remove the tables; connections through them end
-    Cleanup {
-        #[command(flatten)]
-        pins: PinArgs,
-    },
+    Cleanup(CleanupArgs),
 }
 
 #[derive(Args)]
@@ -75,6 +73,25 @@ struct AgentArgs {
     /// connections of kube-proxy drain
     #[arg(long)]
     adopt: bool,
+}
+
+#[derive(Args)]
+struct CleanupArgs {
+    #[command(flatten)]
+    pins: PinArgs,
+    /// Remove what kube-proxy left instead: its rules in iptables (legacy and nft) and nftables, kube-ipvs0,
+    /// ipsets, virtual servers. Ours stays
+    #[arg(long)]
+    kube_proxy: bool,
+    /// Print the commands that would do it, and do nothing
+    #[arg(long, requires = "kube_proxy")]
+    dry_run: bool,
+    /// Also while kube-proxy runs
+    #[arg(long, requires = "kube_proxy")]
+    force: bool,
+    /// Where the host's file system is mounted, for its iptables-legacy
+    #[arg(long, value_name = "DIR", default_value = "/", requires = "kube_proxy")]
+    host_root: PathBuf,
 }
 
 #[derive(Args)]
@@ -185,8 +202,13 @@ fn run(command: Command) -> anyhow::Result<()> {
             let status = runtime()?.block_on(status::read(&pins, &roles.overrides()))?;
             print(output.output, &status, || status::text(&status))
         }
-        Command::Cleanup { pins } => {
-            let done = runtime()?.block_on(links::cleanup(pins.pin_dir))?;
+        Command::Cleanup(args) => {
+            let done = if args.kube_proxy {
+                let CleanupArgs { dry_run, force, host_root, .. } = args;
+                runtime()?.block_on(Cleanup { dry_run, force, host_root }.run())?
+            } else {
+                runtime()?.block_on(links::cleanup(args.pins.pin_dir))?
+            };
             Ok(writeln!(std::io::stdout(), "{done}")?)
         }
     }

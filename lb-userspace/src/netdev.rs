@@ -3,11 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 
 use anyhow::Context;
 use futures::{Stream, StreamExt, TryStreamExt};
 use rtnetlink::packet_core::{NetlinkMessage, Nla, NlasIterator};
 use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader};
 use rtnetlink::packet_route::tc::{TcAttribute, TcMessage, TcOption};
@@ -197,6 +199,30 @@ impl Netdev {
             }
         }
         Ok(found)
+    }
+
+    /// Addresses of a link, or of all links.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn addresses(&self, index: Option<u32>) -> anyhow::Result<Vec<IpAddr>> {
+        let messages: Vec<_> = self.handle.address().get().execute().try_collect().await?;
+        let of_link =
+            messages.iter().filter(|message| index.is_none_or(|index| message.header.index == index));
+        let addresses =
+            of_link.flat_map(|message| &message.attributes).filter_map(|attribute| match attribute {
+                AddressAttribute::Address(address) => Some(*address),
+                _ => None,
+            });
+        Ok(addresses.collect())
+    }
+
+    /// Removes a link.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn remove_link(&self, index: u32) -> anyhow::Result<()> {
+        Ok(self.handle.link().del(index).execute().await?)
     }
 
     /// The classifiers on a link; none where it has no clsact.

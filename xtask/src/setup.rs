@@ -15,12 +15,13 @@ use crate::{
 };
 
 /// Programs that demo, tests and people use, and Debian's package of each.
-const TOOLS: [(&str, &str); 7] = [
+const TOOLS: [(&str, &str); 8] = [
     ("ip", "iproute2"),
     ("tc", "iproute2"),
     ("bpftool", "bpftool"),
     ("iptables", "iptables"),
     ("nft", "nftables"),
+    ("ipset", "ipset"),
     ("ethtool", "ethtool"),
     ("openssl", "openssl"),
 ];

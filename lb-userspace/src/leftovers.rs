@@ -1,0 +1,232 @@
+//! What kube-proxy leaves behind when it ends, in all its modes: found by `lb check`, removed by
+//! `lb cleanup --kube-proxy`. It would go on to send packets to endpoints of the past.
+
+pub mod chains;
+pub mod ipvs;
+pub mod legacy;
+pub mod nft;
+pub mod running;
+mod xtables;
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+
+use crate::netdev::Netdev;
+
+/// Of iptables: `ip` and `ip6`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// `AF_INET` or `AF_INET6`; `NFPROTO_*` are the same numbers.
+    const fn number(self) -> u8 {
+        (match self {
+            Self::V4 => libc::AF_INET,
+            Self::V6 => libc::AF_INET6,
+        }) as u8
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "ip",
+            Self::V6 => "ip6",
+        })
+    }
+}
+
+/// Everything that was found.
+#[derive(Clone, Debug, Default)]
+pub struct Leftovers {
+    pub nft: nft::Found,
+    pub legacy: Vec<legacy::Found>,
+    pub ipvs: ipvs::Found,
+}
+
+/// Looks into this network namespace and changes nothing.
+///
+/// # Errors
+/// The kernel's; `PermissionDenied` without CAP_NET_ADMIN.
+pub async fn find(netdev: &Netdev) -> anyhow::Result<Leftovers> {
+    Ok(Leftovers {
+        nft: nft::find().context("read the rules of nftables")?,
+        legacy: legacy::find().context("read the rules of iptables-legacy")?,
+        ipvs: ipvs::find(netdev).await.context("look for what IPVS mode leaves")?,
+    })
+}
+
+impl Leftovers {
+    pub fn is_empty(&self) -> bool {
+        self.nft.is_empty() && self.legacy.is_empty() && self.ipvs.is_empty()
+    }
+
+    /// What is there, a phrase each.
+    pub fn summary(&self) -> Vec<String> {
+        let own = self.nft.own.iter().map(|family| format!("nftables table {family} kube-proxy"));
+        let mut phrases: Vec<String> = own.collect();
+        for (family, table, removal) in self.nft.iptables.iter().filter(|(_, _, removal)| !removal.is_empty())
+        {
+            let (rules, chains) = (removal.rules.len(), removal.chains.len() + removal.emptied.len());
+            phrases.push(format!(
+                "iptables-nft {family} {table}: {}, {}",
+                count(chains, "chain"),
+                count(rules, "jump")
+            ));
+        }
+        for found in &self.legacy {
+            let chains = count(found.chains.len(), "chain");
+            phrases.push(format!("iptables-legacy {} {}: {chains}", found.family, found.table));
+        }
+        if let Some((_, addresses)) = &self.ipvs.device {
+            phrases.push(format!("{} with {}", ipvs::DEVICE, count(addresses.len(), "address")));
+        }
+        if !self.ipvs.sets.is_empty() {
+            phrases.push(count(self.ipvs.sets.len(), "ipset"));
+        }
+        if !self.ipvs.servers.is_empty() {
+            phrases.push(count(self.ipvs.servers.len(), "IPVS virtual server"));
+        }
+        phrases
+    }
+}
+
+fn count(number: usize, what: &str) -> String {
+    let plural = match (number, what.ends_with('s')) {
+        (1, _) => "",
+        (_, true) => "es",
+        (_, false) => "s",
+    };
+    format!("{number} {what}{plural}")
+}
+
+/// `lb cleanup --kube-proxy`.
+#[derive(Clone, Debug)]
+pub struct Cleanup {
+    /// Say what would be done, and do nothing.
+    pub dry_run: bool,
+    /// Also while a kube-proxy runs.
+    pub force: bool,
+    /// The root of the file system that has `iptables-legacy-restore`.
+    pub host_root: PathBuf,
+}
+
+impl Cleanup {
+    /// Removes what kube-proxy left in this network namespace, and nothing else: each table in one transaction.
+    /// Says what was done, or would be.
+    ///
+    /// # Errors
+    /// While kube-proxy runs, before anything was removed. Or what could not be removed; the rest was.
+    pub async fn run(&self) -> anyhow::Result<String> {
+        let running = running::running();
+        if !running.is_empty() && !self.force && !self.dry_run {
+            bail!(
+                "kube-proxy still runs ({}) and would write its rules anew: take it away first, or give --force",
+                running.join(", ")
+            );
+        }
+        let (netdev, _) = Netdev::connect()?;
+        let found = find(&netdev).await?;
+        if self.dry_run {
+            return Ok(self.commands(&found)?.join("\n"));
+        }
+        let mut failed = Vec::new();
+        if let Err(error) = remove_nft(found.nft.clone()) {
+            failed.push(format!("nftables: {error}"));
+        }
+        let mut stays = stays(&found);
+        for found in &found.legacy {
+            match self.remove_legacy(found) {
+                Ok(held) => stays.extend(held),
+                Err(error) => {
+                    failed.push(format!("iptables-legacy {} {}: {error:#}", found.family, found.table));
+                }
+            }
+        }
+        if let Err(error) = found.ipvs.remove(&netdev).await {
+            failed.push(format!("IPVS: {error:#}"));
+        }
+        let removed = match found.summary() {
+            nothing if nothing.is_empty() => "there was nothing of kube-proxy's".to_owned(),
+            phrases => format!("removed: {}", phrases.join("; ")),
+        };
+        stays.insert(0, removed);
+        if failed.is_empty() {
+            return Ok(stays.join("\n"));
+        }
+        bail!("not everything of kube-proxy's could be removed: {}", failed.join("; "))
+    }
+
+    fn commands(&self, found: &Leftovers) -> anyhow::Result<Vec<String>> {
+        let mut lines = found.nft.commands();
+        let mut stays = stays(found);
+        for table in &found.legacy {
+            let plan = legacy::Programs::find(table.family, &self.host_root)?.plan(&table.table)?;
+            lines.push(plan.command());
+            stays.extend(held(&plan.removal, "iptables-legacy", table.family, &table.table));
+        }
+        lines.extend(found.ipvs.commands());
+        if lines.is_empty() {
+            lines.push("# there is nothing of kube-proxy's".to_owned());
+        }
+        lines.extend(stays.into_iter().map(|line| format!("# {line}")));
+        Ok(lines)
+    }
+
+    fn remove_legacy(&self, found: &legacy::Found) -> anyhow::Result<Vec<String>> {
+        let programs = legacy::Programs::find(found.family, &self.host_root)?;
+        let plan = programs.plan(&found.table)?;
+        programs.apply(&plan)?;
+        Ok(held(&plan.removal, "iptables-legacy", found.family, &found.table))
+    }
+}
+
+/// Reads anew where somebody else changed a rule meanwhile.
+fn remove_nft(mut found: nft::Found) -> io::Result<()> {
+    const TRIES: usize = 10;
+    for _ in 1..TRIES {
+        match found.remove() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => found = nft::find()?,
+            done => return done,
+        }
+    }
+    found.remove().map_err(|error| match error.kind() {
+        io::ErrorKind::Interrupted => io::Error::other("somebody changes rules all the time; try again"),
+        _ => error,
+    })
+}
+
+/// What is left for the sake of others, a sentence each.
+fn stays(found: &Leftovers) -> Vec<String> {
+    let tables = found.nft.iptables.iter();
+    let mut lines: Vec<String> =
+        tables.flat_map(|(family, table, removal)| held(removal, "iptables-nft", *family, table)).collect();
+    if !found.ipvs.foreign_servers.is_empty() {
+        let servers: Vec<String> = found.ipvs.foreign_servers.iter().map(ToString::to_string).collect();
+        lines.push(format!(
+            "IPVS virtual servers stay that look like somebody else's: {}",
+            servers.join(", ")
+        ));
+    }
+    lines
+}
+
+fn held(removal: &chains::Removal, variant: &str, family: Family, table: &str) -> Vec<String> {
+    let place = format!("{variant} {family} {table}");
+    let kept = removal
+        .kept
+        .iter()
+        .map(|(chain, user)| format!("{place}: {chain} stays, for {user} has packets masqueraded by it"));
+    let emptied = removal.emptied.iter().map(|(chain, user)| {
+        format!("{place}: {chain} stays without rules, for a rule in {user} jumps to it")
+    });
+    kept.chain(emptied).collect()
+}
