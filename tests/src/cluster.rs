@@ -17,9 +17,14 @@
 
 mod caller;
 mod daemon;
+mod door;
 mod objects;
+mod shared;
 mod user;
 
+pub use caller::Caller;
+pub use door::Door;
+pub use shared::Shared;
 pub use user::{USERS, User};
 
 use std::fs;
@@ -32,7 +37,6 @@ use anyhow::{Context, Result, bail};
 use kube::Client;
 use xtask::control_plane::Program;
 
-use self::caller::Caller;
 use self::daemon::{Daemon, Keeper};
 use crate::world::{Home, Netns, World};
 

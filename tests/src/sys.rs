@@ -29,6 +29,13 @@ pub fn end_with_parent(command: &mut Command) {
     }
 }
 
+/// Has something done when the process exits, after `main`.
+pub fn at_exit(work: extern "C" fn()) {
+    // SAFETY: the function is never gone; it takes nothing.
+    let refused = unsafe { libc::atexit(work) };
+    assert_eq!(refused, 0, "32 places are promised, and no other is taken");
+}
+
 /// The arguments of `BPF_PROG_TEST_RUN`, as `union bpf_attr` of linux/bpf.h lays them out.
 #[repr(C)]
 #[derive(Default)]

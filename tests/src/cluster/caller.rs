@@ -11,23 +11,30 @@ use tokio::runtime::{Builder, Runtime};
 use crate::world::Netns;
 
 /// Sockets belong to the namespace of the thread that makes them: all work is done by the runtime's own thread.
-pub(super) struct Caller {
+pub struct Caller {
     runtime: Runtime,
     client: Option<Client>,
 }
 
 impl Caller {
-    pub fn new(netns: &Netns) -> Result<Self> {
+    /// Makes a client of a kubeconfig; nothing is asked yet.
+    pub fn connected(netns: &Netns, kubeconfig: &Path) -> Result<Self> {
+        let mut caller = Self::new(netns)?;
+        caller.connect(kubeconfig)?;
+        Ok(caller)
+    }
+
+    pub(super) fn new(netns: &Netns) -> Result<Self> {
         // Threads are born where their maker is.
         let build = || Builder::new_multi_thread().worker_threads(1).enable_all().build();
         Ok(Self { runtime: netns.enter(build).context("a runtime for the client")?, client: None })
     }
 
-    pub fn is_connected(&self) -> bool {
+    pub(super) fn is_connected(&self) -> bool {
         self.client.is_some()
     }
 
-    pub fn connect(&mut self, kubeconfig: &Path) -> Result<()> {
+    pub(super) fn connect(&mut self, kubeconfig: &Path) -> Result<()> {
         let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
         let connect = async move {
             let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
@@ -37,10 +44,11 @@ impl Caller {
         Ok(())
     }
 
-    pub fn disconnect(&mut self) {
+    pub(super) fn disconnect(&mut self) {
         self.client = None;
     }
 
+    /// Runs what needs the client, to its end.
     pub fn run<F, T>(&self, work: impl FnOnce(Client) -> F) -> Result<T>
     where
         F: Future<Output = Result<T>> + Send + 'static,

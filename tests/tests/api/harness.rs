@@ -6,7 +6,8 @@ use anyhow::Result;
 use k8s_openapi::api::core::v1::Service;
 use kube::Api;
 use kube::api::ListParams;
-use lb_tests::cluster::Cluster;
+use lb_tests::cluster::{Caller, Cluster};
+use lb_tests::world::{Layout, World};
 
 const OBJECTS: &str = "
 apiVersion: v1
@@ -77,5 +78,56 @@ fn a_cluster_keeps_what_is_written_and_comes_back() -> Result<()> {
     cluster.clear()?;
     assert_eq!(services(&cluster)?, ["kubernetes"]);
     assert!(began.elapsed() < Duration::from_secs(120));
+    Ok(())
+}
+
+async fn readyz(client: kube::Client) -> Result<String> {
+    let request = http::Request::get("/readyz").body(Vec::new())?;
+    Ok(tokio::time::timeout(Duration::from_secs(2), client.request_text(request)).await??)
+}
+
+#[test]
+fn a_door_opens_shuts_and_stalls() -> Result<()> {
+    let world = World::new(Layout::routed())?;
+    let cluster = Cluster::shared()?;
+    let door = cluster.door(world.node())?;
+    let kubeconfig = cluster.kubeconfig_at("admin", door.address())?;
+    let caller = Caller::connected(world.node(), &kubeconfig)?;
+    assert_eq!(caller.run(readyz)?, "ok");
+    door.shut();
+    caller.run(readyz).expect_err("the door is shut");
+    door.open();
+    assert_eq!(caller.run(readyz)?, "ok");
+    door.stall();
+    caller.run(readyz).expect_err("nothing moves");
+    door.open();
+    door.cut();
+    door.delay(Duration::from_millis(100));
+    let began = Instant::now();
+    assert_eq!(caller.run(readyz)?, "ok");
+    assert!(began.elapsed() > Duration::from_millis(200), "a handshake and an answer");
+    Ok(())
+}
+
+#[test]
+fn users_may_do_what_is_granted() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let denied = Caller::connected(cluster.netns(), &cluster.kubeconfig("nobody")?)?;
+    let list = |client| async move {
+        Ok(Api::<Service>::all(client).list(&ListParams::default()).await?.items.len())
+    };
+    let error = denied.run(list).expect_err("nothing is granted");
+    assert!(format!("{error:#}").contains("forbidden"), "{error:#}");
+    assert_eq!(cluster.run(list)?, 1);
+    Ok(())
+}
+
+#[test]
+fn a_shared_cluster_has_no_objects_of_the_test_before() -> Result<()> {
+    for _ in 0..2 {
+        let cluster = Cluster::shared()?;
+        assert_eq!(services(&cluster)?, ["kubernetes"]);
+        cluster.apply(OBJECTS)?;
+    }
     Ok(())
 }
