@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, error, info, warn};
 
+use crate::api;
 use crate::dataplane::Kernel;
 use crate::dataplane::attach::Mode;
 use crate::dataplane::load::{self, Constants};
@@ -39,12 +40,27 @@ const EVENTS_AT_ONCE: usize = 4096;
 /// What the command line means.
 #[derive(Clone, Debug)]
 pub struct Config {
-    pub manifests: PathBuf,
+    pub source: Source,
     pub node_name: String,
     pub pin_dir: PathBuf,
     pub attach: Mode,
     pub roles: Overrides,
     pub constants: Constants,
+}
+
+/// Where the objects come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A folder of manifests.
+    Manifests(PathBuf),
+    /// A Kubernetes API server.
+    Api(api::Config),
+}
+
+/// Follows a source until it is dropped.
+enum Watch {
+    Manifests { _watch: manifests::Watch },
+    Api(api::Watch),
 }
 
 /// Runs until SIGTERM or SIGINT. The data path stays as it is then.
@@ -54,8 +70,9 @@ pub struct Config {
 /// a program. Later faults are logged, and the last good state stays.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     // Before anything is made.
-    std::fs::read_dir(&config.manifests)
-        .with_context(|| format!("cannot read the folder {}", config.manifests.display()))?;
+    if let Source::Manifests(dir) = &config.source {
+        std::fs::read_dir(dir).with_context(|| format!("cannot read the folder {}", dir.display()))?;
+    }
     let pins = Pins::new(&config.pin_dir);
     pins.create()?;
     let _lock = pins.lock()?;
@@ -65,11 +82,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let planner = Planner::restore(tables, Limits::default());
 
     let (events_in, mut events) = mpsc::channel(1024);
-    let _watch = manifests::watch(config.manifests, events_in)?;
+    let watch = match config.source {
+        Source::Manifests(dir) => Watch::Manifests { _watch: manifests::watch(dir, events_in)? },
+        Source::Api(api) => {
+            Watch::Api(api::watch(api, &config.node_name, planner.tables(), events_in).await?)
+        }
+    };
     let (netdev, mut link_changes) = Netdev::connect()?;
     let (reclaim_in, mut reclaimed) = mpsc::channel(4);
 
     let mut agent = Agent {
+        watch,
         model: Model::new(&config.node_name),
         planner,
         kernel,
@@ -95,7 +118,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             count = events.recv_many(&mut batch, EVENTS_AT_ONCE) => {
-                anyhow::ensure!(count > 0, "the source of manifests ended");
+                anyhow::ensure!(count > 0, "the source of objects ended");
                 agent.take(&mut batch);
                 agent.settle();
             }
@@ -118,6 +141,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 }
 
 struct Agent {
+    watch: Watch,
     model: Model,
     planner: Planner,
     kernel: Kernel,
@@ -183,7 +207,12 @@ impl Agent {
         if !plan.ops.is_empty() {
             debug!(operations = plan.ops.len(), "applying");
         }
-        let Err(failed) = self.kernel.apply(&plan.ops) else { return true };
+        let Err(failed) = self.kernel.apply(&plan.ops) else {
+            if let Watch::Api(watch) = &self.watch {
+                watch.route.learn(self.planner.tables());
+            }
+            return true;
+        };
         error!("writing the tables: {failed:#}; trying again in {} s", RETRY_AFTER.as_secs());
         self.unknown = true;
         self.retry_at = Some(Instant::now() + RETRY_AFTER);

@@ -1,9 +1,9 @@
-//! What a source of objects says: the alphabet of kube-rs' watcher, for three kinds.
+//! What a source of objects says: the alphabet of kube-rs' watcher, for four kinds.
 
 use std::fmt;
 use std::sync::Arc;
 
-use crate::model::{Node, Notice, Service, Slice};
+use crate::model::{Node, Notice, Service, ServiceCidr, Slice};
 
 /// One step of a source (the Kubernetes API, or a folder of manifests).
 #[derive(Clone, Debug, PartialEq)]
@@ -12,6 +12,8 @@ pub enum Event {
     Slice(Change<Slice>),
     /// Objects of all Nodes may come; only the agent's own counts.
     Node(Change<Node>),
+    /// The ranges that ClusterIPs are taken from, where the source knows them: nothing waits for this kind.
+    ServiceCidr(Change<ServiceCidr>),
     /// What is wrong with a file: replaces what was said of it before; empty when it is whole again.
     File {
         file: Arc<str>,
@@ -27,11 +29,13 @@ pub enum Change<Object> {
     /// Part of the full list, or else an object that is new or changed.
     Apply(Object),
     Delete(ObjectName),
+    /// An object that cannot be decoded, and why: what was last known of it stays in force.
+    Broken(ObjectName, String),
     /// The full list ends: objects that were not in it are gone.
     InitDone,
 }
 
-/// Namespace and name within a kind; the namespace of a Node is empty.
+/// Namespace and name within a kind; empty for kinds without namespaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectName {
     pub namespace: String,
@@ -71,6 +75,11 @@ pub enum Kind {
     Service,
     EndpointSlice,
     Node,
+    ServiceCidr,
+}
+
+impl Kind {
+    pub const ALL: [Self; 4] = [Self::Service, Self::EndpointSlice, Self::Node, Self::ServiceCidr];
 }
 
 impl fmt::Display for Kind {
@@ -79,6 +88,7 @@ impl fmt::Display for Kind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Node => "Node",
+            Self::ServiceCidr => "ServiceCIDR",
         })
     }
 }

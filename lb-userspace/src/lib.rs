@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! source --Event--> Model --Desired--> Planner --Plan--> Plane
-//! (manifests)       pure               pure              (kernel, or memory)
+//! (api, manifests)  pure               pure              (kernel, or memory)
 //! ```
 
+pub mod api;
 pub mod desired;
 pub mod event;
 pub mod manifests;

@@ -13,7 +13,7 @@ use lb_userspace::dataplane::pins::Pins;
 use lb_userspace::leftovers::Cleanup;
 use lb_userspace::netdev::{Overrides, Role};
 use lb_userspace::tables::Tables;
-use lb_userspace::{agent, capabilities, dataplane, flows, links, status, view};
+use lb_userspace::{agent, api, capabilities, dataplane, flows, links, status, view};
 
 /// Kubernetes Services by eBPF, in place of kube-proxy.
 #[derive(Parser)]
@@ -56,12 +56,11 @@ enum Command {
 
 #[derive(Args)]
 struct AgentArgs {
-    /// Folder of Service, EndpointSlice and Node objects, as `kubectl get -o yaml` prints them; followed
-    #[arg(long, value_name = "DIR")]
-    manifests: PathBuf,
-    /// Name of this node's Node object: says which endpoints are local
-    #[arg(long, value_name = "NAME")]
-    node_name: String,
+    #[command(flatten)]
+    source: SourceArgs,
+    /// Name of this node's Node object: says which endpoints are local [default: the host name]
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    node_name: Option<String>,
     #[command(flatten)]
     pins: PinArgs,
     /// How programs hang on links
@@ -73,6 +72,34 @@ struct AgentArgs {
     /// connections of kube-proxy drain
     #[arg(long)]
     adopt: bool,
+}
+
+/// Without any of them: the API server, as a pod of its cluster.
+#[derive(Args)]
+struct SourceArgs {
+    /// Folder of Service, EndpointSlice and Node objects, as `kubectl get -o yaml` prints them; followed. No API
+    /// server is asked
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "api_server"])]
+    manifests: Option<PathBuf>,
+    /// Address and credentials of the API server [default: the service account of the pod]
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Address of the API server, over that of kubeconfig or environment
+    #[arg(long, value_name = "URL")]
+    api_server: Option<String>,
+}
+
+impl SourceArgs {
+    fn source(self) -> agent::Source {
+        match self.manifests {
+            Some(dir) => agent::Source::Manifests(dir),
+            None => agent::Source::Api(api::Config {
+                kubeconfig: self.kubeconfig,
+                server: self.api_server,
+                times: api::Times::default(),
+            }),
+        }
+    }
 }
 
 #[derive(Args)]
@@ -215,9 +242,11 @@ fn run(command: Command) -> anyhow::Result<()> {
 }
 
 fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
-    // That crate warns of every attribute that is longer than it knows, once a link.
-    let filter = tracing_subscriber::EnvFilter::try_from_env("LB_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,netlink_packet_route=error"));
+    // The first warns of every attribute that is longer than it knows, once a link; the others of what `api` says
+    // in its own words.
+    let filter = tracing_subscriber::EnvFilter::try_from_env("LB_LOG").unwrap_or_else(|_| {
+        tracing_subscriber::EnvFilter::new("info,netlink_packet_route=error,kube_client=off,kube_runtime=off")
+    });
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
@@ -226,12 +255,21 @@ fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
         .init();
     runtime()?.block_on(agent::run(agent::Config {
         roles: args.roles.overrides(),
-        manifests: args.manifests,
-        node_name: args.node_name,
+        source: args.source.source(),
+        node_name: node_name(args.node_name)?,
         pin_dir: args.pins.pin_dir,
         attach: args.attach,
         constants: Constants { adopt: args.adopt },
     }))
+}
+
+/// As the kubelet names it: lower case (k/k pkg/util/node, GetHostname).
+fn node_name(given: Option<String>) -> anyhow::Result<String> {
+    let name = match given.filter(|name| !name.is_empty()) {
+        Some(name) => name,
+        None => std::fs::read_to_string("/proc/sys/kernel/hostname").context("read the host name")?,
+    };
+    Ok(name.trim().to_lowercase())
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

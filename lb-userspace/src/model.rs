@@ -1,6 +1,7 @@
 //! What the sources said, and what follows from it for each Service. Pure: no clock, no I/O, nothing awaited.
 
 mod addresses;
+mod cidr;
 mod claims;
 mod endpoints;
 mod node;
@@ -12,6 +13,7 @@ mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use cidr::ServiceCidr;
 pub use endpoints::{Hints, Slice, SliceEndpoint, SlicePort};
 pub use node::Node;
 pub(crate) use notice::Board;
@@ -23,7 +25,7 @@ use crate::event::{Change, Event, Kind, ObjectName, Subject};
 use claims::{Claim, Claims};
 use lb_common::Port;
 use policy::Place;
-use store::Store;
+use store::{Named, Store};
 
 /// The objects in force, and which Services a change of them touched.
 #[derive(Clone, Debug)]
@@ -32,6 +34,7 @@ pub struct Model {
     services: Store<Service>,
     slices: Store<Slice>,
     nodes: Store<Node>,
+    cidrs: Store<ServiceCidr>,
     /// Names of slices by the Service that they are of.
     slices_of: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
     claims: Claims,
@@ -42,6 +45,8 @@ pub struct Model {
     health_checks: BTreeMap<(ObjectName, Family), HealthCheck>,
     /// The next [`Desired`] is to be complete.
     complete: bool,
+    /// Objects whose newest state could not be decoded.
+    broken: BTreeSet<Subject>,
     board: Board<Source>,
 }
 
@@ -61,6 +66,8 @@ enum Source {
     File(std::sync::Arc<str>),
     /// The object as it was read.
     Object(Subject),
+    /// The object as it came, where it could not be decoded.
+    Undecoded(Subject),
     /// A Service among the other objects.
     Service(ObjectName),
 }
@@ -73,12 +80,14 @@ impl Model {
             services: Store::default(),
             slices: Store::default(),
             nodes: Store::default(),
+            cidrs: Store::default(),
             slices_of: BTreeMap::new(),
             claims: Claims::default(),
             dirty: BTreeSet::new(),
             known: BTreeMap::new(),
             health_checks: BTreeMap::new(),
             complete: true,
+            broken: BTreeSet::new(),
             board: Board::default(),
         }
     }
@@ -86,16 +95,19 @@ impl Model {
     pub fn apply(&mut self, event: Event) {
         match event {
             Event::Service(change) => {
+                self.note_broken(Kind::Service, &change);
                 for (name, _) in self.services.apply(change) {
                     self.service_changed(name);
                 }
             }
             Event::Slice(change) => {
+                self.note_broken(Kind::EndpointSlice, &change);
                 for (name, before) in self.slices.apply(change) {
                     self.slice_changed(name, before.as_ref());
                 }
             }
             Event::Node(change) => {
+                self.note_broken(Kind::Node, &change);
                 if matches!(&change, Change::Apply(node) if node.name.name != self.node_name) {
                     return;
                 }
@@ -104,6 +116,10 @@ impl Model {
                         self.dirty.extend(self.services.names().cloned());
                     }
                 }
+            }
+            Event::ServiceCidr(change) => {
+                self.note_broken(Kind::ServiceCidr, &change);
+                self.cidrs.apply(change);
             }
             Event::File { file, notices } => self.board.replace(Source::File(file), notices),
         }
@@ -160,6 +176,38 @@ impl Model {
     /// All notices that last.
     pub fn notices(&self) -> impl Iterator<Item = &Notice> {
         self.board.current()
+    }
+
+    /// Says which object could not be decoded, until it can be, is gone, or a full list begins.
+    fn note_broken<Object: Named>(&mut self, kind: Kind, change: &Change<Object>) {
+        let (name, reason) = match change {
+            Change::Broken(name, reason) => (name, Some(reason)),
+            Change::Apply(object) => (object.object_name(), None),
+            Change::Delete(name) => (name, None),
+            Change::Init => {
+                let ended: Vec<Subject> =
+                    self.broken.iter().filter(|subject| subject.kind == kind).cloned().collect();
+                for subject in ended {
+                    self.broken.remove(&subject);
+                    self.board.replace(Source::Undecoded(subject), []);
+                }
+                return;
+            }
+            Change::InitDone => return,
+        };
+        let subject = Subject { kind, name: name.clone() };
+        if let Some(reason) = reason {
+            let notice = Notice {
+                severity: Severity::Error,
+                subject: Some(subject.clone()),
+                file: None,
+                text: format!("cannot be decoded: {reason}; what was last known of it stays in force"),
+            };
+            self.broken.insert(subject.clone());
+            self.board.replace(Source::Undecoded(subject), [notice]);
+        } else if !self.broken.is_empty() && self.broken.remove(&subject) {
+            self.board.replace(Source::Undecoded(subject), []);
+        }
     }
 
     fn service_changed(&mut self, name: ObjectName) {

@@ -56,7 +56,7 @@ fn other_kinds_are_skipped_with_one_notice() {
     let knative = "---\napiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: a}\n";
     let parsed = parse(&Arc::from("x.yaml"), &format!("{other}{other}{knative}")).unwrap();
     let notices: Vec<String> = parsed.notices.iter().map(ToString::to_string).collect();
-    let expected = "x.yaml: skipped, for only Service, EndpointSlice and Node are read: \
+    let expected = "x.yaml: skipped, for only Service, EndpointSlice, Node and ServiceCIDR are read: \
                     apps/v1 Deployment (2), serving.knative.dev/v1 Service (1)";
     assert_eq!((parsed.objects.len(), notices), (0, vec![expected.to_owned()]));
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use lb_common::{BackendState, ServiceRecord};
 use lb_userspace::desired::{Desired, DesiredPort, Family};
 use lb_userspace::event::{Change, Event, ObjectName};
-use lb_userspace::manifests::{Object, parse};
+use lb_userspace::manifests::parse;
 use lb_userspace::model::Model;
 
 /// A model of node `n1`, fed with manifests.
@@ -34,11 +34,7 @@ impl World {
 
     fn apply(&mut self, yaml: &str) {
         for object in parse(&Arc::from("test.yaml"), yaml).unwrap().objects {
-            self.model.apply(match object {
-                Object::Service(service) => Event::Service(Change::Apply(service)),
-                Object::Slice(slice) => Event::Slice(Change::Apply(slice)),
-                Object::Node(node) => Event::Node(Change::Apply(node)),
-            });
+            self.model.apply(object.applied());
         }
     }
 

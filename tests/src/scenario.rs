@@ -147,7 +147,7 @@ impl Agent {
             agent.model.apply(event);
         }
         for object in agent.objects.values().cloned() {
-            agent.model.apply(applied(object));
+            agent.model.apply(object.applied());
         }
         for event in
             [Event::Service(Change::InitDone), Event::Slice(Change::InitDone), Event::Node(Change::InitDone)]
@@ -162,7 +162,7 @@ impl Agent {
         let parsed = parse(&Arc::from("scenario"), yaml).map_err(|notice| anyhow::anyhow!("{notice}"))?;
         for object in parsed.objects {
             self.objects.insert(object.subject(), object.clone());
-            self.model.apply(applied(object));
+            self.model.apply(object.applied());
         }
         self.settle(plane)
     }
@@ -207,14 +207,6 @@ impl Agent {
     fn notices(&self) -> String {
         let notices = self.model.notices().chain(self.planner.notices());
         lines(notices.map(|notice| format!("{}: {notice}", notice.severity)))
-    }
-}
-
-fn applied(object: Object) -> Event {
-    match object {
-        Object::Service(service) => Event::Service(Change::Apply(service)),
-        Object::Slice(slice) => Event::Slice(Change::Apply(slice)),
-        Object::Node(node) => Event::Node(Change::Apply(node)),
     }
 }
 

@@ -59,12 +59,14 @@ impl Folder {
                 Event::Service(Change::Init),
                 Event::Slice(Change::Init),
                 Event::Node(Change::Init),
+                Event::ServiceCidr(Change::Init),
             ]);
             changes(&self.objects, &objects, &mut events);
             events.extend([
                 Event::Service(Change::InitDone),
                 Event::Slice(Change::InitDone),
                 Event::Node(Change::InitDone),
+                Event::ServiceCidr(Change::InitDone),
             ]);
             self.objects = objects;
         }
@@ -163,17 +165,14 @@ fn changes(before: &BTreeMap<Subject, Object>, after: &BTreeMap<Subject, Object>
     let changed = after.iter().filter(|(subject, object)| before.get(subject) != Some(object));
     let (services, others): (Vec<_>, Vec<_>) =
         changed.partition(|(_, object)| matches!(object, Object::Service(_)));
-    events.extend(others.into_iter().chain(services).map(|(_, object)| match object.clone() {
-        Object::Service(service) => Event::Service(Change::Apply(service)),
-        Object::Slice(slice) => Event::Slice(Change::Apply(slice)),
-        Object::Node(node) => Event::Node(Change::Apply(node)),
-    }));
+    events.extend(others.into_iter().chain(services).map(|(_, object)| object.clone().applied()));
     for (subject, object) in before.iter().filter(|(subject, _)| !after.contains_key(subject)) {
         let name = subject.name.clone();
         events.push(match object {
             Object::Service(_) => Event::Service(Change::Delete(name)),
             Object::Slice(_) => Event::Slice(Change::Delete(name)),
             Object::Node(_) => Event::Node(Change::Delete(name)),
+            Object::ServiceCidr(_) => Event::ServiceCidr(Change::Delete(name)),
         });
     }
 }

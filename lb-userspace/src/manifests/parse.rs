@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::{core::v1, discovery::v1 as discovery};
+use k8s_openapi::api::{core::v1, discovery::v1 as discovery, networking::v1 as networking};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_yaml_ng::{Deserializer, Value};
 
-use crate::event::{Kind, ObjectName, Subject};
-use crate::model::{Node, Notice, Service, Severity, Slice};
+use crate::event::{Change, Event, Kind, ObjectName, Subject};
+use crate::model::{Node, Notice, Service, ServiceCidr, Severity, Slice};
 
 /// An object of a kind that counts.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +17,7 @@ pub enum Object {
     Service(Service),
     Slice(Slice),
     Node(Node),
+    ServiceCidr(ServiceCidr),
 }
 
 impl Object {
@@ -25,8 +26,19 @@ impl Object {
             Self::Service(service) => (Kind::Service, &service.name),
             Self::Slice(slice) => (Kind::EndpointSlice, &slice.name),
             Self::Node(node) => (Kind::Node, &node.name),
+            Self::ServiceCidr(cidr) => (Kind::ServiceCidr, &cidr.name),
         };
         Subject { kind, name: name.clone() }
+    }
+
+    /// It is new, or changed.
+    pub fn applied(self) -> Event {
+        match self {
+            Self::Service(service) => Event::Service(Change::Apply(service)),
+            Self::Slice(slice) => Event::Slice(Change::Apply(slice)),
+            Self::Node(node) => Event::Node(Change::Apply(node)),
+            Self::ServiceCidr(cidr) => Event::ServiceCidr(Change::Apply(cidr)),
+        }
     }
 }
 
@@ -53,8 +65,10 @@ pub fn parse(file: &Arc<str>, text: &str) -> Result<Parsed, Notice> {
     let skipped: Vec<String> =
         reader.skipped.iter().map(|(kind, count)| format!("{kind} ({count})")).collect();
     if !skipped.is_empty() {
-        let text =
-            format!("skipped, for only Service, EndpointSlice and Node are read: {}", skipped.join(", "));
+        let text = format!(
+            "skipped, for only Service, EndpointSlice, Node and ServiceCIDR are read: {}",
+            skipped.join(", ")
+        );
         let notice = Notice { severity: Severity::Info, subject: None, file: Some(file.clone()), text };
         reader.parsed.notices.push(notice);
     }
@@ -131,13 +145,14 @@ impl Reader<'_> {
             ("v1", "Service") => Kind::Service,
             ("v1", "Node") => Kind::Node,
             ("discovery.k8s.io/v1", "EndpointSlice") => Kind::EndpointSlice,
+            ("networking.k8s.io/v1", "ServiceCIDR") => Kind::ServiceCidr,
             (version, kind) => {
                 *self.skipped.entry(format!("{version} {kind}")).or_default() += 1;
                 return Ok(());
             }
         };
         let namespace = match kind {
-            Kind::Node => String::new(),
+            Kind::Node | Kind::ServiceCidr => String::new(),
             _ => header.metadata.namespace.unwrap_or_else(|| "default".to_owned()),
         };
         let name = header.metadata.name.filter(|name| !name.is_empty()).ok_or_else(|| {
@@ -154,6 +169,9 @@ impl Reader<'_> {
                 file,
             )),
             Kind::Node => Object::Node(Node::new(self.typed::<v1::Node>(document, place, &subject)?)),
+            Kind::ServiceCidr => Object::ServiceCidr(ServiceCidr::new(
+                self.typed::<networking::ServiceCIDR>(document, place, &subject)?,
+            )),
         };
         self.parsed.objects.push(object);
         Ok(())

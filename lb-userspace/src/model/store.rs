@@ -23,7 +23,7 @@ impl<Object> Default for Store<Object> {
     }
 }
 
-impl<Object: Named + PartialEq> Store<Object> {
+impl<Object: Named + Clone + PartialEq> Store<Object> {
     /// Returns the names of the objects that are not what they were, with what they were.
     pub(super) fn apply(&mut self, change: Change<Object>) -> Vec<(ObjectName, Option<Object>)> {
         match change {
@@ -48,6 +48,12 @@ impl<Object: Named + PartialEq> Store<Object> {
                 }
                 None => self.objects.remove(&name).map(|before| (name, Some(before))).into_iter().collect(),
             },
+            Change::Broken(name, _) => {
+                if let (Some(incoming), Some(known)) = (&mut self.incoming, self.objects.get(&name)) {
+                    incoming.insert(name, known.clone());
+                }
+                Vec::new()
+            }
             Change::InitDone => self.swap(),
         }
     }

@@ -1,0 +1,105 @@
+//! Objects from a Kubernetes API server, through kube's watchers.
+//!
+//! ```text
+//! access --kube::Config--> client --Api<Lenient<K>>--> follow --Event--> the agent's loop
+//! (files, environment)     (one for all kinds)         (a task for each kind)
+//! ```
+//!
+//! An object is cut down to the model's compact form while it is decoded. Nothing here keeps one.
+
+mod access;
+mod client;
+mod connect;
+mod decode;
+mod fault;
+mod follow;
+mod node;
+mod state;
+mod watched;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+pub use connect::Route;
+pub use state::{KindState, State};
+
+use crate::event::Event;
+use crate::model;
+use crate::tables::Tables;
+use client::Client;
+use follow::Follower;
+
+/// Where the API server is, and who we are to it.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// None: the service account of a pod.
+    pub kubeconfig: Option<PathBuf>,
+    /// Overrides the address of the kubeconfig, or of the environment: a URL, or `host:port`.
+    pub server: Option<String>,
+    pub times: Times,
+}
+
+/// How long to wait for what. Tests have less patience.
+#[derive(Clone, Debug)]
+pub struct Times {
+    /// Until a connection is made.
+    pub connect: Duration,
+    /// Until an answer begins, and between two parts of a list.
+    pub answer: Duration,
+    /// The longest pause between two attempts.
+    pub retry: Duration,
+    /// Until the own Node object is there; then what needs no Node is served (kube-proxy: pkg/proxy/node.go).
+    pub node: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            answer: Duration::from_secs(30),
+            retry: Duration::from_secs(5),
+            node: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The watches of all kinds; they end when this is dropped.
+pub struct Watch {
+    /// Also for whoever else talks to the API server.
+    pub client: kube::Client,
+    pub state: Arc<State>,
+    /// To be told of the tables after each change of them.
+    pub route: Route,
+    _tasks: JoinSet<()>,
+}
+
+/// Sends the events of Services, EndpointSlices, the own Node and ServiceCIDRs until it is dropped. Faults of the API
+/// server are said in the log, and what was last known stays. `tables` are those that an earlier agent left.
+///
+/// # Errors
+/// Where it cannot be known whom to ask: no kubeconfig and no service account, or one that cannot be read.
+pub async fn watch(
+    config: Config,
+    node_name: &str,
+    tables: &Tables,
+    events: mpsc::Sender<Event>,
+) -> anyhow::Result<Watch> {
+    let times = config.times.clone();
+    let state = Arc::new(State::default());
+    let route = Route::default();
+    let client = Client::new(config, route.clone(), Arc::clone(&state)).await?.into_kube();
+    route.learn(tables);
+    let mut tasks = JoinSet::new();
+    let follower = |events| Follower::new(client.clone(), events, Arc::clone(&state), times.clone());
+    tasks.spawn(follower(events.clone()).run::<model::Service>(String::new()));
+    tasks.spawn(follower(events.clone()).run::<model::Slice>(String::new()));
+    tasks.spawn(follower(events.clone()).run::<model::ServiceCidr>(String::new()));
+    let (said, heard) = mpsc::channel(16);
+    tasks.spawn(follower(said).run::<model::Node>(format!("metadata.name={node_name}")));
+    tasks.spawn(node::wait(node_name.to_owned(), times.node, heard, events));
+    Ok(Watch { client, state, route, _tasks: tasks })
+}

@@ -1,0 +1,151 @@
+//! One client for all watches, which renews itself: token, certificates and address are read again where the ones at
+//! hand do not work.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioExecutor;
+use kube::client::{Body, ConfigExt};
+use tower::util::BoxCloneSyncService;
+use tower::{BoxError, ServiceBuilder, ServiceExt};
+use tower_http::timeout::TimeoutBody;
+use tracing::{debug, info};
+
+use super::Config;
+use super::access;
+use super::connect::{Connector, Route};
+use super::state::State;
+use crate::event::Kind;
+
+/// A watch that says nothing for so long is dead; kube's watchers give up earlier.
+const WATCH_SILENCE: Duration = Duration::from_secs(600);
+
+/// Answers requests over connections of its own.
+type Inner = BoxCloneSyncService<Request<Body>, Response<Incoming>, BoxError>;
+
+/// The body of an answer: it notes when it came.
+type Answer = UnsyncBoxBody<Bytes, BoxError>;
+
+pub(super) struct Client {
+    config: Config,
+    route: Route,
+    state: Arc<State>,
+    inner: Mutex<Inner>,
+}
+
+impl Client {
+    /// # Errors
+    /// Where files or variables are missing or cannot be read. Nothing is asked of the API server yet.
+    pub(super) async fn new(config: Config, route: Route, state: Arc<State>) -> anyhow::Result<Self> {
+        let inner = connect(&config, &route).await?;
+        Ok(Self { config, route, state, inner: Mutex::new(inner) })
+    }
+
+    pub(super) fn into_kube(self) -> kube::Client {
+        let shared = Arc::new(self);
+        let service = tower::service_fn(move |request| {
+            let shared = Arc::clone(&shared);
+            async move { shared.answer(request).await }
+        });
+        kube::Client::new(service, "default")
+    }
+
+    /// Carries a request out; once more with fresh credentials where the server does not accept the ones at hand.
+    async fn answer(&self, request: Request<Body>) -> Result<Response<Answer>, BoxError> {
+        let again = again(&request);
+        let kind = kind(request.uri().path());
+        let is_watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
+        let mut outcome = self.send(request).await;
+        if matches!(&outcome, Ok(response) if response.status() == StatusCode::UNAUTHORIZED) {
+            self.renew().await;
+            if let Some(again) = again {
+                outcome = self.send(again).await;
+            }
+        }
+        let is_of_no_use = match &outcome {
+            Ok(response) => response.status().is_server_error(),
+            Err(_) => true,
+        };
+        if is_of_no_use {
+            self.route.rotate();
+            self.renew().await;
+        }
+        if let (Some(kind), true, Ok(response)) = (kind, is_watch, &outcome)
+            && response.status().is_success()
+            && let Some(interrupted) = self.state.succeed(kind)
+        {
+            info!("{kind}: watched again after {:.1} s", interrupted.as_secs_f32());
+        }
+        let patience = if is_watch { WATCH_SILENCE } else { self.config.times.answer };
+        let state = Arc::clone(&self.state);
+        Ok(outcome?.map(|body| {
+            let noted = body.map_frame(move |frame| {
+                if let Some(kind) = kind {
+                    state.hear(kind);
+                }
+                frame
+            });
+            TimeoutBody::new(patience, noted).boxed_unsync()
+        }))
+    }
+
+    async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, BoxError> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let patience = self.config.times.answer;
+        match tokio::time::timeout(patience, inner.oneshot(request)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(format!("no answer within {} s", patience.as_secs_f32()).into()),
+        }
+    }
+
+    /// New connections, by what files and environment say now. Where they cannot be read, the old ones go on: a file
+    /// may be about to be replaced.
+    async fn renew(&self) {
+        match connect(&self.config, &self.route).await {
+            Ok(fresh) => *self.inner.lock().unwrap_or_else(PoisonError::into_inner) = fresh,
+            Err(error) => debug!("access to the API server stays as it was: {error:#}"),
+        }
+    }
+}
+
+async fn connect(config: &Config, route: &Route) -> anyhow::Result<Inner> {
+    let access = access::read(config).await?;
+    route.set_server(&access.cluster_url);
+    let connector = Connector::new(route.clone(), config.times.connect);
+    let connector =
+        access.rustls_https_connector_with_connector(connector).context("certificates for the API server")?;
+    let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
+    let service = ServiceBuilder::new()
+        .layer(access.base_uri_layer())
+        .option_layer(access.auth_layer().context("credentials for the API server")?)
+        .layer(access.extra_headers_layer().context("headers for the API server")?)
+        .map_err(BoxError::from)
+        .service(http);
+    Ok(BoxCloneSyncService::new(service))
+}
+
+/// The same request, where it can be made twice.
+fn again(request: &Request<Body>) -> Option<Request<Body>> {
+    if request.method() != Method::GET {
+        return None;
+    }
+    let mut again = Request::get(request.uri()).body(Body::empty()).ok()?;
+    again.headers_mut().clone_from(request.headers());
+    Some(again)
+}
+
+fn kind(path: &str) -> Option<Kind> {
+    Some(match path.rsplit('/').next()? {
+        "services" => Kind::Service,
+        "endpointslices" => Kind::EndpointSlice,
+        "nodes" => Kind::Node,
+        "servicecidrs" => Kind::ServiceCidr,
+        _ => return None,
+    })
+}

@@ -1,0 +1,161 @@
+//! The watch of one kind, for as long as the agent runs.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use futures::StreamExt;
+use kube::Api;
+use kube::runtime::watcher::{self, watcher};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use tracing::{debug, info, warn};
+
+use super::decode::Lenient;
+use super::state::State;
+use super::watched::Watched;
+use super::{Times, fault};
+use crate::event::{Change, Event};
+
+/// The first pause after a failure; each is twice the one before, with as much again at random.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Objects in a part of a list, where the server cannot stream it.
+const PAGE: u32 = 500;
+
+/// Nobody receives any more.
+struct Closed;
+
+pub(super) struct Follower {
+    client: kube::Client,
+    events: mpsc::Sender<Event>,
+    state: Arc<State>,
+    times: Times,
+}
+
+/// Why a watch begins anew.
+enum Anew {
+    /// The version to watch from is of no use.
+    Listed,
+    /// The server does not stream lists.
+    Paged,
+    /// The server does not know the kind.
+    Unknown,
+}
+
+impl Follower {
+    pub(super) fn new(
+        client: kube::Client,
+        events: mpsc::Sender<Event>,
+        state: Arc<State>,
+        times: Times,
+    ) -> Self {
+        Self { client, events, state, times }
+    }
+
+    /// Until nobody receives. `only` is one more field selector.
+    pub(super) async fn run<K: Watched>(self, only: String) {
+        let fields = if only.is_empty() { K::FIELDS } else { &only };
+        let paged = watcher::Config::default().labels(K::LABELS).fields(fields).page_size(PAGE);
+        // A list as a stream of single objects is the cheapest for both ends.
+        let mut config = paged.clone().streaming_lists();
+        loop {
+            match self.follow::<K>(config.clone()).await {
+                Ok(Anew::Listed) => {}
+                Ok(Anew::Paged) => config = paged.clone(),
+                Ok(Anew::Unknown) => {
+                    info!("this API server has no {}: not watched", K::KIND);
+                    for change in [Change::Init, Change::InitDone] {
+                        if self.send::<K>(change).await.is_err() {
+                            return;
+                        }
+                    }
+                    return;
+                }
+                Err(Closed) => return,
+            }
+        }
+    }
+
+    async fn follow<K: Watched>(&self, config: watcher::Config) -> Result<Anew, Closed> {
+        let is_streaming = config.initial_list_strategy == watcher::InitialListStrategy::StreamingList;
+        let api = Api::<Lenient<K>>::all(self.client.clone());
+        let mut stream = pin!(watcher(api, config));
+        let pauses = ExponentialBuilder::default()
+            .with_min_delay(FIRST_PAUSE)
+            .with_max_delay(self.times.retry / 2)
+            .without_max_times()
+            .with_jitter();
+        let mut pause = pauses.build();
+        // A watcher never ends by itself.
+        while let Some(outcome) = stream.next().await {
+            let event = match outcome {
+                Ok(event) => event,
+                Err(error) => {
+                    let status = fault::status(&error).map(|status| status.code);
+                    match status {
+                        Some(404) if K::IS_OPTIONAL => return Ok(Anew::Unknown),
+                        Some(400 | 422) if is_streaming => return Ok(Anew::Paged),
+                        // Not a fault: a list tells what changed meanwhile. kube's watcher would ask for the same
+                        // version for ever where this is the answer to the request, and not an event.
+                        Some(410) => {
+                            debug!("{}: the watch is too old, listing anew", K::KIND);
+                            sleep(FIRST_PAUSE).await;
+                            return Ok(Anew::Listed);
+                        }
+                        _ => {}
+                    }
+                    let text = fault::text::<K>(&error);
+                    if self.state.fail(K::KIND, text.clone()) {
+                        warn!("{}: {text}; what is known stays in force, trying again", K::KIND);
+                    }
+                    sleep(pause.next().unwrap_or(self.times.retry)).await;
+                    continue;
+                }
+            };
+            // A list that is only about to be asked for proves nothing.
+            if !matches!(event, watcher::Event::Init) {
+                pause = pauses.build();
+            }
+            self.pass(event).await?;
+        }
+        Err(Closed)
+    }
+
+    async fn pass<K: Watched>(&self, event: watcher::Event<Lenient<K>>) -> Result<(), Closed> {
+        let state = self.state.kind(K::KIND);
+        let change = match event {
+            watcher::Event::Init => Change::Init,
+            watcher::Event::InitApply(object) => self.change(object),
+            watcher::Event::InitDone => {
+                state.lists.fetch_add(1, Relaxed);
+                Change::InitDone
+            }
+            watcher::Event::Apply(object) => {
+                state.changes.fetch_add(1, Relaxed);
+                self.change(object)
+            }
+            watcher::Event::Delete(object) => {
+                state.changes.fetch_add(1, Relaxed);
+                Change::Delete(object.name())
+            }
+        };
+        self.send(change).await
+    }
+
+    fn change<K: Watched>(&self, object: Lenient<K>) -> Change<K> {
+        let name = object.name();
+        match object.object {
+            Ok(object) => Change::Apply(object),
+            Err(reason) => {
+                self.state.kind(K::KIND).undecoded.fetch_add(1, Relaxed);
+                Change::Broken(name, reason)
+            }
+        }
+    }
+
+    async fn send<K: Watched>(&self, change: Change<K>) -> Result<(), Closed> {
+        self.events.send(K::event(change)).await.map_err(|_| Closed)
+    }
+}

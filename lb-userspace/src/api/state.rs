@@ -1,0 +1,92 @@
+//! What is known of the watches, for whoever asks while they run.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::event::Kind;
+
+/// Counts and times of each kind.
+#[derive(Debug)]
+pub struct State {
+    began: Instant,
+    kinds: [KindState; Kind::ALL.len()],
+}
+
+/// Counts since the agent's start, and times in milliseconds since then (zero is never).
+#[derive(Debug, Default)]
+pub struct KindState {
+    heard: AtomicU64,
+    failing_since: AtomicU64,
+    fault: Mutex<Option<String>>,
+    /// Full lists that came whole.
+    pub lists: AtomicU64,
+    /// Objects that were new or changed, or went, outside of lists.
+    pub changes: AtomicU64,
+    /// Objects that could not be decoded, each time they came.
+    pub undecoded: AtomicU64,
+    /// Attempts that failed.
+    pub failures: AtomicU64,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { began: Instant::now(), kinds: std::array::from_fn(|_| KindState::default()) }
+    }
+}
+
+impl State {
+    pub fn kind(&self, kind: Kind) -> &KindState {
+        &self.kinds[kind as usize]
+    }
+
+    /// How long the server said nothing of a kind: no event, no bookmark, no part of a list. `None` before the first
+    /// word.
+    pub fn age(&self, kind: Kind) -> Option<Duration> {
+        self.since(&self.kind(kind).heard)
+    }
+
+    /// How long the watch of a kind is interrupted.
+    pub fn failing(&self, kind: Kind) -> Option<Duration> {
+        self.since(&self.kind(kind).failing_since)
+    }
+
+    /// What keeps the watch of a kind from going on.
+    pub fn fault(&self, kind: Kind) -> Option<String> {
+        self.kind(kind).fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn hear(&self, kind: Kind) {
+        self.kind(kind).heard.store(self.now(), Relaxed);
+    }
+
+    /// `false` where it is the same fault as before.
+    pub(super) fn fail(&self, kind: Kind, text: String) -> bool {
+        let state = self.kind(kind);
+        state.failures.fetch_add(1, Relaxed);
+        // Only the first counts, and there is one task for each kind.
+        let _ = state.failing_since.compare_exchange(0, self.now(), Relaxed, Relaxed);
+        let mut fault = state.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = fault.as_ref() != Some(&text);
+        *fault = Some(text);
+        is_new
+    }
+
+    /// The watch goes on: how long was it interrupted?
+    pub(super) fn succeed(&self, kind: Kind) -> Option<Duration> {
+        let interrupted = self.failing(kind)?;
+        let state = self.kind(kind);
+        state.failing_since.store(0, Relaxed);
+        *state.fault.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Some(interrupted)
+    }
+
+    fn since(&self, time: &AtomicU64) -> Option<Duration> {
+        let time = time.load(Relaxed);
+        (time != 0).then(|| Duration::from_millis(self.now().saturating_sub(time)))
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+}

@@ -1,0 +1,127 @@
+//! The pure half of the agent behind a real client: events, model, planner, tables in memory.
+
+use std::time::Duration;
+
+use lb_userspace::api::{self, Config, Times, Watch};
+use lb_userspace::model::Model;
+use lb_userspace::plan::{Limits, Planner};
+use lb_userspace::plane::{MemoryPlane, Plane};
+use lb_userspace::tables::Tables;
+use lb_userspace::view;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+
+use super::server::Server;
+
+pub const NODE: &str = "node-1";
+/// For anything that ought to happen.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct Agent {
+    pub watch: Watch,
+    pub model: Model,
+    events: mpsc::Receiver<lb_userspace::event::Event>,
+    planner: Planner,
+    plane: MemoryPlane,
+    /// Operations since the agent's start.
+    pub operations: usize,
+}
+
+pub fn times() -> Times {
+    Times {
+        connect: Duration::from_millis(300),
+        answer: Duration::from_millis(500),
+        retry: Duration::from_millis(200),
+        node: Duration::from_millis(200),
+    }
+}
+
+impl Agent {
+    pub async fn start(server: &Server) -> Self {
+        let config = Config { kubeconfig: None, server: Some(server.url()), times: times() };
+        Self::with(config, Tables::default()).await
+    }
+
+    pub async fn with(config: Config, tables: Tables) -> Self {
+        // Shown where a test fails.
+        let _ = tracing_subscriber::fmt().with_test_writer().with_env_filter("lb_userspace=debug").try_init();
+        let (events_in, events) = mpsc::channel(64);
+        let watch = api::watch(config, NODE, &tables, events_in).await.unwrap();
+        let model = Model::new(NODE);
+        let planner = Planner::restore(tables.clone(), Limits::default());
+        let plane = MemoryPlane::new(tables);
+        Self { watch, model, events, planner, plane, operations: 0 }
+    }
+
+    /// Takes events in until the Services in the tables read so: `name endpoint,endpoint` each, `; ` between them.
+    pub async fn until(&mut self, expected: &str) {
+        let end = Instant::now() + PATIENCE;
+        while self.services() != expected || !self.model.ready() {
+            match timeout_at(end, self.events.recv()).await {
+                Ok(event) => self.take(event.unwrap()),
+                Err(_) => panic!("after {PATIENCE:?}: {:?} instead of {expected:?}", self.services()),
+            }
+        }
+    }
+
+    /// Takes events in until something is so.
+    pub async fn wait(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !is_so(self) {
+            assert!(Instant::now() < end, "after {PATIENCE:?}: not {what}");
+            if let Ok(event) =
+                timeout_at(Instant::now() + Duration::from_millis(10), self.events.recv()).await
+            {
+                self.take(event.unwrap());
+            }
+        }
+    }
+
+    /// Nothing changes for so long.
+    pub async fn stays(&mut self, expected: &str, pause: Duration) {
+        let end = Instant::now() + pause;
+        loop {
+            assert_eq!(self.services(), expected);
+            match timeout_at(end, self.events.recv()).await {
+                Ok(event) => self.take(event.unwrap()),
+                Err(_) => return,
+            }
+        }
+    }
+
+    pub fn take(&mut self, event: lb_userspace::event::Event) {
+        self.model.apply(event);
+        if !self.model.ready() {
+            return;
+        }
+        let plan = self.planner.plan(self.model.desired());
+        self.apply(&plan.ops);
+        while let Some(batch) = self.planner.pending() {
+            self.planner.reclaim(batch);
+            let plan = self.planner.plan(lb_userspace::desired::Desired::default());
+            self.apply(&plan.ops);
+        }
+        self.watch.route.learn(self.planner.tables());
+    }
+
+    /// What lasts of what is said about objects.
+    pub fn notices(&self) -> Vec<String> {
+        self.model.notices().map(ToString::to_string).collect()
+    }
+
+    pub fn tables(&self) -> &Tables {
+        self.plane.tables()
+    }
+
+    pub fn services(&self) -> String {
+        let services = view::services(self.tables());
+        let lines: Vec<String> =
+            services.iter().map(|s| format!("{} {}", s.name, s.cluster_endpoints.join(","))).collect();
+        lines.join("; ")
+    }
+
+    fn apply(&mut self, ops: &[lb_userspace::plan::Op]) {
+        self.operations += ops.len();
+        self.plane.apply(ops).unwrap();
+    }
+}

@@ -1,0 +1,181 @@
+//! What a server can do to its clients. Whatever it is, Services go on working with what was known.
+
+use std::time::Duration;
+
+use lb_userspace::api::Config;
+use lb_userspace::event::Kind;
+use lb_userspace::tables::Tables;
+use serde_json::json;
+
+use super::agent::{Agent, times};
+use super::server::{Server, What};
+use super::{BOTH, server, service, slice};
+
+const PAUSE: Duration = Duration::from_millis(300);
+
+#[tokio::test]
+async fn a_watch_that_is_cut_goes_on_where_it_was() {
+    let server = server();
+    let mut agent = Agent::start(&server).await;
+    agent.until(BOTH).await;
+    let before = agent.operations;
+    server.cut();
+    agent.stays(BOTH, PAUSE).await;
+    assert_eq!(agent.operations, before);
+    server.put("endpointslices", slice("a", &["10.0.0.9"]));
+    agent.until("a 10.0.0.9:8080; b 10.0.0.2:8080").await;
+    // Resumed by version, not listed.
+    let lists = server.requests("endpointslices");
+    assert_eq!(lists.iter().filter(|r| r.contains("sendInitialEvents=true")).count(), 1, "{lists:?}");
+}
+
+#[tokio::test]
+async fn a_watch_that_is_too_old_is_listed_anew_and_deletions_are_seen() {
+    let mut server = server();
+    let mut agent = Agent::start(&server).await;
+    agent.until(BOTH).await;
+    server.stop();
+    server.delete("services", "default", "a");
+    server.delete("endpointslices", "default", "a-1");
+    server.put("endpointslices", slice("b", &["10.0.0.8"]));
+    server.compact();
+    agent.stays(BOTH, PAUSE).await;
+    server.again();
+    agent.until("b 10.0.0.8:8080").await;
+}
+
+#[tokio::test]
+async fn a_server_that_comes_back_is_found() {
+    let mut server = server();
+    let mut agent = Agent::start(&server).await;
+    agent.until(BOTH).await;
+    let before = agent.operations;
+    server.stop();
+    agent.wait("a fault", |agent| agent.watch.state.fault(Kind::Service).is_some()).await;
+    agent.stays(BOTH, PAUSE * 3).await;
+    let fault = agent.watch.state.fault(Kind::Service).unwrap();
+    assert!(fault.contains("Connection refused"), "{fault}");
+    server.again();
+    agent
+        .wait("watched again", |agent| {
+            let kinds = [Kind::Service, Kind::EndpointSlice, Kind::Node];
+            kinds.iter().all(|kind| agent.watch.state.fault(*kind).is_none())
+        })
+        .await;
+    agent.stays(BOTH, PAUSE).await;
+    assert_eq!(agent.operations, before);
+    server.put("services", service("c", "10.96.0.3"));
+    agent.until("a 10.0.0.1:8080; b 10.0.0.2:8080; c ").await;
+}
+
+#[tokio::test]
+async fn nothing_is_applied_before_every_kind_was_listed() {
+    let server = server();
+    for _ in 0..4 {
+        server.fault("endpointslices", What::Status(500));
+    }
+    let mut agent = Agent::start(&server).await;
+    agent
+        .wait("four faults", |agent| {
+            agent.watch.state.kind(Kind::EndpointSlice).failures.load(std::sync::atomic::Ordering::Relaxed)
+                == 4
+        })
+        .await;
+    assert_eq!(agent.operations, 0);
+    agent.until(BOTH).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_come_is_asked_for_again() {
+    let server = server();
+    server.fault("services", What::Slow(Duration::from_secs(60)));
+    let mut agent = Agent::start(&server).await;
+    agent.wait("a fault", |agent| agent.watch.state.fault(Kind::Service).is_some()).await;
+    let fault = agent.watch.state.fault(Kind::Service).unwrap();
+    assert!(fault.contains("no answer within 0.5 s"), "{fault}");
+    agent.until(BOTH).await;
+}
+
+#[tokio::test]
+async fn a_right_that_is_missing_is_named() {
+    let server = server();
+    server.fault("endpointslices", What::Status(403));
+    let mut agent = Agent::start(&server).await;
+    agent.wait("a fault", |agent| agent.watch.state.fault(Kind::EndpointSlice).is_some()).await;
+    let fault = agent.watch.state.fault(Kind::EndpointSlice).unwrap();
+    assert!(
+        fault.starts_with(
+            "403, not allowed to watch endpointslices.discovery.k8s.io: apply the ClusterRole of \
+             deploy/base/rbac.yaml"
+        ),
+        "{fault}"
+    );
+    agent.until(BOTH).await;
+    assert_eq!(agent.watch.state.fault(Kind::EndpointSlice), None);
+}
+
+#[tokio::test]
+async fn a_token_that_was_replaced_is_read_at_once() {
+    let server = server();
+    server.accept_tokens(&["one"]);
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token");
+    let kubeconfig = dir.path().join("kubeconfig");
+    std::fs::write(&token, "one").unwrap();
+    let text = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": server.url()}}],
+        "users": [{"name": "u", "user": {"tokenFile": token}}],
+    });
+    std::fs::write(&kubeconfig, text.to_string()).unwrap();
+    let config = Config { kubeconfig: Some(kubeconfig), server: None, times: times() };
+    let mut agent = Agent::with(config, Tables::default()).await;
+    agent.until(BOTH).await;
+    // It expired, and nobody replaced it yet.
+    server.accept_tokens(&["two"]);
+    server.cut();
+    agent.wait("a fault", |agent| agent.watch.state.fault(Kind::Service).is_some()).await;
+    let fault = agent.watch.state.fault(Kind::Service).unwrap();
+    assert!(fault.starts_with("401, the API server does not accept our credentials"), "{fault}");
+    agent.stays(BOTH, PAUSE).await;
+    std::fs::write(&token, "two").unwrap();
+    server.put("endpointslices", slice("b", &["10.0.0.7"]));
+    agent.until("a 10.0.0.1:8080; b 10.0.0.7:8080").await;
+}
+
+#[tokio::test]
+async fn an_object_that_does_not_decode_is_named_and_keeps_its_last_state() {
+    let server = server();
+    let mut agent = Agent::start(&server).await;
+    agent.until(BOTH).await;
+    let mut broken = slice("a", &["10.0.0.5"]);
+    broken["endpoints"] = json!("none");
+    server.put("endpointslices", broken);
+    server.put("endpointslices", slice("b", &["10.0.0.6"]));
+    agent.until("a 10.0.0.1:8080; b 10.0.0.6:8080").await;
+    let notices = agent.notices();
+    assert!(
+        notices[0].starts_with("EndpointSlice default/a-1: cannot be decoded: invalid type"),
+        "{notices:?}"
+    );
+    // A new list does not take away what it cannot say.
+    server.compact();
+    server.cut();
+    server.put("endpointslices", slice("b", &["10.0.0.4"]));
+    agent.until("a 10.0.0.1:8080; b 10.0.0.4:8080").await;
+    server.put("endpointslices", slice("a", &["10.0.0.5"]));
+    agent.until("a 10.0.0.5:8080; b 10.0.0.4:8080").await;
+    assert_eq!(agent.notices(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_node_that_is_missing_is_waited_for_but_not_for_ever() {
+    let server = Server::start();
+    server.put("endpointslices", slice("a", &["10.0.0.1"]));
+    server.put("services", service("a", "10.96.0.1"));
+    let began = std::time::Instant::now();
+    let mut agent = Agent::start(&server).await;
+    agent.until("a 10.0.0.1:8080").await;
+    assert!(began.elapsed() >= times().node, "{:?}", began.elapsed());
+}
