@@ -27,6 +27,7 @@ use crate::model::{Model, Notice, Severity};
 use crate::netdev::{Netdev, Overrides};
 use crate::plan::{Batch, Limits, Op, Plan, Planner};
 use crate::plane::Plane;
+use crate::telemetry::{Health, Moment, Sync, Telemetry};
 
 /// Between two passes over the flow table.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
@@ -91,8 +92,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (netdev, mut link_changes) = Netdev::connect()?;
     let (reclaim_in, mut reclaimed) = mpsc::channel(4);
 
+    let telemetry = Arc::new(Telemetry::new(Moment::now()));
+    if !planner.tables().names.is_empty() {
+        telemetry.health(Health::inherit);
+    }
     let mut agent = Agent {
         watch,
+        telemetry,
         model: Model::new(&config.node_name),
         planner,
         kernel,
@@ -142,6 +148,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
 struct Agent {
     watch: Watch,
+    telemetry: Arc<Telemetry>,
     model: Model,
     planner: Planner,
     kernel: Kernel,
@@ -162,8 +169,14 @@ struct Agent {
 impl Agent {
     fn take(&mut self, events: &mut Vec<Event>) {
         for event in events.drain(..) {
+            self.telemetry.event(&event);
             self.model.apply(event);
         }
+        let triggers = self.model.take_triggers();
+        if self.model.ready() {
+            self.telemetry.queued(triggers, Moment::now());
+        }
+        self.telemetry.health(|health| health.set_node(self.model.node()));
         self.model.take_notices().iter().for_each(say);
     }
 
@@ -174,10 +187,23 @@ impl Agent {
         }
         let desired = self.model.desired();
         self.model.take_notices().iter().for_each(say);
+        self.telemetry.desired(&desired);
+        self.carry_out(desired);
+    }
+
+    fn carry_out(&mut self, desired: Desired) {
+        let began = Instant::now();
+        let (is_complete, is_idle) = (desired.complete, desired.is_empty());
         let plan = self.planner.plan(desired);
         plan.notices.iter().for_each(say);
         if self.apply(&plan) {
-            self.note_beginning(plan.ops.len());
+            let operations = plan.ops.len();
+            let is_whole = !self.planner.deferred();
+            let sync = Sync { began: began.into_std(), is_complete, is_idle, operations, is_whole };
+            self.telemetry.synced(sync, Moment::now());
+            let tables = self.planner.tables();
+            self.telemetry.tables(tables.frontends.len(), tables.names.len(), tables.slots.len());
+            self.note_beginning(operations);
             self.start_grace();
         }
     }
@@ -213,7 +239,9 @@ impl Agent {
             }
             return true;
         };
-        error!("writing the tables: {failed:#}; trying again in {} s", RETRY_AFTER.as_secs());
+        let text = format!("writing the tables: {failed:#}; trying again in {} s", RETRY_AFTER.as_secs());
+        error!("{text}");
+        self.telemetry.failed(text, Moment::now());
         self.unknown = true;
         self.retry_at = Some(Instant::now() + RETRY_AFTER);
         false
@@ -270,18 +298,15 @@ impl Agent {
             self.planner.reclaim(batch);
         }
         if self.model.ready() && !self.unknown && self.retry_at.is_none() {
-            let plan = self.planner.plan(Desired::default());
-            plan.notices.iter().for_each(say);
-            if self.apply(&plan) {
-                self.note_beginning(plan.ops.len());
-                self.start_grace();
-            }
+            self.carry_out(Desired::default());
         }
     }
 
     /// When to look at the links again, where not all could be done.
     async fn reconcile_links(&mut self) -> Option<Instant> {
-        (!self.links.reconcile().await).then(|| Instant::now() + RETRY_AFTER)
+        let is_done = self.links.reconcile().await;
+        self.telemetry.links(self.links.attached(), self.links.wanted());
+        (!is_done).then(|| Instant::now() + RETRY_AFTER)
     }
 
     fn sweep(&mut self) {
@@ -289,9 +314,13 @@ impl Agent {
             Ok(program) => program,
             Err(failed) => return error!("sweep: {failed:#}"),
         };
+        let began = std::time::Instant::now();
         match self.sweep.pass(&self.kernel.maps, program, self.planner.tables()) {
             Ok((report, clear)) => {
-                debug!(entries = report.entries, removed = report.removed, bits = clear.len(), "swept");
+                let removed: u32 = report.removed.iter().sum();
+                debug!(entries = report.entries, removed, bits = clear.len(), "swept");
+                self.telemetry.swept(began, report.removed, Moment::now());
+                self.telemetry.flows(report.entries);
                 // Before the first state is known, bits may be needed by what is yet to come.
                 if self.began {
                     for bit in clear {

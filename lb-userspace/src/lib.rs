@@ -24,3 +24,4 @@ pub mod links;
 pub mod netdev;
 pub mod nfnetlink;
 pub mod status;
+pub mod telemetry;

@@ -19,6 +19,8 @@ pub struct Links {
     roles: Overrides,
     /// By interface index: what hangs there, so that only changes are acted upon.
     attached: BTreeMap<u32, Attached>,
+    /// How many links should have programs.
+    wanted: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,12 +33,17 @@ struct Attached {
 
 impl Links {
     pub fn new(object: Ebpf, pins: Pins, netdev: Netdev, mode: Mode, roles: Overrides) -> Self {
-        Self { object, pins, netdev, mode, roles, attached: BTreeMap::new() }
+        Self { object, pins, netdev, mode, roles, attached: BTreeMap::new(), wanted: 0 }
     }
 
     /// Number of links that have our programs.
     pub fn attached(&self) -> usize {
         self.attached.len()
+    }
+
+    /// Number of links that should have them, as of the last look.
+    pub fn wanted(&self) -> usize {
+        self.wanted
     }
 
     /// Attaches to what is new, detaches from what is no pod's link any more. `false` where not all could be
@@ -52,6 +59,7 @@ impl Links {
         let mut all = true;
         let links = self.netdev.links().await?;
         self.collect_stale(&links)?;
+        self.wanted = links.iter().filter(|facts| role(facts, &self.roles).0 == Role::Pod).count();
         for facts in &links {
             let (role, reason) = role(facts, &self.roles);
             if role == Role::Pod {

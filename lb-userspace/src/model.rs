@@ -20,6 +20,8 @@ pub(crate) use notice::Board;
 pub use notice::{Notice, Severity};
 pub use service::{Policy, Problem, Service, ServiceKind, ServicePort};
 
+use k8s_openapi::jiff::Timestamp;
+
 use crate::desired::{Desired, DesiredPort, Family, ServicePortName};
 use crate::event::{Change, Event, Kind, ObjectName, Subject};
 use claims::{Claim, Claims};
@@ -47,6 +49,8 @@ pub struct Model {
     complete: bool,
     /// Objects whose newest state could not be decoded.
     broken: BTreeSet<Subject>,
+    /// When the changes of endpoints began that were not asked for yet.
+    triggers: Vec<(Family, Timestamp)>,
     board: Board<Source>,
 }
 
@@ -88,6 +92,7 @@ impl Model {
             health_checks: BTreeMap::new(),
             complete: true,
             broken: BTreeSet::new(),
+            triggers: Vec::new(),
             board: Board::default(),
         }
     }
@@ -168,6 +173,12 @@ impl Model {
         self.complete = true;
     }
 
+    /// When the changes of endpoints began that came since the last call, where the controller says so: one for each
+    /// slice whose endpoints or ports are others (k/k pkg/proxy/endpointschangetracker.go).
+    pub fn take_triggers(&mut self) -> Vec<(Family, Timestamp)> {
+        std::mem::take(&mut self.triggers)
+    }
+
     /// Notices that began since the last call.
     pub fn take_notices(&mut self) -> Vec<Notice> {
         self.board.take_news()
@@ -233,6 +244,11 @@ impl Model {
         if let Some(owner) = slice.and_then(Slice::owner) {
             self.slices_of.entry(owner.clone()).or_default().insert(name.clone());
             self.dirty.insert(owner);
+        }
+        if let Some(slice) = slice
+            && before.is_none_or(|before| before.endpoints != slice.endpoints || before.ports != slice.ports)
+        {
+            self.triggers.extend(slice.family.zip(slice.trigger_time));
         }
         let notices =
             slice.map(|s| notices(Kind::EndpointSlice, &name, &s.file, &s.problems)).unwrap_or_default();

@@ -10,6 +10,7 @@ use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use lb_common::{Flow, FlowKey, Phase, SWEEP_BATCH, TICK_SHIFT, interest_bit, timeout};
 
 use super::maps::Maps;
+use crate::desired::Family;
 use crate::tables::Tables;
 
 /// Length of the Ethernet header that a test run wants in front.
@@ -28,8 +29,8 @@ pub struct Sweep {
 pub struct Report {
     /// Entries; two a flow.
     pub entries: usize,
-    /// Entries removed.
-    pub removed: u32,
+    /// Entries removed, by [`Family`].
+    pub removed: [u32; 2],
 }
 
 /// Ticks of `CLOCK_MONOTONIC_COARSE`, as the packet path counts them.
@@ -67,11 +68,11 @@ impl Sweep {
         }
         let now = now();
         let mut report = Report::default();
-        let mut idle = Vec::new();
+        let mut idle = [Vec::new(), Vec::new()];
         maps.for_each_flow(|_, key, flow| {
             report.entries += 1;
             if is_idle(key, flow, now) {
-                idle.push(*key);
+                idle[Family::of(key.dst) as usize].push(*key);
                 return;
             }
             // Looked up by its destination where it enters, by its source where a reply leaves.
@@ -79,8 +80,10 @@ impl Sweep {
             idle_bits.remove(&interest_bit(key.src, key.sport, key.proto));
         })
         .context("read the flow table")?;
-        for keys in idle.chunks(SWEEP_BATCH) {
-            report.removed += remove(program, keys)?;
+        for (removed, idle) in report.removed.iter_mut().zip(&idle) {
+            for keys in idle.chunks(SWEEP_BATCH) {
+                *removed += remove(program, keys)?;
+            }
         }
         let clear = idle_bits.intersection(&self.idle_bits).copied().collect();
         self.idle_bits = idle_bits;

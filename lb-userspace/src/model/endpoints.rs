@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1;
+use k8s_openapi::jiff::Timestamp;
 use lb_common::{Addr, Endpoint, Port, Proto};
 
 use super::notice::Severity;
@@ -16,6 +17,8 @@ use crate::event::ObjectName;
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// kube-proxy does not see slices with this label.
 const HEADLESS: &str = "service.kubernetes.io/headless";
+/// When the Pod or the Service changed that this slice follows; the controller says so.
+const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 /// The compact form of an EndpointSlice. One that does not count has neither ports nor endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +31,8 @@ pub struct Slice {
     pub family: Option<Family>,
     pub ports: Vec<SlicePort>,
     pub endpoints: Vec<SliceEndpoint>,
+    /// The annotation `endpoints.kubernetes.io/last-change-trigger-time`: when the change began that it follows.
+    pub trigger_time: Option<Timestamp>,
     pub problems: Vec<Problem>,
 }
 
@@ -61,7 +66,9 @@ impl Slice {
     pub fn new(slice: v1::EndpointSlice, file: Option<Arc<str>>) -> Self {
         let metadata = slice.metadata;
         let labels = metadata.labels.unwrap_or_default();
+        let annotation = |name: &str| metadata.annotations.as_ref()?.get(name);
         let mut compact = Self {
+            trigger_time: annotation(TRIGGER_TIME).and_then(|time| time.parse().ok()),
             name: ObjectName::new(
                 metadata.namespace.unwrap_or_else(|| "default".to_owned()),
                 metadata.name.unwrap_or_default(),
