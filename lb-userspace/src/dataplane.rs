@@ -4,6 +4,7 @@ pub mod attach;
 pub mod load;
 pub mod maps;
 pub mod pins;
+pub mod probe;
 pub mod sweep;
 pub mod sys;
 
@@ -93,6 +94,14 @@ fn absent_is_fine(result: Result<(), MapError>) -> anyhow::Result<()> {
         Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         other => Ok(other?),
     }
+}
+
+/// CPUs that the kernel keeps values for.
+///
+/// # Errors
+/// Where /sys does not tell.
+pub fn possible_cpus() -> anyhow::Result<usize> {
+    aya::util::nr_cpus().map_err(|(file, error)| anyhow::anyhow!("{file}: {error}"))
 }
 
 /// The tables as they are in the maps.

@@ -17,11 +17,13 @@ pub mod view;
 
 pub mod agent;
 pub mod capabilities;
+pub mod check;
 pub mod dataplane;
 pub mod flows;
 pub mod leftovers;
 pub mod links;
 pub mod netdev;
 pub mod nfnetlink;
+pub mod sockets;
 pub mod status;
 pub mod telemetry;

@@ -13,7 +13,7 @@ use lb_userspace::dataplane::pins::Pins;
 use lb_userspace::leftovers::Cleanup;
 use lb_userspace::netdev::{Overrides, Role};
 use lb_userspace::tables::Tables;
-use lb_userspace::{agent, api, capabilities, dataplane, flows, links, status, view};
+use lb_userspace::{agent, api, capabilities, check, dataplane, flows, links, status, view};
 
 /// Kubernetes Services by eBPF, in place of kube-proxy.
 #[derive(Parser)]
@@ -43,6 +43,15 @@ enum Command {
     },
     /// Agent, links, tables and counters of this node
     Status {
+        #[command(flatten)]
+        pins: PinArgs,
+        #[command(flatten)]
+        roles: RoleArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Can this node run the agent, and what is in the way; changes nothing. Exit status 1 if anything is
+    Check {
         #[command(flatten)]
         pins: PinArgs,
         #[command(flatten)]
@@ -228,6 +237,13 @@ fn run(command: Command) -> anyhow::Result<()> {
             let pins = Pins::new(&pins.pin_dir);
             let status = runtime()?.block_on(status::read(&pins, &roles.overrides()))?;
             print(output.output, &status, || status::text(&status))
+        }
+        Command::Check { pins, roles, output } => {
+            let options = check::Options { pins: Pins::new(&pins.pin_dir), roles: roles.overrides() };
+            let report = runtime()?.block_on(check::run(&options));
+            print(output.output, &report, || check::text(&report))?;
+            // The report has said what there is to say.
+            if report.ok { Ok(()) } else { std::process::exit(1) }
         }
         Command::Cleanup(args) => {
             let done = if args.kube_proxy {

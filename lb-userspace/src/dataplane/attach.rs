@@ -52,7 +52,7 @@ fn program_name(link: &Facts, direction: Direction) -> &'static str {
     }
 }
 
-fn attach_type(direction: Direction) -> TcAttachType {
+pub(super) fn attach_type(direction: Direction) -> TcAttachType {
     match direction {
         Direction::Ingress => TcAttachType::Ingress,
         Direction::Egress => TcAttachType::Egress,

@@ -50,3 +50,28 @@ pub fn program<'a>(object: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut S
     let program = object.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
     Ok(program.try_into()?)
 }
+
+/// Loads everything and lets it go again: no pin, no link, and maps of a few entries. Gives the number of programs
+/// and how many instructions the verifier walked.
+///
+/// # Errors
+/// Where the kernel takes a map or a program not: with the verifier's last words.
+pub fn trial() -> anyhow::Result<(usize, u64)> {
+    /// The kernel checks an index when the program runs, so a map may be smaller than the agent's.
+    const ENTRIES: u32 = 4096;
+    let adopt = 0_u8;
+    let mut loader = EbpfLoader::new();
+    loader.override_global("ADOPT", &adopt, true);
+    for (name, entries) in maps::entries() {
+        loader.map_max_entries(name, ENTRIES.min(entries as u32));
+    }
+    let mut object = loader.load(OBJECT).context("the packet path's maps")?;
+    let mut instructions = 0;
+    let programs = names::ON_LINKS.into_iter().chain([names::SWEEP]);
+    for name in programs.clone() {
+        let program = program(&mut object, name)?;
+        program.load().with_context(|| format!("program {name}"))?;
+        instructions += u64::from(program.info()?.verified_instruction_count().unwrap_or_default());
+    }
+    Ok((programs.count(), instructions))
+}

@@ -165,9 +165,34 @@ fn sum(stats: &PerCpuArray<MapData, Traffic>, index: u32) -> anyhow::Result<Traf
 }
 
 fn clear(stats: &mut PerCpuArray<MapData, Traffic>, index: u32) -> anyhow::Result<()> {
-    let zero = vec![
-        Traffic::default();
-        aya::util::nr_cpus().map_err(|(file, error)| anyhow::anyhow!("{file}: {error}"))?
-    ];
+    let zero = vec![Traffic::default(); super::possible_cpus()?];
     Ok(stats.set(index, aya::maps::PerCpuValues::try_from(zero)?, 0)?)
+}
+
+/// Name and number of entries of each map.
+pub fn entries() -> impl Iterator<Item = (&'static str, usize)> {
+    SHAPES.iter().map(|shape| (shape.name, shape.entries))
+}
+
+/// Memory of the kernel for all maps, in bytes: at once, and when every hash is full.
+pub fn memory(cpus: usize) -> (u64, u64) {
+    /// Of the kernel's `struct htab_elem`; key and value follow, in steps of eight bytes.
+    const ELEMENT: usize = 48;
+    /// Of its `struct bucket`, as many as entries.
+    const BUCKET: usize = 16;
+    let (mut at_once, mut full) = (0, 0);
+    for shape in &SHAPES {
+        let value = shape.value.next_multiple_of(8);
+        let element = ELEMENT + shape.key.next_multiple_of(8) + value;
+        let (fixed, by_use) = match shape.map_type {
+            // A pointer to each CPU's values.
+            MapType::PerCpuArray => (8 + value * cpus, 0),
+            MapType::LruHash => (BUCKET + element, 0),
+            MapType::Hash => (BUCKET, element),
+            _ => (value, 0),
+        };
+        at_once += shape.entries * fixed;
+        full += shape.entries * (fixed + by_use);
+    }
+    (at_once as u64, full as u64)
 }

@@ -22,6 +22,15 @@ impl Pins {
         Self { root: root.to_path_buf() }
     }
 
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Is the folder, or the nearest above it that exists, on a bpffs?
+    pub fn on_bpffs(&self) -> bool {
+        on_bpffs(&self.root)
+    }
+
     fn schema(&self) -> PathBuf {
         self.root.join(format!("v{SCHEMA}"))
     }

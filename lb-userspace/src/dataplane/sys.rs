@@ -14,6 +14,7 @@ use aya::maps::MapData;
 const BPF_MAP_CREATE: u32 = 0;
 const BPF_MAP_UPDATE_ELEM: u32 = 2;
 const BPF_OBJ_GET: u32 = 7;
+const BPF_PROG_QUERY: u32 = 16;
 const BPF_MAP_LOOKUP_BATCH: u32 = 24;
 const BPF_LINK_DETACH: u32 = 34;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
@@ -276,6 +277,69 @@ pub fn detach_pinned(pin: &Path) -> io::Result<()> {
     // SAFETY: the kernel gave this descriptor to us alone.
     let link = unsafe { OwnedFd::from_raw_fd(fd) };
     bpf(BPF_LINK_DETACH, &mut (link.as_raw_fd() as u32)).map(drop)
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct QueryAttr {
+    target_ifindex: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    count: u32,
+    pad: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+/// Ids of the TCX programs at a link of this network namespace, in their order.
+///
+/// # Errors
+/// The kernel's; EINVAL where it has no TCX.
+pub fn tcx_programs(ifindex: u32, ingress: bool) -> io::Result<Vec<u32>> {
+    const BPF_TCX_INGRESS: u32 = 46;
+    const BPF_TCX_EGRESS: u32 = 47;
+    // The kernel takes at most 64 at a hook (`BPF_MPROG_MAX`).
+    let mut ids = vec![0_u32; 64];
+    let mut attr = QueryAttr {
+        target_ifindex: ifindex,
+        attach_type: if ingress { BPF_TCX_INGRESS } else { BPF_TCX_EGRESS },
+        prog_ids: ids.as_mut_ptr() as u64,
+        count: ids.len() as u32,
+        ..QueryAttr::default()
+    };
+    match bpf(BPF_PROG_QUERY, &mut attr) {
+        Ok(_) => ids.truncate(attr.count as usize),
+        // Nothing was ever attached.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => ids.clear(),
+        Err(error) => return Err(error),
+    }
+    Ok(ids)
+}
+
+/// Is a map charged to RLIMIT_MEMLOCK? Tried with a limit of nothing, for a moment and this process alone.
+///
+/// # Errors
+/// The kernel's; `PermissionDenied` without CAP_BPF.
+pub fn counts_locked_memory() -> io::Result<bool> {
+    create(BPF_MAP_TYPE_ARRAY, None)?;
+    let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a valid pointer.
+    if unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut before) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let none = libc::rlimit { rlim_cur: 0, ..before };
+    // SAFETY: valid pointers; the soft limit alone is changed, and changed back.
+    let counted = unsafe {
+        libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const none);
+        let made = create(BPF_MAP_TYPE_ARRAY, None);
+        libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const before);
+        made.is_err()
+    };
+    Ok(counted)
 }
 
 /// Set or clear a bit of a word that packets and other CPUs write too.

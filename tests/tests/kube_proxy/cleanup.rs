@@ -1,13 +1,12 @@
 //! `lb cleanup --kube-proxy` takes what is kube-proxy's, and nothing else.
 
+use crate::process::Process;
 use crate::rules::{FOREIGN, KUBE_PROXY, VARIANTS, assert_same, nft, restore, ruleset, saved};
-use anyhow::{Context, Result};
-use lb_tests::world::{Layout, Netns, World};
+use anyhow::Result;
+use lb_tests::world::{Layout, World};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::path::Path;
-use std::process::Child;
 
 const CLEANUP: [&str; 2] = ["cleanup", "--kube-proxy"];
 
@@ -192,26 +191,6 @@ fn a_set_that_others_use_is_an_error_that_says_so() -> Result<()> {
     Ok(())
 }
 
-/// A process of this name in a namespace; what it does does not matter.
-struct Process(Child);
-
-impl Process {
-    fn start(folder: &Path, netns: &Netns, name: &str) -> Result<Self> {
-        let program = folder.join(name);
-        if !program.exists() {
-            fs::copy("/bin/sleep", &program).context("copy /bin/sleep")?;
-        }
-        Ok(Self(netns.command(&program).arg("300").spawn()?))
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
 #[test]
 fn it_refuses_while_kube_proxy_runs() -> Result<()> {
     let world = world()?;
@@ -223,7 +202,7 @@ fn it_refuses_while_kube_proxy_runs() -> Result<()> {
 
     let process = Process::start(folder, node, "kube-proxy")?;
     let said = refused(&world, &CLEANUP)?;
-    let named = format!("process {} is a kube-proxy", process.0.id());
+    let named = format!("process {} is a kube-proxy", process.id());
     assert!(said.contains(&named) && said.contains("--force"), "{said}");
     assert_same(&saved(node)?, &before);
     let shown = world.lb(&["cleanup", "--kube-proxy", "--dry-run"])?;

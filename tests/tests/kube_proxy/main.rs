@@ -1,4 +1,6 @@
 //! What kube-proxy leaves behind: `lb cleanup --kube-proxy`, and what `lb check` says of a node.
 
+mod check;
 mod cleanup;
+mod process;
 mod rules;

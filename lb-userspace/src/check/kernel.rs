@@ -1,0 +1,89 @@
+//! What the kernel can do: tried, never guessed from its version.
+
+use super::{Line, error, ok, unseen, warning};
+use crate::dataplane::sys::Grace;
+use crate::dataplane::{load, probe};
+
+/// Not all can be tried without the capabilities that the agent needs.
+pub fn check(may_try: bool) -> Vec<Line> {
+    if may_try {
+        return vec![programs(), btf(), grace(), sockets()];
+    }
+    let untried = |check| unseen(check, &"not tried without the capabilities above");
+    vec![untried("programs"), btf(), untried("grace"), untried("sockets")]
+}
+
+fn programs() -> Line {
+    match load::trial() {
+        Ok((programs, instructions)) => {
+            ok("programs", format!("the kernel takes all {programs}; {instructions} instructions verified"))
+        }
+        Err(refused) => error(
+            "programs",
+            format!("the kernel refuses them: {}", last_words(&format!("{refused:#}"))),
+            "this kernel is too old, or built without what they need: report its version and this line",
+        ),
+    }
+}
+
+/// A verifier says much, and what matters last.
+fn last_words(text: &str) -> String {
+    const SHOWN: usize = 4;
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    match lines.as_slice() {
+        [first, .., _] if lines.len() > SHOWN + 1 => {
+            format!("{first} ... {}", lines[lines.len() - SHOWN..].join(" | "))
+        }
+        lines => lines.join(" | "),
+    }
+}
+
+fn btf() -> Line {
+    match probe::btf() {
+        Ok(()) => ok("btf", "/sys/kernel/btf/vmlinux"),
+        Err(error) => warning(
+            "btf",
+            format!("the kernel does not describe its types: {error:#}"),
+            "none of the programs needs it today; kernels of distributions have CONFIG_DEBUG_INFO_BTF=y",
+        ),
+    }
+}
+
+/// Ids and regions of the tables are used again only after a grace period that is proven.
+fn grace() -> Line {
+    match Grace::new().and_then(|grace| grace.wait()) {
+        Ok(()) => ok("grace", "the kernel proves grace periods (an update of a map of maps)"),
+        Err(failed) => error(
+            "grace",
+            format!("the kernel has no maps of maps: {failed}"),
+            "nothing in the tables could be used again: take a kernel built with CONFIG_BPF_SYSCALL",
+        ),
+    }
+}
+
+fn sockets() -> Line {
+    match probe::has_socket_programs() {
+        Ok(true) => {
+            ok("sockets", "the kernel has cgroup programs at connect, sendmsg, recvmsg and getpeername")
+        }
+        Ok(false) => warning(
+            "sockets",
+            "the kernel has no cgroup programs for sockets",
+            "a kernel with CONFIG_CGROUP_BPF; nothing that lb serves today needs it",
+        ),
+        Err(error) => unseen("sockets", &format_args!("{error:#}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::last_words;
+
+    #[test]
+    fn of_a_long_refusal_the_beginning_and_the_end_are_shown() {
+        let long: Vec<String> = (0..100).map(|n| format!("{n}: (b7) r0 = 0")).collect();
+        let words = last_words(&long.join("\n"));
+        assert!(words.starts_with("0: (b7) r0 = 0 ... 96:") && words.ends_with("99: (b7) r0 = 0"), "{words}");
+        assert_eq!(last_words("no\n\nright\n"), "no | right");
+    }
+}
