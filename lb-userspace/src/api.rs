@@ -13,7 +13,9 @@ mod connect;
 mod decode;
 mod fault;
 mod follow;
+mod guard;
 mod node;
+mod rewind;
 mod state;
 mod watched;
 
@@ -32,6 +34,7 @@ use crate::model;
 use crate::tables::Tables;
 use client::Client;
 use follow::Follower;
+use guard::Guard;
 
 /// Where the API server is, and who we are to it.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +55,11 @@ pub struct Times {
     pub answer: Duration,
     /// The longest pause between two attempts.
     pub retry: Duration,
+    /// A watch that was interrupted for longer is not resumed but listed anew: an etcd may have been restored
+    /// meanwhile.
+    pub resume: Duration,
+    /// Before a list that lost more than half is asked for again.
+    pub confirm: Duration,
     /// Until the own Node object is there; then what needs no Node is served (kube-proxy: pkg/proxy/node.go).
     pub node: Duration,
 }
@@ -62,6 +70,8 @@ impl Default for Times {
             connect: Duration::from_secs(5),
             answer: Duration::from_secs(30),
             retry: Duration::from_secs(5),
+            resume: Duration::from_secs(30),
+            confirm: Duration::from_secs(1),
             node: Duration::from_secs(30),
         }
     }
@@ -94,12 +104,15 @@ pub async fn watch(
     let client = Client::new(config, route.clone(), Arc::clone(&state)).await?.into_kube();
     route.learn(tables);
     let mut tasks = JoinSet::new();
-    let follower = |events| Follower::new(client.clone(), events, Arc::clone(&state), times.clone());
-    tasks.spawn(follower(events.clone()).run::<model::Service>(String::new()));
-    tasks.spawn(follower(events.clone()).run::<model::Slice>(String::new()));
-    tasks.spawn(follower(events.clone()).run::<model::ServiceCidr>(String::new()));
+    let follower = |events, before| {
+        Follower::new(client.clone(), events, Arc::clone(&state), times.clone(), Guard::new(before))
+    };
+    let (services, endpoints) = guard::left_by_an_earlier_agent(tables);
+    tasks.spawn(follower(events.clone(), services).run::<model::Service>(String::new()));
+    tasks.spawn(follower(events.clone(), endpoints).run::<model::Slice>(String::new()));
+    tasks.spawn(follower(events.clone(), 0).run::<model::ServiceCidr>(String::new()));
     let (said, heard) = mpsc::channel(16);
-    tasks.spawn(follower(said).run::<model::Node>(format!("metadata.name={node_name}")));
+    tasks.spawn(follower(said, 0).run::<model::Node>(format!("metadata.name={node_name}")));
     tasks.spawn(node::wait(node_name.to_owned(), times.node, heard, events));
     Ok(Watch { client, state, route, _tasks: tasks })
 }

@@ -15,11 +15,12 @@ use kube::client::{Body, ConfigExt};
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, ServiceBuilder, ServiceExt};
 use tower_http::timeout::TimeoutBody;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::Config;
 use super::access;
 use super::connect::{Connector, Route};
+use super::rewind::{self, Resumption};
 use super::state::State;
 use crate::event::Kind;
 
@@ -56,8 +57,34 @@ impl Client {
         kube::Client::new(service, "default")
     }
 
-    /// Carries a request out; once more with fresh credentials where the server does not accept the ones at hand.
+    /// Carries a request out, if it is not to resume a watch that had better begin anew.
     async fn answer(&self, request: Request<Body>) -> Result<Response<Answer>, BoxError> {
+        let Some(Resumption { version, question }) = Resumption::of(&request) else {
+            return self.ask(request).await;
+        };
+        let interrupted = kind(request.uri().path()).and_then(|kind| self.state.failing(kind));
+        let found = self.ask(question).await?;
+        if !found.status().is_success() {
+            return Ok(found);
+        }
+        let found = rewind::version(&found.into_body().collect().await?.to_bytes());
+        let reason = match (found, interrupted) {
+            (Some(found), _) if found < version => {
+                warn!(
+                    "{}: the API server went back from version {version} to {found}, as after a restored backup: \
+                     listing anew",
+                    request.uri().path()
+                );
+                "the server went back in time"
+            }
+            (_, Some(interrupted)) if interrupted > self.config.times.resume => "interrupted for too long",
+            _ => return self.ask(request).await,
+        };
+        Ok(rewind::gone(reason).map(|body| body.map_err(BoxError::from).boxed_unsync()))
+    }
+
+    /// Carries a request out; once more with fresh credentials where the server does not accept the ones at hand.
+    async fn ask(&self, request: Request<Body>) -> Result<Response<Answer>, BoxError> {
         let again = again(&request);
         let kind = kind(request.uri().path());
         let is_watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));

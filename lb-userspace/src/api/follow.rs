@@ -14,6 +14,7 @@ use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use super::decode::Lenient;
+use super::guard::{Guard, Loss, Verdict};
 use super::state::State;
 use super::watched::Watched;
 use super::{Times, fault};
@@ -32,12 +33,15 @@ pub(super) struct Follower {
     events: mpsc::Sender<Event>,
     state: Arc<State>,
     times: Times,
+    guard: Guard,
 }
 
 /// Why a watch begins anew.
 enum Anew {
     /// The version to watch from is of no use.
     Listed,
+    /// The list is not believed.
+    Doubted,
     /// The server does not stream lists.
     Paged,
     /// The server does not know the kind.
@@ -50,20 +54,27 @@ impl Follower {
         events: mpsc::Sender<Event>,
         state: Arc<State>,
         times: Times,
+        guard: Guard,
     ) -> Self {
-        Self { client, events, state, times }
+        Self { client, events, state, times, guard }
     }
 
     /// Until nobody receives. `only` is one more field selector.
-    pub(super) async fn run<K: Watched>(self, only: String) {
+    pub(super) async fn run<K: Watched>(mut self, only: String) {
         let fields = if only.is_empty() { K::FIELDS } else { &only };
         let paged = watcher::Config::default().labels(K::LABELS).fields(fields).page_size(PAGE);
         // A list as a stream of single objects is the cheapest for both ends.
-        let mut config = paged.clone().streaming_lists();
+        let mut cheapest = paged.clone().streaming_lists();
+        let mut config = cheapest.clone();
         loop {
-            match self.follow::<K>(config.clone()).await {
-                Ok(Anew::Listed) => {}
-                Ok(Anew::Paged) => config = paged.clone(),
+            match self.follow::<K>(config).await {
+                Ok(Anew::Listed) => config = cheapest.clone(),
+                // In pages it is read from etcd, and not from a server's memory.
+                Ok(Anew::Doubted) => config = paged.clone(),
+                Ok(Anew::Paged) => {
+                    cheapest = paged.clone();
+                    config = paged.clone();
+                }
                 Ok(Anew::Unknown) => {
                     info!("this API server has no {}: not watched", K::KIND);
                     for change in [Change::Init, Change::InitDone] {
@@ -78,7 +89,7 @@ impl Follower {
         }
     }
 
-    async fn follow<K: Watched>(&self, config: watcher::Config) -> Result<Anew, Closed> {
+    async fn follow<K: Watched>(&mut self, config: watcher::Config) -> Result<Anew, Closed> {
         let is_streaming = config.initial_list_strategy == watcher::InitialListStrategy::StreamingList;
         let api = Api::<Lenient<K>>::all(self.client.clone());
         let mut stream = pin!(watcher(api, config));
@@ -118,37 +129,76 @@ impl Follower {
             if !matches!(event, watcher::Event::Init) {
                 pause = pauses.build();
             }
-            self.pass(event).await?;
+            if !self.pass(event).await? {
+                sleep(self.times.confirm).await;
+                return Ok(Anew::Doubted);
+            }
         }
         Err(Closed)
     }
 
-    async fn pass<K: Watched>(&self, event: watcher::Event<Lenient<K>>) -> Result<(), Closed> {
-        let state = self.state.kind(K::KIND);
+    /// `false` for the end of a list that is not believed.
+    async fn pass<K: Watched>(&mut self, event: watcher::Event<Lenient<K>>) -> Result<bool, Closed> {
+        let state = Arc::clone(&self.state);
+        let counts = state.kind(K::KIND);
         let change = match event {
-            watcher::Event::Init => Change::Init,
+            watcher::Event::Init => {
+                self.guard.begin();
+                Change::Init
+            }
             watcher::Event::InitApply(object) => self.change(object),
             watcher::Event::InitDone => {
-                state.lists.fetch_add(1, Relaxed);
+                counts.lists.fetch_add(1, Relaxed);
+                if !self.believe::<K>() {
+                    return Ok(false);
+                }
                 Change::InitDone
             }
             watcher::Event::Apply(object) => {
-                state.changes.fetch_add(1, Relaxed);
+                counts.changes.fetch_add(1, Relaxed);
                 self.change(object)
             }
             watcher::Event::Delete(object) => {
-                state.changes.fetch_add(1, Relaxed);
+                counts.changes.fetch_add(1, Relaxed);
+                self.guard.delete(&object.name());
                 Change::Delete(object.name())
             }
         };
-        self.send(change).await
+        self.send(change).await?;
+        Ok(true)
     }
 
-    fn change<K: Watched>(&self, object: Lenient<K>) -> Change<K> {
+    fn believe<K: Watched>(&mut self) -> bool {
+        let verdict = self.guard.end();
+        match verdict {
+            Verdict::Take => {}
+            Verdict::TakeInstead => warn!("{}: the second list has them: the first was wrong", K::KIND),
+            Verdict::TakeConfirmed(Loss { before, after }) => warn!(
+                "{}: a second list says the same, {after} {} of {before}: it is taken",
+                K::KIND,
+                K::WEIGHED
+            ),
+            Verdict::Doubt(Loss { before, after }) => {
+                self.state.kind(K::KIND).doubted.fetch_add(1, Relaxed);
+                warn!(
+                    "{}: a list has {after} {} where {before} were known: kept until a second list confirms it",
+                    K::KIND,
+                    K::WEIGHED
+                );
+            }
+        }
+        !matches!(verdict, Verdict::Doubt(_))
+    }
+
+    fn change<K: Watched>(&mut self, object: Lenient<K>) -> Change<K> {
         let name = object.name();
         match object.object {
-            Ok(object) => Change::Apply(object),
+            Ok(object) => {
+                self.guard.apply(&name, object.weight());
+                Change::Apply(object)
+            }
             Err(reason) => {
+                self.guard.keep(&name);
                 self.state.kind(K::KIND).undecoded.fetch_add(1, Relaxed);
                 Change::Broken(name, reason)
             }

@@ -25,6 +25,8 @@ pub struct KindState {
     pub changes: AtomicU64,
     /// Objects that could not be decoded, each time they came.
     pub undecoded: AtomicU64,
+    /// Full lists that were not believed, for they lost more than half.
+    pub doubted: AtomicU64,
     /// Attempts that failed.
     pub failures: AtomicU64,
 }

@@ -16,11 +16,18 @@ pub(super) trait Watched: Clone + Debug + Send + Sized + 'static {
     /// Label and field selectors: those of kube-proxy (cmd/kube-proxy/app/server.go, v1.36).
     const LABELS: &str = "";
     const FIELDS: &str = "";
+    /// What [`Watched::weight`] counts.
+    const WEIGHED: &str = "objects";
     /// The cluster works without it.
     const IS_OPTIONAL: bool = false;
 
     fn compact(wire: Self::Wire) -> Self;
     fn event(change: Change<Self>) -> Event;
+
+    /// What is lost with it, as [`super::guard`] counts; nothing for kinds that may come and go.
+    fn weight(&self) -> u32 {
+        0
+    }
 }
 
 impl Watched for Service {
@@ -36,12 +43,17 @@ impl Watched for Service {
     fn event(change: Change<Self>) -> Event {
         Event::Service(change)
     }
+
+    fn weight(&self) -> u32 {
+        1
+    }
 }
 
 impl Watched for Slice {
     type Wire = discovery::v1::EndpointSlice;
     const KIND: Kind = Kind::EndpointSlice;
     const LABELS: &str = "!service.kubernetes.io/headless";
+    const WEIGHED: &str = "endpoints";
 
     fn compact(wire: Self::Wire) -> Self {
         Self::new(wire, None)
@@ -49,6 +61,10 @@ impl Watched for Slice {
 
     fn event(change: Change<Self>) -> Event {
         Event::Slice(change)
+    }
+
+    fn weight(&self) -> u32 {
+        u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX)
     }
 }
 

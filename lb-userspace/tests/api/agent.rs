@@ -32,6 +32,8 @@ pub fn times() -> Times {
         connect: Duration::from_millis(300),
         answer: Duration::from_millis(500),
         retry: Duration::from_millis(200),
+        resume: Duration::from_secs(30),
+        confirm: Duration::from_millis(300),
         node: Duration::from_millis(200),
     }
 }

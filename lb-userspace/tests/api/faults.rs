@@ -162,6 +162,9 @@ async fn an_object_that_does_not_decode_is_named_and_keeps_its_last_state() {
     // A new list does not take away what it cannot say.
     server.compact();
     server.cut();
+    let lists =
+        || server.requests("endpointslices").iter().filter(|r| r.contains("sendInitialEvents")).count();
+    agent.wait("a second list", |_| lists() == 2).await;
     server.put("endpointslices", slice("b", &["10.0.0.4"]));
     agent.until("a 10.0.0.1:8080; b 10.0.0.4:8080").await;
     server.put("endpointslices", slice("a", &["10.0.0.5"]));
@@ -178,4 +181,98 @@ async fn a_node_that_is_missing_is_waited_for_but_not_for_ever() {
     let mut agent = Agent::start(&server).await;
     agent.until("a 10.0.0.1:8080").await;
     assert!(began.elapsed() >= times().node, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_server_that_went_back_in_time_is_listed_anew() {
+    let mut server = server();
+    let mut agent = Agent::start(&server).await;
+    agent.until(BOTH).await;
+    let backup = server.snapshot();
+    server.put("services", service("c", "10.96.0.3"));
+    server.put("endpointslices", slice("b", &["10.0.0.5"]));
+    agent.until("a 10.0.0.1:8080; b 10.0.0.5:8080; c ").await;
+    server.stop();
+    server.restore(backup);
+    server.again();
+    agent.until(BOTH).await;
+    // Versions that were seen before, with another content.
+    server.put("endpointslices", slice("a", &["10.0.0.6"]));
+    agent.until("a 10.0.0.6:8080; b 10.0.0.2:8080").await;
+}
+
+#[tokio::test]
+async fn after_a_long_interruption_a_watch_is_not_resumed() {
+    let mut server = server();
+    let mut config = Config { server: Some(server.url()), times: times(), ..Config::default() };
+    config.times.resume = Duration::ZERO;
+    let mut agent = Agent::with(config, Tables::default()).await;
+    agent.until(BOTH).await;
+    let backup = server.snapshot();
+    server.put("services", service("c", "10.96.0.3"));
+    server.put("endpointslices", slice("b", &["10.0.0.5"]));
+    agent.until("a 10.0.0.1:8080; b 10.0.0.5:8080; c ").await;
+    server.stop();
+    // Restored, and then as much was changed as had been before: the version tells nothing.
+    server.restore(backup);
+    server.delete("services", "default", "a");
+    server.delete("endpointslices", "default", "a-1");
+    agent.wait("a fault", |agent| agent.watch.state.fault(Kind::Service).is_some()).await;
+    server.again();
+    agent.until("b 10.0.0.2:8080").await;
+    let lists = server.requests("api/v1/services");
+    assert_eq!(lists.iter().filter(|r| r.contains("sendInitialEvents=true")).count(), 2, "{lists:?}");
+}
+
+#[tokio::test]
+async fn a_list_that_lost_most_is_confirmed_first() {
+    let server = server();
+    let mut agent = Agent::start(&server).await;
+    agent.until(BOTH).await;
+    let before = agent.operations;
+    let doubted = |agent: &Agent| {
+        let kinds = [Kind::Service, Kind::EndpointSlice].map(|kind| agent.watch.state.kind(kind));
+        kinds.map(|kind| kind.doubted.load(std::sync::atomic::Ordering::Relaxed))
+    };
+    // The server forgets for one list, and remembers in the second.
+    server.fault("endpointslices sendInitialEvents", What::Only(0));
+    server.compact();
+    server.cut();
+    agent.wait("a doubt", |agent| doubted(agent) == [0, 1]).await;
+    agent.stays(BOTH, PAUSE * 3).await;
+    assert_eq!((agent.operations, doubted(&agent)), (before, [0, 1]));
+    // And here it is true.
+    server.delete("endpointslices", "default", "a-1");
+    agent.until("a ; b 10.0.0.2:8080").await;
+}
+
+#[tokio::test]
+async fn a_list_that_lost_most_and_is_confirmed_is_taken() {
+    let mut server = server();
+    let mut agent = Agent::start(&server).await;
+    agent.until(BOTH).await;
+    server.stop();
+    for name in ["a", "b"] {
+        server.delete("services", "default", name);
+        server.delete("endpointslices", "default", &format!("{name}-1"));
+    }
+    server.compact();
+    let began = std::time::Instant::now();
+    server.again();
+    agent.until("").await;
+    assert!(began.elapsed() >= times().confirm, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn what_an_earlier_agent_left_is_not_taken_away_by_one_empty_list() {
+    let server = server();
+    let mut agent = Agent::start(&server).await;
+    agent.until(BOTH).await;
+    server.fault("services", What::Only(0));
+    server.fault("endpointslices", What::Only(0));
+    let config = Config { server: Some(server.url()), times: times(), ..Config::default() };
+    let mut next = Agent::with(config, agent.tables().clone()).await;
+    next.wait("all kinds listed", |agent| agent.model.ready()).await;
+    next.stays(BOTH, PAUSE).await;
+    assert_eq!(next.operations, 0);
 }

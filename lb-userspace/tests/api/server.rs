@@ -45,7 +45,7 @@ struct Shared {
 
 /// Meets the next request that fits.
 pub struct Fault {
-    /// Contained in path and query.
+    /// Words that path and query contain.
     pub at: &'static str,
     pub what: What,
 }
@@ -54,6 +54,8 @@ pub enum What {
     Status(u16),
     /// Begins to answer only after so long.
     Slow(Duration),
+    /// Lists this many objects only.
+    Only(usize),
 }
 
 impl Server {
@@ -108,9 +110,10 @@ impl Server {
         self.tell();
     }
 
-    /// What happened so far cannot be watched any more.
+    /// What happened so far cannot be watched any more, and no watch has seen the last of it.
     pub fn compact(&self) {
         let mut shared = self.shared();
+        shared.version += 1;
         shared.compacted = shared.version;
         shared.log.clear();
     }
@@ -132,6 +135,20 @@ impl Server {
     /// Only these bearer tokens are accepted.
     pub fn accept_tokens(&self, tokens: &[&str]) {
         self.shared().tokens = Some(tokens.iter().map(ToString::to_string).collect());
+    }
+
+    /// As it was when `snapshot` was taken: the version too.
+    pub fn restore(&self, snapshot: Snapshot) {
+        let mut shared = self.shared();
+        shared.version = snapshot.version;
+        shared.objects = snapshot.objects;
+        shared.log.clear();
+        shared.compacted = snapshot.version;
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        let shared = self.shared();
+        Snapshot { version: shared.version, objects: shared.objects.clone() }
     }
 
     /// Path and query of each request so far that contains this.
@@ -165,6 +182,11 @@ impl Drop for Server {
             running.shutdown_background();
         }
     }
+}
+
+pub struct Snapshot {
+    version: u64,
+    objects: BTreeMap<(String, String, String), Value>,
 }
 
 impl Shared {
@@ -210,12 +232,15 @@ async fn answer(State((shared, changed)): Answers, request: Request) -> Response
         {
             return status(401, "Unauthorized");
         }
-        let index = shared.faults.iter().position(|fault| target.contains(fault.at));
+        let index =
+            shared.faults.iter().position(|fault| fault.at.split(' ').all(|word| target.contains(word)));
         index.and_then(|index| shared.faults.remove(index))
     };
+    let mut only = usize::MAX;
     match fault.map(|fault| fault.what) {
         Some(What::Status(code)) => return status(code, "on demand"),
         Some(What::Slow(pause)) => tokio::time::sleep(pause).await,
+        Some(What::Only(count)) => only = count,
         None => {}
     }
     let resource = uri.path().rsplit('/').next().unwrap().to_owned();
@@ -225,15 +250,16 @@ async fn answer(State((shared, changed)): Answers, request: Request) -> Response
     let name = parameter(&uri, "fieldSelector")
         .and_then(|fields| fields.strip_prefix("metadata.name=").map(str::to_owned));
     match parameter(&uri, "watch").as_deref() {
-        Some("true") => watch(shared, changed, resource, name, &uri),
-        _ => list(&shared.lock().unwrap(), &resource, name.as_deref(), &uri),
+        Some("true") => watch(shared, changed, resource, name, &uri, only),
+        _ => list(&shared.lock().unwrap(), &resource, name.as_deref(), &uri, only),
     }
 }
 
-fn list(shared: &Shared, resource: &str, name: Option<&str>, uri: &Uri) -> Response {
+fn list(shared: &Shared, resource: &str, name: Option<&str>, uri: &Uri, only: usize) -> Response {
     let start: usize = parameter(uri, "continue").map_or(0, |token| token.parse().unwrap());
     let limit = parameter(uri, "limit").map_or(usize::MAX, |limit| limit.parse().unwrap());
-    let all = shared.list(resource, name);
+    let mut all = shared.list(resource, name);
+    all.truncate(only);
     let items: Vec<Value> = all.iter().skip(start).take(limit).cloned().collect();
     let end = start + items.len();
     let next = if end < all.len() { end.to_string() } else { String::new() };
@@ -247,6 +273,7 @@ fn watch(
     resource: String,
     name: Option<String>,
     uri: &Uri,
+    only: usize,
 ) -> Response {
     let begin: u64 = parameter(uri, "resourceVersion").map_or(0, |version| version.parse().unwrap());
     let mut first = Vec::new();
@@ -256,7 +283,7 @@ fn watch(
             if !shared.streams_lists {
                 return status(422, "sendInitialEvents is forbidden");
             }
-            let objects = shared.list(&resource, name.as_deref()).into_iter();
+            let objects = shared.list(&resource, name.as_deref()).into_iter().take(only);
             first.extend(objects.map(|object| json!({"type": "ADDED", "object": object})));
             first.push(bookmark(shared.version, true));
             (shared.generation, shared.version)

@@ -1,0 +1,65 @@
+//! A server that went back in time.
+//!
+//! Restored from a backup, etcd counts versions from the past. A watch that asks for changes after a version that is
+//! yet to come is not refused: it is silent until the version comes. So before a watch is resumed, the server is asked
+//! what version it has (a consistent read; versions of a kind compare as numbers, KEP-5504).
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, Uri};
+use http_body_util::Full;
+use kube::client::Body;
+use serde::Deserialize;
+
+/// A watch that goes on after `version`, and how to ask for the version that the server has.
+pub(super) struct Resumption {
+    pub(super) version: u64,
+    pub(super) question: Request<Body>,
+}
+
+impl Resumption {
+    /// `None` where the request is another: a list, or a watch that begins with one.
+    pub(super) fn of(request: &Request<Body>) -> Option<Self> {
+        let query = request.uri().query()?;
+        let parameter = |name: &str| {
+            query
+                .split('&')
+                .filter_map(|pair| pair.split_once('='))
+                .find(|(key, _)| *key == name)
+                .map(|(_, v)| v)
+        };
+        if parameter("watch") != Some("true") || parameter("sendInitialEvents") == Some("true") {
+            return None;
+        }
+        let version = parameter("resourceVersion")?.parse().ok()?;
+        let question: Uri = format!("{}?limit=1", request.uri().path()).parse().ok()?;
+        Some(Self { version, question: Request::get(question).body(Body::empty()).ok()? })
+    }
+}
+
+/// The version of a list; `None` where it is no list, or its version no number.
+pub(super) fn version(list: &[u8]) -> Option<u64> {
+    let list: List = serde_json::from_slice(list).ok()?;
+    list.metadata.resource_version.parse().ok()
+}
+
+#[derive(Deserialize)]
+struct List {
+    metadata: Metadata,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    resource_version: String,
+}
+
+/// What a server says to a watch that is too old: the watcher lists anew.
+pub(super) fn gone(reason: &str) -> Response<Full<Bytes>> {
+    let status = serde_json::json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "Expired", "code": 410,
+        "message": reason,
+    });
+    let mut response = Response::new(Full::from(status.to_string()));
+    *response.status_mut() = StatusCode::GONE;
+    response
+}
