@@ -125,7 +125,8 @@ impl Cluster {
 
     /// As [`kubeconfig`](Self::kubeconfig), by way of another address.
     pub fn kubeconfig_at(&self, user: &str, address: SocketAddr) -> Result<PathBuf> {
-        let file = self.folder.join(format!("{user}-{}.kubeconfig", address.port()));
+        let by = if address.to_string() == ADDRESS { String::new() } else { format!("-{}", address.port()) };
+        let file = self.folder.join(format!("{user}{by}.kubeconfig"));
         fs::write(&file, user::kubeconfig(user, address, &self.certificate())?)?;
         Ok(file)
     }

@@ -190,9 +190,21 @@ impl World {
         self.policy.as_ref()
     }
 
-    /// Starts `lb agent` on the node and waits until it is ready.
+    /// Starts `lb agent` on the node, following the folder of manifests, and waits until it is ready.
     pub fn start_agent(&self, args: &[&str]) -> Result<Agent> {
-        Agent::start(&self.lb_path()?, self.node(), self.folder(), args)
+        let manifests = self.folder().manifests();
+        Agent::start(&self.lb_path()?, self.node(), self.folder(), ["--manifests".as_ref(), &manifests], args)
+    }
+
+    /// As [`start_agent`](Self::start_agent), following the API server of a kubeconfig.
+    pub fn start_agent_on_api(&self, kubeconfig: &Path, args: &[&str]) -> Result<Agent> {
+        Agent::start(
+            &self.lb_path()?,
+            self.node(),
+            self.folder(),
+            ["--kubeconfig".as_ref(), kubeconfig],
+            args,
+        )
     }
 
     /// Runs an `lb` command on the node, on this world's pins; its output, or an error with what it said.

@@ -8,6 +8,7 @@ use clap::Args;
 use crate::{
     cargo,
     privilege::{as_root, environment},
+    setup,
 };
 
 #[derive(Args)]
@@ -15,18 +16,24 @@ pub struct Options {
     /// End after the demo's traffic; fails unless every request was answered by the right Service
     #[arg(long)]
     once: bool,
+    /// With the objects on a real kube-apiserver, for `kubectl` to edit
+    #[arg(long)]
+    api: bool,
     /// Run `lb agent` with these instead of the demo
-    #[arg(last = true, conflicts_with = "once")]
+    #[arg(last = true, conflicts_with_all = ["once", "api"])]
     agent: Vec<OsString>,
 }
 
 pub fn run(options: &Options) -> Result<()> {
+    if options.api {
+        setup::control_plane::ensure()?;
+    }
     let programs = cargo::build(&["--package", "lb-userspace", "--package", "lb-tests", "--bins"])?;
     let lb = cargo::find(&programs, "lb")?;
     let environment = environment();
     let mut command = if options.agent.is_empty() {
         let mut demo = as_root(cargo::find(&programs, "lb-demo")?, &environment)?;
-        demo.arg("--lb").arg(lb).args(options.once.then_some("--once"));
+        demo.arg("--lb").arg(lb).args(options.once.then_some("--once")).args(options.api.then_some("--api"));
         demo
     } else {
         let mut agent = as_root(lb, &environment)?;

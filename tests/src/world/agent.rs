@@ -41,11 +41,18 @@ pub struct Agent {
 }
 
 impl Agent {
-    pub(super) fn start(binary: &Path, node: &Netns, folder: &Folder, extra: &[&str]) -> Result<Self> {
-        let (manifests, pins) = (folder.manifests(), folder.pins());
-        let paths = [manifests.to_string_lossy(), pins.to_string_lossy()];
+    /// `source`: the flag that names where its objects come from, and its value.
+    pub(super) fn start(
+        binary: &Path,
+        node: &Netns,
+        folder: &Folder,
+        source: [&Path; 2],
+        extra: &[&str],
+    ) -> Result<Self> {
+        let (source, pins) = (source.map(Path::to_string_lossy), folder.pins());
+        let pins = pins.to_string_lossy();
         let mut args: Vec<String> =
-            ["agent", "--manifests", &paths[0], "--node-name", NODE_NAME, "--pin-dir", &paths[1]]
+            ["agent", &source[0], &source[1], "--node-name", NODE_NAME, "--pin-dir", &pins]
                 .map(String::from)
                 .into();
         args.extend(extra.iter().map(ToString::to_string));

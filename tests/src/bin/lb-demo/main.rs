@@ -1,10 +1,11 @@
 //! `cargo xtask run`: watch a Service work, with no cluster.
 //!
 //! A node, a client and backends in network namespaces of their own; `lb agent` on the node, following a
-//! folder of YAML; real TCP and UDP requests to every Service found there.
+//! folder of YAML or a real Kubernetes API; real TCP and UDP requests to every Service found there.
 
 mod live;
 mod services;
+mod source;
 mod stage;
 mod stop;
 mod table;
@@ -26,6 +27,9 @@ struct Args {
     /// End after the first round of requests; fails unless each was answered by a backend of the right Service
     #[arg(long)]
     once: bool,
+    /// Keep the objects on a kube-apiserver instead of in a folder
+    #[arg(long)]
+    api: bool,
     /// Folder of the YAML files to start with; they are copied
     #[arg(long, default_value = "examples")]
     examples: PathBuf,
@@ -45,7 +49,7 @@ fn main() -> ExitCode {
 /// Whether every request was answered as it should be.
 fn run(args: &Args) -> Result<bool> {
     stop::listen()?;
-    let stage = Stage::set(args.lb.as_deref(), &args.examples)?;
+    let stage = Stage::set(args.lb.as_deref(), &args.examples, args.api)?;
     println!("{stage}");
     let outcome = traffic::first_round(&stage)?;
     println!("{outcome}\n{}", stage.world.lb(&["services"])?);
