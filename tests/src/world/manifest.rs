@@ -186,7 +186,8 @@ impl Service {
         for ip in cluster_ips {
             yaml += &format!("  - {}\n", family(ip.is_ipv4()));
         }
-        yaml += "  ports:\n";
+        let policy = if cluster_ips.len() > 1 { "RequireDualStack" } else { "SingleStack" };
+        yaml += &format!("  ipFamilyPolicy: {policy}\n  ports:\n");
         for Port { name, proto, port, target } in &self.ports {
             yaml += &format!(
                 "  - name: {name}\n    port: {port}\n    protocol: {proto}\n    targetPort: {target}\n"
