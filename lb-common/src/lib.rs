@@ -18,6 +18,7 @@ mod counters;
 mod flow;
 mod interest;
 pub mod names;
+mod prefix;
 mod service;
 
 pub use addr::{Addr, Port, Proto};
@@ -25,6 +26,7 @@ pub use backend::{Backend, BackendState};
 pub use counters::{COUNTERS, Counter, Traffic};
 pub use flow::{Action, Endpoint, Flow, FlowKey, Phase, TICK_SHIFT, timeout};
 pub use interest::{INTEREST_BITS, INTEREST_WORDS, interest_bit};
+pub use prefix::Prefix;
 pub use service::{
     Active, Algorithm, Frontend, FrontendKey, FrontendKind, Service, ServiceName, ServiceRecord, Slot,
     SlotRange,

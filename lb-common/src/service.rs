@@ -136,6 +136,8 @@ impl ServiceRecord {
     pub const EXTERNAL_LOCAL: u32 = 2;
     /// Some endpoint, on some node, could serve: an empty set means drop rather than reject.
     pub const HAS_ENDPOINTS: u32 = 4;
+    /// `loadBalancerSourceRanges`: on the load balancer addresses, only clients in `source_ranges` are served.
+    pub const SOURCE_RANGES: u32 = 8;
 }
 
 /// A run of entries in `slots`.

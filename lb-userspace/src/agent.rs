@@ -23,7 +23,7 @@ use crate::desired::Desired;
 use crate::event::Event;
 use crate::links::Links;
 use crate::manifests;
-use crate::model::{Model, Notice, Severity};
+use crate::model::{Model, Notice, Settings, Severity};
 use crate::netdev::{Netdev, Overrides};
 use crate::plan::{Batch, Limits, Op, Plan, Planner};
 use crate::plane::Plane;
@@ -43,6 +43,7 @@ const EVENTS_AT_ONCE: usize = 4096;
 pub struct Config {
     pub source: Source,
     pub node_name: String,
+    pub settings: Settings,
     pub pin_dir: PathBuf,
     pub attach: Mode,
     pub roles: Overrides,
@@ -99,7 +100,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut agent = Agent {
         watch,
         telemetry,
-        model: Model::new(&config.node_name),
+        model: Model::with_settings(&config.node_name, config.settings),
         planner,
         kernel,
         links: Links::new(object, pins, netdev, config.attach, config.roles),
@@ -188,7 +189,7 @@ impl Agent {
         let desired = self.model.desired();
         self.model.take_notices().iter().for_each(say);
         self.telemetry.desired(&desired);
-        self.carry_out(desired);
+        self.carry_out(desired.served());
     }
 
     fn carry_out(&mut self, desired: Desired) {

@@ -3,27 +3,63 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use lb_common::{Addr, Algorithm, BackendState, Endpoint, FrontendKey, FrontendKind, Proto, ServiceName};
+use lb_common::{
+    Addr, Algorithm, BackendState, Endpoint, FrontendKey, FrontendKind, Prefix, Proto, ServiceName,
+};
+
+use crate::event::ObjectName;
 
 /// The desired state of the service ports that changed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Desired {
     /// `None` where a service port is not to be programmed (any more).
     pub services: BTreeMap<ServicePortName, Option<DesiredPort>>,
-    /// This is all there is: what the tables hold beyond it goes away.
+    /// These are all services there are: what the tables hold beyond them goes away.
     pub complete: bool,
+    /// The node's own addresses that NodePorts answer on, all of them. `None`: as they are.
+    pub node_addresses: Option<BTreeSet<Addr>>,
+    /// `None`: as they are.
+    pub service_ranges: Option<ServiceRanges>,
 }
 
 impl Desired {
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty() && !self.complete
+        self.services.is_empty()
+            && !self.complete
+            && self.node_addresses.is_none()
+            && self.service_ranges.is_none()
     }
+
+    /// Less what the packet path does not serve yet: only ClusterIPs.
+    #[must_use]
+    pub fn served(mut self) -> Self {
+        for desired in self.services.values_mut() {
+            if let Some(port) = desired {
+                port.frontends.retain(|_, kind| *kind == FrontendKind::Cluster);
+                if port.frontends.is_empty() {
+                    *desired = None;
+                }
+            }
+        }
+        self
+    }
+}
+
+/// Where ClusterIPs are, beside those of the services.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ServiceRanges {
+    /// ServiceCIDRs: what goes to an address of theirs that no Service has is dropped. Those without
+    /// [blocks](Prefix::has_blocks) are left out.
+    pub cidrs: BTreeSet<Prefix>,
+    /// ClusterIPs that another proxy serves: they are left alone.
+    pub others: BTreeSet<Addr>,
 }
 
 /// One service port of one family, decided: policy, topology, readiness and termination are applied.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DesiredPort {
-    /// Where clients connect to. Never empty.
+    /// Where clients connect to. Never empty. A NodePort stands under the unspecified address of its family
+    /// ([`Family::unspecified`]).
     pub frontends: BTreeMap<FrontendKey, FrontendKind>,
     /// The endpoints for a Cluster policy.
     pub cluster: BTreeSet<Endpoint>,
@@ -36,6 +72,9 @@ pub struct DesiredPort {
     pub algorithm: Algorithm,
     /// Seconds; 0 is no affinity.
     pub affinity_timeout: u32,
+    /// The clients that may use frontends of kind `LoadBalancer`; empty is all. The planner makes
+    /// `ServiceRecord::SOURCE_RANGES` of it.
+    pub source_ranges: BTreeSet<Prefix>,
 }
 
 /// What a backend takes of the traffic.
@@ -59,6 +98,20 @@ pub struct ServicePortName {
 }
 
 impl ServicePortName {
+    /// Not after any other.
+    pub const FIRST: Self = Self {
+        namespace: String::new(),
+        name: String::new(),
+        port: String::new(),
+        proto: Proto::Tcp,
+        family: Family::Ipv4,
+    };
+
+    /// The Service that it is a port of.
+    pub fn service(&self) -> ObjectName {
+        ObjectName::new(self.namespace.clone(), self.name.clone())
+    }
+
     /// As it stands in `names`. Parts longer than 63 bytes, which no DNS label is, would be cut.
     pub fn to_table(&self) -> ServiceName {
         ServiceName {
@@ -105,6 +158,14 @@ impl Family {
 
     pub const fn of(addr: Addr) -> Self {
         if addr.is_v4() { Self::Ipv4 } else { Self::Ipv6 }
+    }
+
+    /// The address under which NodePorts stand in `frontends`.
+    pub const fn unspecified(self) -> Addr {
+        match self {
+            Self::Ipv4 => Addr::from_v4_word(0),
+            Self::Ipv6 => Addr::UNSPECIFIED,
+        }
     }
 
     /// 4 or 6.

@@ -1,7 +1,10 @@
 //! What a source of objects says: the alphabet of kube-rs' watcher, for four kinds.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+
+use lb_common::Addr;
 
 use crate::model::{Node, Notice, Service, ServiceCidr, Slice};
 
@@ -14,6 +17,8 @@ pub enum Event {
     Node(Change<Node>),
     /// The ranges that ClusterIPs are taken from, where the source knows them: nothing waits for this kind.
     ServiceCidr(Change<ServiceCidr>),
+    /// All addresses of the node's interfaces, loopback ones too.
+    Addresses(BTreeSet<Addr>),
     /// What is wrong with a file: replaces what was said of it before; empty when it is whole again.
     File {
         file: Arc<str>,

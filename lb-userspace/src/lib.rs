@@ -10,6 +10,7 @@ pub mod desired;
 pub mod event;
 pub mod manifests;
 pub mod model;
+pub mod outcome;
 pub mod plan;
 pub mod plane;
 pub mod tables;

@@ -1,16 +1,18 @@
 //! `lb`: the command line.
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use lb_common::Addr;
 use lb_userspace::dataplane::attach::Mode;
 use lb_userspace::dataplane::load::Constants;
 use lb_userspace::dataplane::maps::Maps;
 use lb_userspace::dataplane::pins::Pins;
 use lb_userspace::leftovers::Cleanup;
+use lb_userspace::model::{ExternalIpCidrs, NodePortAddresses, Notice, Settings};
 use lb_userspace::netdev::{Overrides, Role};
 use lb_userspace::tables::Tables;
 use lb_userspace::{agent, api, capabilities, check, dataplane, flows, links, status, view};
@@ -77,6 +79,8 @@ struct AgentArgs {
     attach: Mode,
     #[command(flatten)]
     roles: RoleArgs,
+    #[command(flatten)]
+    rules: RuleArgs,
     /// Pass TCP segments of unknown connections on to the kernel instead of answering with a RST: while
     /// connections of kube-proxy drain
     #[arg(long)]
@@ -130,6 +134,35 @@ struct CleanupArgs {
     host_root: PathBuf,
 }
 
+/// What holds for all Services.
+#[derive(Args, PartialEq)]
+struct RuleArgs {
+    /// Node addresses that NodePorts answer on: all, primary, localhost and prefixes, with commas between them
+    /// [default: all]
+    #[arg(long, value_name = "LIST")]
+    nodeport_addresses: Option<NodePortAddresses>,
+    /// Prefixes that externalIPs may lie in, with commas between them; or any, or none [default: any]
+    #[arg(long, value_name = "CIDR,...")]
+    external_ip_cidrs: Option<ExternalIpCidrs>,
+    /// Serve the Services that have this label service.kubernetes.io/service-proxy-name, instead of those without
+    #[arg(long, value_name = "NAME")]
+    service_proxy_name: Option<String>,
+}
+
+impl RuleArgs {
+    fn settings(&self) -> Settings {
+        Settings {
+            service_proxy_name: self.service_proxy_name.clone(),
+            external_ip_cidrs: self.external_ip_cidrs.clone().unwrap_or_default(),
+            node_port_addresses: self.nodeport_addresses.clone().unwrap_or_default(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        *self == Self { nodeport_addresses: None, external_ip_cidrs: None, service_proxy_name: None }
+    }
+}
+
 #[derive(Args)]
 struct PinArgs {
     /// Where maps and links are pinned; a bpffs is mounted where there is none
@@ -165,8 +198,39 @@ struct ViewArgs {
     /// With --manifests: the node whose view it is
     #[arg(long, value_name = "NAME", requires = "manifests")]
     node_name: Option<String>,
+    /// With --manifests: the addresses of the node's interfaces, as `ip address` prints them [default: the InternalIPs
+    /// of the Node object]
+    #[arg(long, value_name = "CIDR,...", value_delimiter = ',', value_parser = interface_address, requires = "manifests")]
+    node_addresses: Option<Vec<Addr>>,
+    #[command(flatten)]
+    rules: RuleArgs,
     #[command(flatten)]
     output: OutputArgs,
+}
+
+/// An address, with or without the length of its prefix.
+fn interface_address(text: &str) -> Result<Addr, String> {
+    let address = text.split_once('/').map_or(text, |(address, _)| address);
+    let ip: std::net::IpAddr =
+        address.trim().parse().map_err(|_| format!("{text}: ADDRESS or CIDR is expected"))?;
+    Ok(ip.into())
+}
+
+impl ViewArgs {
+    /// The folder and the node to compute a view from, instead of the tables in the kernel.
+    fn files(&self) -> anyhow::Result<Option<(&Path, view::Node)>> {
+        match (&self.manifests, &self.node_name) {
+            (Some(dir), Some(name)) => {
+                let (addresses, settings) = (self.node_addresses.clone(), self.rules.settings());
+                Ok(Some((dir, view::Node { name: name.clone(), addresses, settings })))
+            }
+            _ if self.rules.is_empty() => Ok(None),
+            _ => anyhow::bail!(
+                "--nodeport-addresses, --external-ip-cidrs and --service-proxy-name belong to --manifests: the tables \
+                 in the kernel follow what the agent was told"
+            ),
+        }
+    }
 }
 
 #[derive(Args)]
@@ -221,11 +285,26 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Agent(args) => run_agent(args),
         Command::Services(args) => {
-            let services = view::services(&tables(&args)?);
+            let services = match args.files()? {
+                Some((dir, node)) => {
+                    let model = view::model_from_manifests(dir, node)?;
+                    tell(model.notices());
+                    view::services_of_model(&model)
+                }
+                None => view::services(&pinned(&args.pins)?),
+            };
             print(args.output.output, &services, || view::service_table(&services))
         }
         Command::Backends(args) => {
-            let backends = view::backends(&tables(&args)?);
+            let tables = match args.files()? {
+                Some((dir, node)) => {
+                    let (tables, notices) = view::tables_from_manifests(dir, node)?;
+                    tell(&notices);
+                    tables
+                }
+                None => pinned(&args.pins)?,
+            };
+            let backends = view::backends(&tables);
             print(args.output.output, &backends, || view::backend_table(&backends))
         }
         Command::Flows { pins, direct, output } => {
@@ -273,6 +352,7 @@ fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
         roles: args.roles.overrides(),
         source: args.source.source(),
         node_name: node_name(args.node_name)?,
+        settings: args.rules.settings(),
         pin_dir: args.pins.pin_dir,
         attach: args.attach,
         constants: Constants { adopt: args.adopt },
@@ -292,17 +372,14 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")
 }
 
-/// The tables in the kernel, or what would be in them.
-fn tables(args: &ViewArgs) -> anyhow::Result<Tables> {
-    match (&args.manifests, &args.node_name) {
-        (Some(dir), Some(node_name)) => {
-            let (tables, notices) = view::tables_from_manifests(dir, node_name)?;
-            for notice in notices {
-                eprintln!("lb: {}: {notice}", notice.severity);
-            }
-            Ok(tables)
-        }
-        _ => dataplane::read(&Maps::open(&Pins::new(&args.pins.pin_dir), false)?),
+/// The tables in the kernel.
+fn pinned(pins: &PinArgs) -> anyhow::Result<Tables> {
+    dataplane::read(&Maps::open(&Pins::new(&pins.pin_dir), false)?)
+}
+
+fn tell<'a>(notices: impl IntoIterator<Item = &'a Notice>) {
+    for notice in notices {
+        eprintln!("lb: {}: {notice}", notice.severity);
     }
 }
 

@@ -4,28 +4,37 @@ mod addresses;
 mod cidr;
 mod claims;
 mod endpoints;
+mod frontends;
+mod lookup;
 mod node;
+mod node_ports;
 mod notice;
 mod policy;
 mod service;
+mod settings;
 mod store;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use lb_common::{Addr, Port, Prefix};
+
 pub use cidr::ServiceCidr;
 pub use endpoints::{Hints, Slice, SliceEndpoint, SlicePort};
+pub use frontends::Unserved;
+pub use lookup::{Found, Packet};
 pub use node::Node;
+pub use node_ports::NodePortAddresses;
 pub(crate) use notice::Board;
 pub use notice::{Notice, Severity};
 pub use service::{Policy, Problem, Service, ServiceKind, ServicePort};
+pub use settings::{ExternalIpCidrs, Settings};
 
 use k8s_openapi::jiff::Timestamp;
 
-use crate::desired::{Desired, DesiredPort, Family, ServicePortName};
+use crate::desired::{Desired, DesiredPort, Family, ServicePortName, ServiceRanges};
 use crate::event::{Change, Event, Kind, ObjectName, Subject};
-use claims::{Claim, Claims};
-use lb_common::Port;
+use claims::{Claims, conflict};
 use policy::Place;
 use store::{Named, Store};
 
@@ -33,18 +42,27 @@ use store::{Named, Store};
 #[derive(Clone, Debug)]
 pub struct Model {
     node_name: String,
+    settings: Settings,
     services: Store<Service>,
     slices: Store<Slice>,
     nodes: Store<Node>,
     cidrs: Store<ServiceCidr>,
-    /// Names of slices by the Service that they are of.
-    slices_of: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
+    /// Service and slice: which slices a Service has.
+    slices_of: BTreeSet<(ObjectName, ObjectName)>,
     claims: Claims,
     /// Services to be decided anew.
     dirty: BTreeSet<ObjectName>,
-    /// What was last desired of each Service.
-    known: BTreeMap<ObjectName, BTreeSet<ServicePortName>>,
+    /// What was last desired.
+    known: BTreeSet<ServicePortName>,
     health_checks: BTreeMap<(ObjectName, Family), HealthCheck>,
+    /// Those of the node's interfaces; `None` while nobody said.
+    addresses: Option<BTreeSet<Addr>>,
+    /// Which of them NodePorts answer on is to be decided anew.
+    addresses_changed: bool,
+    /// ClusterIPs of Services that another proxy serves.
+    others: BTreeSet<(Addr, ObjectName)>,
+    /// They, or the ServiceCIDRs, are others than last desired.
+    ranges_changed: bool,
     /// The next [`Desired`] is to be complete.
     complete: bool,
     /// Objects whose newest state could not be decoded.
@@ -79,17 +97,26 @@ enum Source {
 impl Model {
     /// `node_name` is the name of the agent's own Node: it says which endpoints are local.
     pub fn new(node_name: impl Into<String>) -> Self {
+        Self::with_settings(node_name, Settings::default())
+    }
+
+    pub fn with_settings(node_name: impl Into<String>, settings: Settings) -> Self {
         Self {
             node_name: node_name.into(),
+            settings,
             services: Store::default(),
             slices: Store::default(),
             nodes: Store::default(),
             cidrs: Store::default(),
-            slices_of: BTreeMap::new(),
+            slices_of: BTreeSet::new(),
             claims: Claims::default(),
             dirty: BTreeSet::new(),
-            known: BTreeMap::new(),
+            known: BTreeSet::new(),
             health_checks: BTreeMap::new(),
+            addresses: None,
+            addresses_changed: false,
+            others: BTreeSet::new(),
+            ranges_changed: false,
             complete: true,
             broken: BTreeSet::new(),
             triggers: Vec::new(),
@@ -101,8 +128,8 @@ impl Model {
         match event {
             Event::Service(change) => {
                 self.note_broken(Kind::Service, &change);
-                for (name, _) in self.services.apply(change) {
-                    self.service_changed(name);
+                for (name, before) in self.services.apply(change) {
+                    self.service_changed(name, before.as_ref());
                 }
             }
             Event::Slice(change) => {
@@ -117,14 +144,16 @@ impl Model {
                     return;
                 }
                 for (_, before) in self.nodes.apply(change) {
-                    if before.and_then(|node| node.zone) != self.node().and_then(|node| node.zone.clone()) {
-                        self.dirty.extend(self.services.names().cloned());
-                    }
+                    self.node_changed(before.as_ref());
                 }
             }
             Event::ServiceCidr(change) => {
                 self.note_broken(Kind::ServiceCidr, &change);
-                self.cidrs.apply(change);
+                self.ranges_changed |= !self.cidrs.apply(change).is_empty();
+            }
+            Event::Addresses(addresses) => {
+                self.addresses_changed |= self.addresses.as_ref() != Some(&addresses);
+                self.addresses = Some(addresses);
             }
             Event::File { file, notices } => self.board.replace(Source::File(file), notices),
         }
@@ -146,6 +175,21 @@ impl Model {
         &self.health_checks
     }
 
+    /// The node's addresses that NodePorts answer on, in the shape of [`Desired::node_addresses`].
+    pub fn node_port_addresses(&self) -> Option<BTreeSet<Addr>> {
+        let addresses = self.addresses.as_ref()?;
+        Some(self.settings.node_port_addresses.select(addresses, self.node()))
+    }
+
+    /// Where ClusterIPs are, beside those of the Services that are served.
+    fn service_ranges(&self) -> ServiceRanges {
+        let cidrs = self.cidrs.iter().flat_map(|(_, cidr)| &cidr.prefixes);
+        ServiceRanges {
+            cidrs: cidrs.map(|net| Prefix::new(net.addr(), net.prefix_len())).collect(),
+            others: self.others.iter().map(|(addr, _)| *addr).collect(),
+        }
+    }
+
     /// What the changes since the last call ask for; empty while not [`Model::ready`]. The first is complete.
     pub fn desired(&mut self) -> Desired {
         let mut desired = Desired::default();
@@ -156,14 +200,24 @@ impl Model {
         if desired.complete {
             self.dirty.extend(self.services.names().cloned());
         }
+        if std::mem::take(&mut self.addresses_changed) || desired.complete {
+            desired.node_addresses = self.node_port_addresses();
+        }
+        if std::mem::take(&mut self.ranges_changed) || desired.complete {
+            desired.service_ranges = Some(self.service_ranges());
+        }
         for name in std::mem::take(&mut self.dirty) {
-            let ports = self.decide(&name);
-            let before = self.known.remove(&name).unwrap_or_default();
-            desired.services.extend(before.into_iter().map(|port| (port, None)));
-            if !ports.is_empty() {
-                self.known.insert(name, ports.keys().cloned().collect());
+            let decided = self.decide(&name);
+            self.note_health(&name);
+            self.say(&name, &decided.problems);
+            for port in self.known_of(&name) {
+                self.known.remove(&port);
+                desired.services.insert(port, None);
             }
-            desired.services.extend(ports.into_iter().map(|(port, desired)| (port, Some(desired))));
+            for (port, wanted) in decided.ports.into_iter().filter(|(_, port)| !port.frontends.is_empty()) {
+                self.known.insert(port.clone());
+                desired.services.insert(port, Some(wanted));
+            }
         }
         desired
     }
@@ -187,6 +241,31 @@ impl Model {
     /// All notices that last.
     pub fn notices(&self) -> impl Iterator<Item = &Notice> {
         self.board.current()
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Sorted by name.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.iter().map(|(_, service)| service)
+    }
+
+    /// The service ports of one Service, also one that lost all its frontends to others.
+    pub fn decided(&self, name: &ObjectName) -> BTreeMap<ServicePortName, DesiredPort> {
+        self.decide(name).ports
+    }
+
+    /// The notices that last, of a Service and of its EndpointSlices.
+    pub fn notices_of(&self, name: &ObjectName) -> impl Iterator<Item = &Notice> {
+        let subject = Subject { kind: Kind::Service, name: name.clone() };
+        let slices = self
+            .slices_of(name)
+            .into_iter()
+            .map(|slice| Source::Object(Subject { kind: Kind::EndpointSlice, name: slice.name.clone() }));
+        let sources = [Source::Object(subject), Source::Service(name.clone())].into_iter().chain(slices);
+        sources.flat_map(|source| self.board.of(&source))
     }
 
     /// Says which object could not be decoded, until it can be, is gone, or a full list begins.
@@ -221,28 +300,41 @@ impl Model {
         }
     }
 
-    fn service_changed(&mut self, name: ObjectName) {
+    fn service_changed(&mut self, name: ObjectName, before: Option<&Service>) {
         let service = self.services.get(&name);
-        self.dirty.extend(self.claims.replace(&name, service));
+        let claims =
+            |service: Option<&Service>| service.map(|s| s.claims(&self.settings)).unwrap_or_default();
+        let others = |service: Option<&Service>| -> BTreeSet<(Addr, ObjectName)> {
+            let service = service.filter(|s| s.unserved(&self.settings) == Some(Unserved::OtherProxy));
+            service.into_iter().flat_map(|s| &s.cluster_ips).map(|ip| (*ip, name.clone())).collect()
+        };
+        let (others_before, others_after) = (others(before), others(service));
+        let (before, after) = (claims(before), claims(service));
+        let problems = match service {
+            Some(service) if service.unserved(&self.settings) != Some(Unserved::OtherProxy) => {
+                [service.problems.as_slice(), &service.ignored(&self.settings)].concat()
+            }
+            _ => Vec::new(),
+        };
+        let notices = service.map(|s| notices(Kind::Service, &name, &s.file, &problems)).unwrap_or_default();
+        if others_before != others_after {
+            self.others.retain(|other| !others_before.contains(other));
+            self.others.extend(others_after);
+            self.ranges_changed = true;
+        }
+        self.dirty.extend(self.claims.replace(&before, after));
         self.dirty.insert(name.clone());
-        let notices =
-            service.map(|s| notices(Kind::Service, &name, &s.file, &s.problems)).unwrap_or_default();
         self.board.replace(Source::Object(Subject { kind: Kind::Service, name }), notices);
     }
 
     fn slice_changed(&mut self, name: ObjectName, before: Option<&Slice>) {
         let slice = self.slices.get(&name);
         if let Some(owner) = before.and_then(Slice::owner) {
-            if let Some(slices) = self.slices_of.get_mut(&owner) {
-                slices.remove(&name);
-                if slices.is_empty() {
-                    self.slices_of.remove(&owner);
-                }
-            }
+            self.slices_of.remove(&(owner.clone(), name.clone()));
             self.dirty.insert(owner);
         }
         if let Some(owner) = slice.and_then(Slice::owner) {
-            self.slices_of.entry(owner.clone()).or_default().insert(name.clone());
+            self.slices_of.insert((owner.clone(), name.clone()));
             self.dirty.insert(owner);
         }
         if let Some(slice) = slice
@@ -255,72 +347,112 @@ impl Model {
         self.board.replace(Source::Object(Subject { kind: Kind::EndpointSlice, name }), notices);
     }
 
-    /// The service ports of one Service, from the objects alone.
-    fn decide(&mut self, name: &ObjectName) -> BTreeMap<ServicePortName, DesiredPort> {
-        let slices: Vec<&Slice> = self
-            .slices_of
-            .get(name)
-            .into_iter()
-            .flatten()
-            .filter_map(|slice| self.slices.get(slice))
-            .collect();
-        let mut ports = BTreeMap::new();
-        let mut problems = Vec::new();
-        let service = self.services.get(name);
-        for family in Family::BOTH {
-            self.health_checks.remove(&(name.clone(), family));
+    /// The zone counts for hints, the node's own addresses for NodePorts and source ranges; nothing else counts for
+    /// Services.
+    fn node_changed(&mut self, before: Option<&Node>) {
+        let primary =
+            |node: Option<&Node>| Family::BOTH.map(|family| node.and_then(|n| n.primary_ip(family)));
+        let zone = |node: Option<&Node>| node.and_then(|node| node.zone.clone());
+        if zone(before) != zone(self.node()) {
+            self.dirty.extend(self.services.names().cloned());
+        } else if primary(before) != primary(self.node()) {
+            let ranged = self.services.iter().filter(|(_, service)| !service.source_ranges.is_empty());
+            self.dirty.extend(ranged.map(|(name, _)| name.clone()));
         }
-        for family in service.into_iter().flat_map(Service::health_check_families) {
-            let check = HealthCheck {
-                port: service.map(|service| service.health_check_node_port).unwrap_or_default(),
-                local_endpoints: endpoints::local_ready(&slices, family, &self.node_name),
-            };
-            self.health_checks.insert((name.clone(), family), check);
+        self.addresses_changed |= primary(before) != primary(self.node());
+    }
+
+    fn known_of(&self, name: &ObjectName) -> Vec<ServicePortName> {
+        let first = ServicePortName {
+            namespace: name.namespace.clone(),
+            name: name.name.clone(),
+            ..ServicePortName::FIRST
+        };
+        let of_name = |port: &&ServicePortName| port.namespace == name.namespace && port.name == name.name;
+        self.known.range(first..).take_while(of_name).cloned().collect()
+    }
+
+    fn slices_of(&self, name: &ObjectName) -> Vec<&Slice> {
+        let first = (name.clone(), ObjectName::default());
+        let names = self.slices_of.range(first..).take_while(|(owner, _)| owner == name);
+        names.filter_map(|(_, slice)| self.slices.get(slice)).collect()
+    }
+
+    /// The service ports of one Service, from the objects alone. One that lost all its frontends to others has none.
+    fn decide(&self, name: &ObjectName) -> Decided {
+        let slices = self.slices_of(name);
+        let mut decided = Decided::default();
+        let Some(service) = self.services.get(name) else {
+            if !slices.is_empty() {
+                decided.problems.push(Problem::new(
+                    Severity::Info,
+                    "EndpointSlices name this Service, but there is none",
+                ));
+            }
+            return decided;
+        };
+        if service.unserved(&self.settings).is_some() {
+            return decided;
         }
-        match service {
-            None if !slices.is_empty() => problems
-                .push(Problem::new(Severity::Info, "EndpointSlices name this Service, but there is none")),
-            None => {}
-            Some(service) if service.ports.is_empty() => {}
-            Some(service) => {
-                if slices.is_empty() {
-                    problems.push(Problem::new(
-                        Severity::Warning,
-                        "no EndpointSlice names this Service: it has no endpoint",
-                    ));
-                }
-                let zone = self.node().and_then(|node| node.zone.as_deref());
-                let place = Place { node: &self.node_name, zone };
-                for claim in service.claims() {
-                    match self.claims.winner(&claim.key) {
-                        Some(winner) if winner != &claim => problems.push(conflict(&claim, winner)),
-                        _ => {
-                            let port = ports
-                                .entry(claim.port.clone())
-                                .or_insert_with(|| policy::port(service, &claim.port, &slices, place));
-                            port.frontends.insert(claim.key, claim.kind);
-                        }
-                    }
-                }
-                problems.extend(endpoints::unmatched_ports(service, &slices));
+        if slices.is_empty() {
+            decided.problems.push(Problem::new(
+                Severity::Warning,
+                "no EndpointSlice names this Service: it has no endpoint",
+            ));
+        }
+        let place = Place { name: &self.node_name, node: self.node(), settings: &self.settings };
+        for family in service.cluster_ips.iter().map(|ip| Family::of(*ip)) {
+            for port in &service.ports {
+                let desired = policy::port(service, port, family, &slices, place);
+                decided.ports.insert(service.port_name(port, family), desired);
             }
         }
-        let file = service.and_then(|service| service.file.clone());
-        self.board.replace(Source::Service(name.clone()), notices(Kind::Service, name, &file, &problems));
-        ports
+        for claim in service.claims(&self.settings) {
+            match (self.claims.winner(&claim.key), decided.ports.get_mut(&claim.port)) {
+                (Some(winner), Some(port)) if winner.port == claim.port => {
+                    port.frontends.insert(claim.key, winner.kind);
+                }
+                (Some(winner), _) => decided.problems.push(conflict(&claim, winner)),
+                (None, _) => {}
+            }
+        }
+        decided.problems.extend(endpoints::unmatched_ports(service, &slices));
+        decided
+    }
+
+    fn note_health(&mut self, name: &ObjectName) {
+        let slices = self.slices_of(name);
+        let service = self.services.get(name).filter(|s| s.unserved(&self.settings).is_none());
+        let checks = service.into_iter().flat_map(|service| {
+            let port = service.health_check_node_port;
+            service.health_check_families().map(move |family| (family, port))
+        });
+        let mut checks: BTreeMap<Family, HealthCheck> = checks
+            .map(|(family, port)| {
+                let local_endpoints = endpoints::local_ready(&slices, family, &self.node_name);
+                (family, HealthCheck { port, local_endpoints })
+            })
+            .collect();
+        for family in Family::BOTH {
+            let key = (name.clone(), family);
+            match checks.remove(&family) {
+                Some(check) => self.health_checks.insert(key, check),
+                None => self.health_checks.remove(&key),
+            };
+        }
+    }
+
+    fn say(&mut self, name: &ObjectName, problems: &[Problem]) {
+        let file = self.services.get(name).and_then(|service| service.file.clone());
+        self.board.replace(Source::Service(name.clone()), notices(Kind::Service, name, &file, problems));
     }
 }
 
-fn conflict(claim: &Claim, winner: &Claim) -> Problem {
-    let address = std::net::SocketAddr::new(claim.key.addr.into(), claim.key.port.host());
-    let (port, owner) = (&claim.port, &winner.port);
-    Problem::new(
-        Severity::Error,
-        format!(
-            "port \"{}\": {address}/{} belongs to port \"{}\" of Service {}/{}, which is older or first by name",
-            port.port, port.proto, owner.port, owner.namespace, owner.name,
-        ),
-    )
+/// What follows for one Service.
+#[derive(Debug, Default)]
+struct Decided {
+    ports: BTreeMap<ServicePortName, DesiredPort>,
+    problems: Vec<Problem>,
 }
 
 fn notices(

@@ -10,7 +10,7 @@ use serde_json::json;
 
 fn tables() -> lb_userspace::tables::Tables {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
-    let (tables, notices) = view::tables_from_manifests(&dir, "node-1").unwrap();
+    let (tables, notices) = view::tables_from_manifests(&dir, view::Node::named("node-1")).unwrap();
     let complaints: Vec<String> =
         notices.iter().filter(|n| n.severity > Severity::Info).map(ToString::to_string).collect();
     assert_eq!(complaints, [""; 0]);
@@ -51,7 +51,11 @@ fn the_shape_of_a_service_in_json() {
         "portName": "http",
         "protocol": "TCP",
         "family": "IPv6",
-        "frontends": [{"kind": "ClusterIP", "address": "[fd00:10:96::a10]:80"}],
+        "frontends": [{
+            "kind": "ClusterIP",
+            "address": "[fd00:10:96::a10]:80",
+            "clients": {"pod": "cluster", "host": "cluster", "outside": "cluster"},
+        }],
         "clusterEndpoints": [
             "[fd00:10:244:1::11]:8080", "[fd00:10:244:1::12]:8080", "[fd00:10:244:1::13]:8080",
         ],

@@ -155,7 +155,7 @@ fn a_folder_is_loaded_at_once_or_its_broken_files_are_named() {
     fs::write(dir.path().join("a.yaml"), service("a", "10.96.0.1")).unwrap();
     fs::write(dir.path().join(".hidden.yaml"), "kind: [").unwrap();
     fs::write(dir.path().join("notes.txt"), "kind: [").unwrap();
-    let (tables, notices) = view::tables_from_manifests(dir.path(), "n1").unwrap();
+    let (tables, notices) = view::tables_from_manifests(dir.path(), view::Node::named("n1")).unwrap();
     assert_eq!((view::services(&tables).len(), notices.len()), (1, 1));
     fs::write(dir.path().join("b.yaml"), "kind: [").unwrap();
     fs::write(dir.path().join("c.yaml"), [0xff]).unwrap();

@@ -42,11 +42,12 @@ fn port(vip: FrontendKey, endpoints: impl IntoIterator<Item = u16>) -> DesiredPo
         flags: ServiceRecord::HAS_ENDPOINTS,
         algorithm: Algorithm::Random,
         affinity_timeout: 0,
+        source_ranges: BTreeSet::new(),
     }
 }
 
 fn one(service: &str, port: Option<DesiredPort>) -> Desired {
-    Desired { services: BTreeMap::from([(name(service), port)]), complete: false }
+    Desired { services: BTreeMap::from([(name(service), port)]), complete: false, ..Desired::default() }
 }
 
 fn ops(planner: &mut Planner, desired: Desired) -> Vec<String> {
@@ -162,7 +163,7 @@ fn a_frontend_changes_owner_in_place() {
     let mut planner = planner();
     planner.plan(one("old", Some(port(vip(1), [1]))));
     let services = BTreeMap::from([(name("old"), None), (name("new"), Some(port(vip(1), [2])))]);
-    let ops = ops(&mut planner, Desired { services, complete: false });
+    let ops = ops(&mut planner, Desired { services, complete: false, ..Desired::default() });
     assert!(ops.contains(&"put frontend 10.96.0.1:80/TCP -> service 1".to_owned()));
     assert!(!ops.iter().any(|op| op.starts_with("delete frontend")), "{ops:?}");
 }
@@ -192,7 +193,7 @@ fn full_frontends_make_room_by_the_next_plan_only() {
     let mut planner = Planner::restore(Tables::default(), limits);
     planner.plan(one("a", Some(port(vip(1), [1]))));
     let services = BTreeMap::from([(name("a"), None), (name("b"), Some(port(vip(2), [2])))]);
-    let plan = planner.plan(Desired { services, complete: false });
+    let plan = planner.plan(Desired { services, complete: false, ..Desired::default() });
     assert!(plan.notices.is_empty() && planner.deferred());
     let plan = planner.plan(Desired::default());
     assert_eq!((plan.ops.last().map(Op::rank), planner.deferred()), (Some(6), false));
@@ -250,7 +251,7 @@ fn a_deletion_left_half_way_is_completed_without_touching_its_neighbours() {
 
     let mut planner = Planner::restore(tables, Limits::default());
     let services = BTreeMap::from([(name("stays"), Some(port(vip(2), [3, 4])))]);
-    let ops = ops(&mut planner, Desired { services, complete: true });
+    let ops = ops(&mut planner, Desired { services, complete: true, ..Desired::default() });
     assert_eq!(ops, ["delete name 0"]);
 }
 
@@ -279,7 +280,7 @@ fn a_creation_left_half_way_begins_anew() {
         "delete name 1",
         "delete name 0",
     ];
-    assert_eq!(ops(&mut planner, Desired { services, complete: true }), expected);
+    assert_eq!(ops(&mut planner, Desired { services, complete: true, ..Desired::default() }), expected);
 }
 
 /// Two failures in a row: the first leaves a backend of a service that never came to be, the second the service that
@@ -287,7 +288,11 @@ fn a_creation_left_half_way_begins_anew() {
 #[test]
 fn an_endpoint_that_stands_twice_is_the_one_in_the_slots() {
     let mut tables = Tables::default();
-    let desired = || Desired { services: one("s", Some(port(vip(1), [1]))).services, complete: true };
+    let desired = || Desired {
+        services: one("s", Some(port(vip(1), [1]))).services,
+        complete: true,
+        ..Desired::default()
+    };
     for last_done in [1, 6] {
         let plan = Planner::restore(tables.clone(), Limits::default()).plan(desired()).ops;
         let done = plan.iter().take_while(|op| op.rank() <= last_done);
@@ -310,7 +315,7 @@ fn a_record_that_points_at_foreign_slots_owns_nothing() {
     grace(&mut planner);
     let services =
         BTreeMap::from([(name("a"), Some(port(vip(1), [1, 2]))), (name("b"), Some(port(vip(2), [3, 4])))]);
-    let ops = ops(&mut planner, Desired { services, complete: true });
+    let ops = ops(&mut planner, Desired { services, complete: true, ..Desired::default() });
     assert_eq!(
         ops,
         [
@@ -328,7 +333,8 @@ fn what_nothing_names_is_removed_by_a_complete_plan() {
     let mut tables = first.tables().clone();
     tables.names.clear();
     let mut planner = Planner::restore(tables, Limits::default());
-    let removed = ops(&mut planner, Desired { services: BTreeMap::new(), complete: true });
+    let removed =
+        ops(&mut planner, Desired { services: BTreeMap::new(), complete: true, ..Desired::default() });
     assert_eq!(removed, ["delete frontend 10.96.0.1:80/TCP", "retire backend 0: generation 2"]);
 }
 

@@ -59,6 +59,7 @@ pub fn service(proto: Proto, frontend: &str, backends: &[&str]) -> (ServicePortN
         backends: backends.into_iter().map(|backend| (backend, share)).collect(),
         algorithm: Algorithm::Random,
         affinity_timeout: 0,
+        source_ranges: BTreeSet::new(),
     };
     (name, port)
 }
@@ -108,7 +109,8 @@ impl Datapath {
     }
 
     fn settle(&mut self) -> Result<()> {
-        let mut desired = Desired { services: std::mem::take(&mut self.services), complete: false };
+        let mut desired =
+            Desired { services: std::mem::take(&mut self.services), complete: false, ..Desired::default() };
         loop {
             let plan = self.planner.plan(std::mem::take(&mut desired));
             self.kernel.apply(&plan.ops)?;

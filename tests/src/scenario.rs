@@ -182,7 +182,7 @@ impl Agent {
     }
 
     fn settle(&mut self, plane: &mut dyn Plane) -> anyhow::Result<()> {
-        let desired = self.model.desired();
+        let desired = self.model.desired().served();
         self.carry_out(desired, plane)
     }
 

@@ -1,11 +1,12 @@
 //! The addresses of a Service.
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1;
 use lb_common::Addr;
 
 use super::notice::Severity;
 use super::service::Problem;
-use super::wire::address;
+use super::wire::{address, net};
 use crate::desired::Family;
 
 /// `clusterIPs[i]` is of family `ipFamilies[i]`; without families, `clusterIP` alone counts (kube-proxy does so,
@@ -64,29 +65,51 @@ fn cluster_ip(text: &str, expected: Option<Family>, problems: &mut Vec<Problem>)
     }
 }
 
-/// Load balancer addresses with `ipMode` VIP (or none, KEP-1860), and externalIPs.
-pub(super) fn external_families(
-    spec: &v1::ServiceSpec,
+/// Where clients of a load balancer connect to: addresses with `ipMode` VIP, or none (KEP-1860).
+pub(super) fn load_balancer_ips(
     status: Option<&v1::ServiceStatus>,
     problems: &mut Vec<Problem>,
-) -> Vec<Family> {
+) -> Vec<Addr> {
     let ingress = status.and_then(|s| s.load_balancer.as_ref()).and_then(|lb| lb.ingress.as_ref());
     let vips = ingress
         .into_iter()
         .flatten()
         .filter(|ingress| ingress.ip_mode.as_deref().is_none_or(|mode| mode == "VIP"))
         .filter_map(|ingress| ingress.ip.as_deref())
-        .filter(|ip| !ip.is_empty())
-        .map(|ip| ("status.loadBalancer.ingress", ip));
-    let external = spec.external_ips.iter().flatten().map(|ip| ("externalIPs", ip.as_str()));
-    let mut families = Vec::new();
-    for (field, ip) in vips.chain(external) {
+        .filter(|ip| !ip.is_empty());
+    usable("status.loadBalancer.ingress", vips, problems)
+}
+
+pub(super) fn external_ips(spec: &v1::ServiceSpec, problems: &mut Vec<Problem>) -> Vec<Addr> {
+    usable("externalIPs", spec.external_ips.iter().flatten().map(String::as_str), problems)
+}
+
+/// `loadBalancerSourceRanges`. What cannot be read does not count, as with kube-proxy (k/k
+/// pkg/proxy/serviceport.go).
+pub(super) fn source_ranges(spec: &v1::ServiceSpec, problems: &mut Vec<Problem>) -> Vec<IpNet> {
+    let ranges = spec.load_balancer_source_ranges.iter().flatten();
+    let mut nets = Vec::new();
+    for range in ranges {
+        match net(range) {
+            Ok(net) => nets.push(net),
+            Err(error) => problems
+                .push(Problem::new(Severity::Error, format!("loadBalancerSourceRanges: {error}: ignored"))),
+        }
+    }
+    nets.sort();
+    nets.dedup();
+    nets
+}
+
+fn usable<'a>(field: &str, ips: impl Iterator<Item = &'a str>, problems: &mut Vec<Problem>) -> Vec<Addr> {
+    let mut addrs = Vec::new();
+    for ip in ips {
         match address(ip) {
-            Ok(addr) => families.push(Family::of(addr)),
+            Ok(addr) => addrs.push(addr),
             Err(error) => problems.push(Problem::new(Severity::Error, format!("{field}: {error}"))),
         }
     }
-    families.sort();
-    families.dedup();
-    families
+    addrs.sort();
+    addrs.dedup();
+    addrs
 }

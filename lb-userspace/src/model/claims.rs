@@ -1,20 +1,24 @@
 //! Who may have an address and port that more than one Service port asks for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
-use lb_common::{FrontendKey, FrontendKind};
+use lb_common::{Addr, FrontendKey, FrontendKind, Port};
 
-use super::service::Service;
-use crate::desired::ServicePortName;
+use super::notice::Severity;
+use super::service::Problem;
+use crate::desired::{Family, ServicePortName};
 use crate::event::ObjectName;
 
-/// A Service port that asks for a frontend. Ordered by right: the oldest Service first (kube-proxy does not
-/// notice the clash; Cilium refuses the second), then by name.
+/// A Service port that asks for a frontend. Ordered by frontend, then by right: the oldest Service first (kube-proxy
+/// does not notice the clash; Cilium refuses the second), then by name. Where a Service port asks twice for the same
+/// address, as a load balancer's and in `externalIPs`, the kinds stand in the order of [`FrontendKind`]: so
+/// `loadBalancerSourceRanges` hold.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Claim {
+    pub(super) key: FrontendKey,
     pub(super) age: Age,
     pub(super) port: ServicePortName,
-    pub(super) key: FrontendKey,
     pub(super) kind: FrontendKind,
 }
 
@@ -25,45 +29,81 @@ pub(super) enum Age {
     Unknown,
 }
 
+/// All claims, in one tree: a collection for each frontend would cost more than what it holds.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Claims {
-    by_key: BTreeMap<FrontendKey, BTreeSet<Claim>>,
-    by_service: BTreeMap<ObjectName, Vec<Claim>>,
+    all: BTreeSet<Claim>,
 }
 
 impl Claims {
-    /// These are all the claims of a Service now. Returns the other Services that gain or lose by it.
-    pub(super) fn replace(&mut self, name: &ObjectName, service: Option<&Service>) -> BTreeSet<ObjectName> {
-        let before = self.by_service.remove(name).unwrap_or_default();
-        let after = service.map(Service::claims).unwrap_or_default();
+    /// A Service claims `after` instead of `before`. Returns all Services that ask for a frontend whose owner
+    /// changed by it.
+    pub(super) fn replace(&mut self, before: &[Claim], after: Vec<Claim>) -> BTreeSet<ObjectName> {
         let keys: BTreeSet<FrontendKey> = before.iter().chain(&after).map(|claim| claim.key).collect();
         let winners: BTreeMap<FrontendKey, Option<Claim>> =
-            keys.iter().map(|key| (*key, self.winner(key).cloned())).collect();
-        for claim in &before {
-            if let Some(claims) = self.by_key.get_mut(&claim.key) {
-                claims.remove(claim);
-                if claims.is_empty() {
-                    self.by_key.remove(&claim.key);
-                }
-            }
+            keys.into_iter().map(|key| (key, self.winner(&key).cloned())).collect();
+        for claim in before {
+            self.all.remove(claim);
         }
-        for claim in &after {
-            self.by_key.entry(claim.key).or_default().insert(claim.clone());
-        }
-        if !after.is_empty() {
-            self.by_service.insert(name.clone(), after);
-        }
+        self.all.extend(after);
         let mut touched = BTreeSet::new();
         for (key, winner) in winners {
             if self.winner(&key) != winner.as_ref() {
-                let others = self.by_key.get(&key).into_iter().flatten();
-                touched.extend(others.map(|claim| ObjectName::new(&claim.port.namespace, &claim.port.name)));
+                touched.extend(self.of(&key).map(|claim| claim.port.service()));
             }
         }
         touched
     }
 
     pub(super) fn winner(&self, key: &FrontendKey) -> Option<&Claim> {
-        self.by_key.get(key)?.first()
+        self.of(key).next()
     }
+
+    /// Some Service has this address as its ClusterIP, whatever the ports.
+    pub(super) fn is_cluster_ip(&self, addr: Addr) -> bool {
+        let first = FrontendKey::new(addr, Port::new(0), 0);
+        let mut claims = self.from(first).take_while(|claim| claim.key.addr == addr);
+        claims.any(|claim| claim.kind == FrontendKind::Cluster)
+    }
+
+    fn of(&self, key: &FrontendKey) -> impl Iterator<Item = &Claim> {
+        self.from(*key).take_while(move |claim| claim.key == *key)
+    }
+
+    fn from(&self, key: FrontendKey) -> impl Iterator<Item = &Claim> {
+        let age = Age::Created(i64::MIN);
+        let first = Claim { key, age, port: ServicePortName::FIRST, kind: FrontendKind::Cluster };
+        self.all.range((Bound::Included(first), Bound::Unbounded))
+    }
+}
+
+/// Why a claim is not granted.
+pub(super) fn conflict(claim: &Claim, winner: &Claim) -> Problem {
+    let (port, owner) = (&claim.port, &winner.port);
+    let what = match claim.kind {
+        FrontendKind::NodePort => format!("node port {}/{} of {}", claim.key.port, port.proto, port.family),
+        _ => {
+            let address = std::net::SocketAddr::new(claim.key.addr.into(), claim.key.port.host());
+            format!("{address}/{}", port.proto)
+        }
+    };
+    let whose = match winner.kind {
+        kind if kind == claim.kind => "",
+        FrontendKind::Cluster => " as its ClusterIP",
+        FrontendKind::LoadBalancer => " as its load balancer's",
+        FrontendKind::External => " as an externalIP",
+        FrontendKind::NodePort => " as a node port",
+    };
+    Problem::new(
+        Severity::Error,
+        format!(
+            "port \"{}\": {what} belongs{whose} to port \"{}\" of Service {}/{}, which is older or first by name",
+            port.port, owner.port, owner.namespace, owner.name,
+        ),
+    )
+}
+
+/// The key of a NodePort: it stands once, under the unspecified address.
+pub(super) fn node_port_key(family: Family, port: Port, proto: u8) -> FrontendKey {
+    FrontendKey::new(family.unspecified(), port, proto)
 }

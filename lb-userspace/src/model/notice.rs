@@ -78,6 +78,11 @@ impl<Source: Ord> Board<Source> {
         std::mem::take(&mut self.news)
     }
 
+    /// What `source` has to say now.
+    pub(crate) fn of(&self, source: &Source) -> impl Iterator<Item = &Notice> + use<'_, Source> {
+        self.current.get(source).into_iter().flatten()
+    }
+
     pub(crate) fn current(&self) -> impl Iterator<Item = &Notice> {
         self.current.values().flatten()
     }

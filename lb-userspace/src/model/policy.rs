@@ -3,17 +3,30 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::{Algorithm, BackendState, Endpoint, Proto, ServiceRecord};
+use lb_common::{Addr, Algorithm, BackendState, Endpoint, Proto, ServiceRecord};
 
 use super::endpoints::{self, Hints, Slice, SliceEndpoint};
-use super::service::{Policy, Service};
-use crate::desired::{BackendShare, DesiredPort, ServicePortName};
+use super::node::Node;
+use super::node_ports::NodePortAddresses;
+use super::service::{Policy, Service, ServicePort};
+use super::settings::Settings;
+use crate::desired::{BackendShare, DesiredPort, Family};
 
-/// Where the agent is.
+/// Where the agent is, and what it was told.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place<'a> {
-    pub(super) node: &'a str,
-    pub(super) zone: Option<&'a str>,
+    pub(super) name: &'a str,
+    /// `None` while there is no such object.
+    pub(super) node: Option<&'a Node>,
+    pub(super) settings: &'a Settings,
+}
+
+impl Place<'_> {
+    /// kube-proxy takes the loopback address for the node's where it has none (k/k cmd/kube-proxy/app/server.go).
+    fn ip(&self, family: Family) -> Addr {
+        let primary = self.node.and_then(|node| node.primary_ip(family));
+        primary.unwrap_or_else(|| NodePortAddresses::loopback(family))
+    }
 }
 
 type Endpoints<'a> = BTreeMap<Endpoint, &'a SliceEndpoint>;
@@ -21,12 +34,13 @@ type Endpoints<'a> = BTreeMap<Endpoint, &'a SliceEndpoint>;
 /// All of a service port but its frontends.
 pub(super) fn port(
     service: &Service,
-    port: &ServicePortName,
+    port: &ServicePort,
+    family: Family,
     slices: &[&Slice],
     place: Place,
 ) -> DesiredPort {
-    let endpoints = endpoints::merged(&port.port, port.proto, port.family, slices);
-    let is_external = service.is_external(port);
+    let endpoints = endpoints::merged(&port.name, port.proto, family, slices);
+    let is_external = service.is_external(port, family, place.settings);
     let internal_local = service.internal_policy == Policy::Local;
     let external_local = service.external_policy == Policy::Local;
     let use_cluster = !internal_local || is_external;
@@ -43,6 +57,7 @@ pub(super) fn port(
             | flag(has_endpoints, ServiceRecord::HAS_ENDPOINTS),
         algorithm: Algorithm::Random,
         affinity_timeout: service.affinity_timeout,
+        source_ranges: service.admitted(family, place.ip(family)),
     }
 }
 
@@ -54,7 +69,7 @@ fn cluster_set(endpoints: &Endpoints, place: Place) -> BTreeSet<Endpoint> {
 
 /// Topology is never applied to it.
 fn local_set(endpoints: &Endpoints, place: Place) -> BTreeSet<Endpoint> {
-    let is_local = |e: &SliceEndpoint| e.node.as_deref() == Some(place.node);
+    let is_local = |e: &SliceEndpoint| e.node.as_deref() == Some(place.name);
     let ready = pick(endpoints, |e| is_ready(e) && is_local(e));
     if ready.is_empty() { pick(endpoints, |e| is_last_resort(e) && is_local(e)) } else { ready }
 }
@@ -101,10 +116,10 @@ impl<'a> Mode<'a> {
             ready.iter().all(|hints| !names(hints).is_empty())
                 && ready.iter().any(|hints| names(hints).iter().any(|name| name == own))
         };
-        if all_and_some(|hints| &hints.nodes, place.node) {
-            return Self::Node(place.node);
+        if all_and_some(|hints| &hints.nodes, place.name) {
+            return Self::Node(place.name);
         }
-        match place.zone {
+        match place.node.and_then(|node| node.zone.as_deref()) {
             Some(zone) if all_and_some(|hints| &hints.zones, zone) => Self::Zone(zone),
             _ => Self::All,
         }

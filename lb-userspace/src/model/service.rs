@@ -2,22 +2,21 @@
 
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1;
-use lb_common::{Addr, FrontendKey, FrontendKind, Port, Proto};
+use lb_common::{Addr, Port, Proto};
 
-use super::addresses::{cluster_ips, external_families};
-use super::claims::{Age, Claim};
+use super::addresses::{cluster_ips, external_ips, load_balancer_ips, source_ranges};
 use super::notice::Severity;
 use super::store::Named;
 use super::wire::protocol;
-use crate::desired::{Family, ServicePortName};
+use crate::desired::Family;
 use crate::event::ObjectName;
 
-/// kube-proxy leaves a Service with this label to another proxy (KEP-2447).
-const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
+/// Who serves a Service, where it is not kube-proxy (KEP-2447).
+const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 
-/// The compact form of a Service. One that is not to be programmed (headless, ExternalName, another proxy's, no
-/// address yet) has no ports.
+/// The compact form of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     pub name: ObjectName,
@@ -26,15 +25,25 @@ pub struct Service {
     /// Seconds since 1970, from `creationTimestamp`.
     pub created: Option<i64>,
     pub kind: ServiceKind,
-    /// The ClusterIPs that can be used, at most one of each family.
+    /// The label `service.kubernetes.io/service-proxy-name`.
+    pub proxy_name: Option<String>,
+    /// `clusterIP` is None or empty.
+    pub is_headless: bool,
+    /// The ClusterIPs that can be used, at most one of each family. None without a name that fits the tables.
     pub cluster_ips: Vec<Addr>,
+    /// Addresses in `status.loadBalancer` that nodes serve.
+    pub load_balancer_ips: Vec<Addr>,
+    /// All that can be read, allowed or not.
+    pub external_ips: Vec<Addr>,
+    /// `loadBalancerSourceRanges`.
+    pub source_ranges: Vec<IpNet>,
     pub ports: Vec<ServicePort>,
     pub internal_policy: Policy,
+    /// Local only where the Service is meant for clients outside the cluster (k/k pkg/api/v1/service/util.go,
+    /// ExternalPolicyLocal).
     pub external_policy: Policy,
     /// Where load balancers ask whether this node has local endpoints; zero is none.
     pub health_check_node_port: Port,
-    /// The families of load balancer addresses and externalIPs.
-    pub external_families: Vec<Family>,
     /// Seconds; 0 is no affinity.
     pub affinity_timeout: u32,
     pub problems: Vec<Problem>,
@@ -94,7 +103,12 @@ impl Service {
             file,
             created: metadata.creation_timestamp.map(|time| time.0.as_second()),
             kind: kind(spec.type_.as_deref(), &mut problems),
+            proxy_name: metadata.labels.unwrap_or_default().remove(PROXY_NAME),
+            is_headless: is_headless(&spec),
             cluster_ips: Vec::new(),
+            load_balancer_ips: Vec::new(),
+            external_ips: Vec::new(),
+            source_ranges: Vec::new(),
             ports: Vec::new(),
             internal_policy: policy(
                 "internalTrafficPolicy",
@@ -107,19 +121,21 @@ impl Service {
                 &mut problems,
             ),
             health_check_node_port: port_number(spec.health_check_node_port),
-            external_families: Vec::new(),
             affinity_timeout: affinity(&spec, &mut problems),
             problems: Vec::new(),
         };
-        let is_others = metadata.labels.unwrap_or_default().contains_key(OTHER_PROXY);
-        if is_others || compact.kind == ServiceKind::ExternalName || is_headless(&spec) {
+        if compact.is_headless || compact.kind == ServiceKind::ExternalName {
             return compact;
         }
         if is_label(&compact.name.name) && is_label(&compact.name.namespace) {
             compact.cluster_ips = cluster_ips(&spec, &mut problems);
-            compact.external_families = external_families(&spec, service.status.as_ref(), &mut problems);
+            compact.load_balancer_ips = load_balancer_ips(service.status.as_ref(), &mut problems);
+            compact.external_ips = external_ips(&spec, &mut problems);
+            compact.source_ranges = source_ranges(&spec, &mut problems);
+            compact.ports = ports(spec.ports.unwrap_or_default(), &mut problems);
+            compact.settle_external_policy(spec.external_ips.is_some_and(|ips| !ips.is_empty()));
             if !compact.cluster_ips.is_empty() {
-                compact.ports = ports(spec.ports.unwrap_or_default(), &mut problems);
+                compact.say_what_is_open(&mut problems);
                 compact.say_what_is_not_done(&mut problems);
             }
         } else {
@@ -129,10 +145,45 @@ impl Service {
         compact
     }
 
+    fn settle_external_policy(&mut self, has_external_ips: bool) {
+        let is_external = match self.kind {
+            ServiceKind::NodePort | ServiceKind::LoadBalancer => true,
+            ServiceKind::ClusterIp => has_external_ips,
+            ServiceKind::ExternalName => false,
+        };
+        if !is_external {
+            self.external_policy = Policy::Cluster;
+        }
+    }
+
+    /// What an operator who wrote `loadBalancerSourceRanges`, or asks for health checks, may not expect.
+    fn say_what_is_open(&self, problems: &mut Vec<Problem>) {
+        for family in Family::BOTH {
+            let has_vip = self.vips(family).next().is_some();
+            if has_vip && !self.source_ranges.is_empty() && self.ranges(family).next().is_none() {
+                problems.push(Problem::new(
+                    Severity::Warning,
+                    format!(
+                        "loadBalancerSourceRanges has no {family} range: its {family} load balancer addresses are \
+                         open to all"
+                    ),
+                ));
+            }
+        }
+        let is_checked = self.kind == ServiceKind::LoadBalancer && self.external_policy == Policy::Local;
+        if is_checked && self.health_check_node_port == Port::default() {
+            problems.push(Problem::new(
+                Severity::Warning,
+                "no healthCheckNodePort: load balancers cannot see which nodes have endpoints",
+            ));
+        }
+    }
+
     /// Parts of a Service that the packet path does not know yet: nobody should find out by traffic.
     fn say_what_is_not_done(&self, problems: &mut Vec<Problem>) {
         let mut say = |text: &str| problems.push(Problem::new(Severity::Warning, text));
-        if !self.external_families.is_empty()
+        if !self.load_balancer_ips.is_empty()
+            || !self.external_ips.is_empty()
             || self.ports.iter().any(|port| port.node_port != Port::default())
         {
             say(
@@ -144,52 +195,6 @@ impl Service {
         }
         if self.ports.iter().any(|port| port.proto == Proto::Sctp) {
             say("SCTP is not translated yet");
-        }
-    }
-
-    /// The frontends that it asks for.
-    pub(super) fn claims(&self) -> Vec<Claim> {
-        let age = self.created.map_or(Age::Unknown, Age::Created);
-        let mut claims = Vec::new();
-        for addr in &self.cluster_ips {
-            for port in &self.ports {
-                claims.push(Claim {
-                    age,
-                    port: self.port_name(port, Family::of(*addr)),
-                    key: FrontendKey::new(*addr, port.port, port.proto as u8),
-                    kind: FrontendKind::Cluster,
-                });
-            }
-        }
-        claims
-    }
-
-    /// Whether clients outside the cluster can reach a port.
-    pub(super) fn is_external(&self, port: &ServicePortName) -> bool {
-        self.external_families.contains(&port.family)
-            || self
-                .ports
-                .iter()
-                .any(|p| p.name == port.port && p.proto == port.proto && p.node_port != Port::default())
-    }
-
-    /// Whether load balancers ask each node for its local endpoints (k/k pkg/api/v1/service/util.go,
-    /// NeedsHealthCheck), in the families that it has ClusterIPs of.
-    pub(super) fn health_check_families(&self) -> impl Iterator<Item = Family> {
-        let asks = self.kind == ServiceKind::LoadBalancer
-            && self.external_policy == Policy::Local
-            && self.health_check_node_port != Port::default()
-            && !self.ports.is_empty();
-        self.cluster_ips.iter().filter(move |_| asks).map(|ip| Family::of(*ip))
-    }
-
-    fn port_name(&self, port: &ServicePort, family: Family) -> ServicePortName {
-        ServicePortName {
-            namespace: self.name.namespace.clone(),
-            name: self.name.name.clone(),
-            port: port.name.clone(),
-            proto: port.proto,
-            family,
         }
     }
 }

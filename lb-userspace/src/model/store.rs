@@ -62,6 +62,10 @@ impl<Object: Named + Clone + PartialEq> Store<Object> {
         self.objects.get(name)
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&ObjectName, &Object)> {
+        self.objects.iter()
+    }
+
     pub(super) fn names(&self) -> impl Iterator<Item = &ObjectName> {
         self.objects.keys()
     }

@@ -1,25 +1,60 @@
-//! The tables that a folder of manifests would give on a node.
+//! What a folder of manifests would give on a node.
 
 use std::path::Path;
 
+use lb_common::Addr;
+
+use crate::event::Event;
 use crate::manifests;
-use crate::model::{Model, Notice};
+use crate::model::{Model, Notice, Settings};
 use crate::plan::{Limits, Planner};
 use crate::plane::{MemoryPlane, Plane};
 use crate::tables::Tables;
+
+/// The node, as an agent on it would see it.
+#[derive(Clone, Debug, Default)]
+pub struct Node {
+    pub name: String,
+    /// Those of its interfaces. `None`: the InternalIPs of its Node object.
+    pub addresses: Option<Vec<Addr>>,
+    pub settings: Settings,
+}
+
+impl Node {
+    /// With what is known without the command line's help.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..Self::default() }
+    }
+}
+
+/// The model of a folder, with nothing left to decide.
+///
+/// # Errors
+/// Where the folder cannot be read, or a file in it is broken.
+pub fn model_from_manifests(dir: &Path, node: Node) -> anyhow::Result<Model> {
+    Ok(load(dir, node)?.0)
+}
 
 /// Plans from empty tables, in memory. The notices are those that last.
 ///
 /// # Errors
 /// Where the folder cannot be read, or a file in it is broken.
-pub fn tables_from_manifests(dir: &Path, node_name: &str) -> anyhow::Result<(Tables, Vec<Notice>)> {
-    let mut model = Model::new(node_name);
+pub fn tables_from_manifests(dir: &Path, node: Node) -> anyhow::Result<(Tables, Vec<Notice>)> {
+    let (model, desired) = load(dir, node)?;
+    let mut planner = Planner::restore(Tables::default(), Limits::default());
+    let mut plane = MemoryPlane::default();
+    plane.apply(&planner.plan(desired.served()).ops)?;
+    let notices = model.notices().chain(planner.notices()).cloned().collect();
+    Ok((plane.into_tables(), notices))
+}
+
+fn load(dir: &Path, node: Node) -> anyhow::Result<(Model, crate::desired::Desired)> {
+    let mut model = Model::with_settings(node.name, node.settings);
     for event in manifests::load_dir(dir)? {
         model.apply(event);
     }
-    let mut planner = Planner::restore(Tables::default(), Limits::default());
-    let mut plane = MemoryPlane::default();
-    plane.apply(&planner.plan(model.desired()).ops)?;
-    let notices = model.notices().chain(planner.notices()).cloned().collect();
-    Ok((plane.into_tables(), notices))
+    let own = model.node().map(|node| node.internal_ips.clone()).unwrap_or_default();
+    model.apply(Event::Addresses(node.addresses.unwrap_or(own).into_iter().collect()));
+    let desired = model.desired();
+    Ok((model, desired))
 }

@@ -1,10 +1,12 @@
 //! `lb services`.
 
-use lb_common::{Algorithm, FrontendKind, ServiceRecord, SlotRange};
+use lb_common::{Algorithm, FrontendKey, FrontendKind, ServiceRecord, SlotRange};
 use serde::Serialize;
 
+use super::rules::RulesView;
 use super::{authority, columns};
 use crate::desired::ServicePortName;
+use crate::outcome::{Client, Outcome};
 use crate::tables::Tables;
 
 /// One Service port of one family.
@@ -30,14 +32,30 @@ pub struct ServiceView {
     pub external_traffic_policy: String,
     pub session_affinity: AffinityView,
     pub algorithm: String,
+    /// Only from files.
+    #[serde(flatten)]
+    pub rules: Option<RulesView>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct FrontendView {
     /// `ClusterIP`, `NodePort`, `LoadBalancer` or `ExternalIP`.
     pub kind: String,
-    /// `address:port`.
+    /// `address:port`; the unspecified address for a NodePort.
     pub address: String,
+    pub clients: ClientsView,
+}
+
+/// What a new connection gets, by where its client is: `cluster` or `local` (an endpoint of that set), `reject` or
+/// `drop`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct ClientsView {
+    /// A pod of this node.
+    pub pod: String,
+    /// A process of this node.
+    pub host: String,
+    /// Anywhere else.
+    pub outside: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -53,11 +71,13 @@ pub struct AffinityView {
 /// Every service in the tables, sorted by name. An id whose name cannot be read is left out.
 pub fn services(tables: &Tables) -> Vec<ServiceView> {
     let mut frontends: std::collections::BTreeMap<u32, Vec<FrontendView>> = std::collections::BTreeMap::new();
-    for (key, frontend) in &tables.frontends {
-        frontends.entry(frontend.service).or_default().push(FrontendView {
-            kind: kind(frontend.kind).to_owned(),
-            address: authority(key.addr, key.port),
-        });
+    for (key, entry) in &tables.frontends {
+        let record = tables.record(entry.service);
+        let has_sets = (record.cluster.len > 0, record.local.len > 0);
+        // One of an unknown kind is of a newer version: at least its address is told.
+        let kind = FrontendKind::from_u8(entry.kind).unwrap_or(FrontendKind::Cluster);
+        let view = frontend(key, kind, record.flags, has_sets);
+        frontends.entry(entry.service).or_default().push(view);
     }
     let mut named: Vec<(ServicePortName, u32)> = tables
         .names
@@ -73,11 +93,15 @@ pub fn services(tables: &Tables) -> Vec<ServiceView> {
 
 /// The table of `lb services`, with a line for each endpoint.
 pub fn service_table(services: &[ServiceView]) -> String {
-    let rows: Vec<[String; 8]> = services
+    let rows: Vec<[String; 9]> = services
         .iter()
         .map(|service| {
-            let frontends: Vec<String> =
-                service.frontends.iter().map(|f| format!("{} {}", f.kind, f.address)).collect();
+            let unserved = service.rules.as_ref().and_then(|rules| rules.unserved.as_ref());
+            let frontends: Vec<String> = match unserved {
+                Some(why) => vec![format!("not served: {why}")],
+                None => service.frontends.iter().map(|f| format!("{} {}", f.kind, f.address)).collect(),
+            };
+            let clients: Vec<String> = service.frontends.iter().map(|f| f.clients.text()).collect();
             let affinity = match service.session_affinity.timeout_seconds {
                 Some(seconds) => format!("{} {seconds}s", service.session_affinity.kind),
                 None => "-".to_owned(),
@@ -88,6 +112,7 @@ pub fn service_table(services: &[ServiceView]) -> String {
                 format!("{}/{}", service.namespace, service.name),
                 format!("{port} {}", service.protocol),
                 columns::list(&frontends),
+                columns::list(&clients),
                 columns::list(&service.cluster_endpoints),
                 columns::list(&service.local_endpoints),
                 policy,
@@ -97,7 +122,17 @@ pub fn service_table(services: &[ServiceView]) -> String {
         })
         .collect();
     columns::render(
-        ["SERVICE", "PORT", "FRONTENDS", "ENDPOINTS", "LOCAL", "POLICY INT/EXT", "AFFINITY", "ALGORITHM"],
+        [
+            "SERVICE",
+            "PORT",
+            "FRONTENDS",
+            "CLIENTS GET",
+            "ENDPOINTS",
+            "LOCAL",
+            "POLICY INT/EXT",
+            "AFFINITY",
+            "ALGORITHM",
+        ],
         &rows,
     )
 }
@@ -105,11 +140,6 @@ pub fn service_table(services: &[ServiceView]) -> String {
 fn view(tables: &Tables, name: ServicePortName, id: u32, mut frontends: Vec<FrontendView>) -> ServiceView {
     let record = tables.record(id);
     frontends.sort();
-    let policy = |flag: u32| if record.flags & flag != 0 { "Local" } else { "Cluster" }.to_owned();
-    let affinity = match record.affinity_timeout {
-        0 => AffinityView { kind: "None".to_owned(), timeout_seconds: None },
-        seconds => AffinityView { kind: "ClientIP".to_owned(), timeout_seconds: Some(seconds) },
-    };
     ServiceView {
         namespace: name.namespace,
         name: name.name,
@@ -119,13 +149,60 @@ fn view(tables: &Tables, name: ServicePortName, id: u32, mut frontends: Vec<Fron
         frontends,
         cluster_endpoints: endpoints(tables, record.cluster),
         local_endpoints: endpoints(tables, record.local),
-        internal_traffic_policy: policy(ServiceRecord::INTERNAL_LOCAL),
-        external_traffic_policy: policy(ServiceRecord::EXTERNAL_LOCAL),
-        session_affinity: affinity,
-        algorithm: match Algorithm::from_u8(record.algorithm) {
-            Some(Algorithm::Random) => "random".to_owned(),
-            None => format!("unknown ({})", record.algorithm),
+        internal_traffic_policy: policy(record.flags, ServiceRecord::INTERNAL_LOCAL),
+        external_traffic_policy: policy(record.flags, ServiceRecord::EXTERNAL_LOCAL),
+        session_affinity: affinity(record.affinity_timeout),
+        algorithm: algorithm(record.algorithm),
+        rules: None,
+    }
+}
+
+/// `has_sets`: whether the Cluster set and the Local set have endpoints.
+pub(super) fn frontend(
+    key: &FrontendKey,
+    kind: FrontendKind,
+    flags: u32,
+    has_sets: (bool, bool),
+) -> FrontendView {
+    let outcome = |client| Outcome::new(flags, has_sets.0, has_sets.1, kind, client).to_string();
+    FrontendView {
+        kind: kind_name(kind).to_owned(),
+        address: authority(key.addr, key.port),
+        clients: ClientsView {
+            pod: outcome(Client::Pod),
+            host: outcome(Client::Host),
+            outside: outcome(Client::Outside),
         },
+    }
+}
+
+impl ClientsView {
+    /// Pods and processes of a node get the same.
+    fn text(&self) -> String {
+        let inside = if self.pod == self.host {
+            self.pod.clone()
+        } else {
+            format!("{}, host {}", self.pod, self.host)
+        };
+        if self.outside == self.pod { inside } else { format!("{inside}, outside {}", self.outside) }
+    }
+}
+
+pub(super) fn policy(flags: u32, flag: u32) -> String {
+    if flags & flag != 0 { "Local" } else { "Cluster" }.to_owned()
+}
+
+pub(super) fn affinity(timeout: u32) -> AffinityView {
+    match timeout {
+        0 => AffinityView { kind: "None".to_owned(), timeout_seconds: None },
+        seconds => AffinityView { kind: "ClientIP".to_owned(), timeout_seconds: Some(seconds) },
+    }
+}
+
+pub(super) fn algorithm(algorithm: u8) -> String {
+    match Algorithm::from_u8(algorithm) {
+        Some(Algorithm::Random) => "random".to_owned(),
+        None => format!("unknown ({algorithm})"),
     }
 }
 
@@ -137,12 +214,11 @@ fn endpoints(tables: &Tables, range: SlotRange) -> Vec<String> {
     backends.into_iter().map(|(addr, port)| authority(addr, port)).collect()
 }
 
-const fn kind(kind: u8) -> &'static str {
-    match FrontendKind::from_u8(kind) {
-        Some(FrontendKind::Cluster) => "ClusterIP",
-        Some(FrontendKind::NodePort) => "NodePort",
-        Some(FrontendKind::LoadBalancer) => "LoadBalancer",
-        Some(FrontendKind::External) => "ExternalIP",
-        None => "unknown",
+const fn kind_name(kind: FrontendKind) -> &'static str {
+    match kind {
+        FrontendKind::Cluster => "ClusterIP",
+        FrontendKind::NodePort => "NodePort",
+        FrontendKind::LoadBalancer => "LoadBalancer",
+        FrontendKind::External => "ExternalIP",
     }
 }

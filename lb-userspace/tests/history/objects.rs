@@ -74,6 +74,7 @@ pub fn service_event(service: &TestService) -> Event {
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"namespace": "ns", "name": format!("s{}", service.name), "labels": {}},
         "spec": {
+            "type": if service.node_port { "NodePort" } else { "ClusterIP" },
             "clusterIP": ips.first().unwrap_or(&"None"), "clusterIPs": ips, "ipFamilies": families, "ports": ports,
             "internalTrafficPolicy": if service.internal_local { "Local" } else { "Cluster" },
             "externalTrafficPolicy": if service.external_local { "Local" } else { "Cluster" },

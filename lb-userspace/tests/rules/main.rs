@@ -2,108 +2,21 @@
 
 #![allow(clippy::unwrap_used, reason = "a test: a panic is its failure")]
 
-use std::sync::Arc;
+mod affinity;
+mod clients;
+mod conflicts;
+mod node_ports;
+mod source_ranges;
+mod surfaces;
+mod verdicts;
+mod which;
+mod world;
 
 use lb_common::{BackendState, ServiceRecord};
-use lb_userspace::desired::{Desired, DesiredPort, Family};
+use lb_userspace::desired::DesiredPort;
 use lb_userspace::event::{Change, Event, ObjectName};
-use lb_userspace::manifests::parse;
 use lb_userspace::model::Model;
-
-/// A model of node `n1`, fed with manifests.
-struct World {
-    model: Model,
-}
-
-impl World {
-    fn new(yaml: &str) -> Self {
-        let mut world = Self { model: Model::new("n1") };
-        world.list(yaml);
-        world
-    }
-
-    fn list(&mut self, yaml: &str) {
-        for event in [Event::Service(Change::Init), Event::Slice(Change::Init), Event::Node(Change::Init)] {
-            self.model.apply(event);
-        }
-        self.apply(yaml);
-        self.model.apply(Event::Service(Change::InitDone));
-        self.model.apply(Event::Slice(Change::InitDone));
-        self.model.apply(Event::Node(Change::InitDone));
-    }
-
-    fn apply(&mut self, yaml: &str) {
-        for object in parse(&Arc::from("test.yaml"), yaml).unwrap().objects {
-            self.model.apply(object.applied());
-        }
-    }
-
-    fn desired(&mut self) -> Desired {
-        self.model.desired()
-    }
-
-    /// The only service port that is desired.
-    fn port(&mut self) -> DesiredPort {
-        let mut ports: Vec<_> = self.desired().services.into_values().flatten().collect();
-        assert_eq!(ports.len(), 1, "{ports:?}");
-        ports.remove(0)
-    }
-
-    /// Notices that last, without their file.
-    fn notices(&mut self) -> Vec<String> {
-        self.desired();
-        let notices = self.model.notices().map(|n| format!("{} {n}", n.severity).replace("test.yaml: ", ""));
-        notices.collect()
-    }
-}
-
-/// Service `s` in namespace `default` with a TCP port 80; `fields` go into its spec.
-fn service(fields: &str) -> String {
-    format!(
-        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: s}}\nspec:\n  ports: [{{port: 80}}]\n{}\n",
-        indent(fields, "  ")
-    )
-}
-
-const VIP: &str = "clusterIP: 10.96.0.1";
-
-/// An IPv4 slice of `s`, port 8080; `endpoints` are flow mappings, one a line.
-fn slice(name: &str, endpoints: &str) -> String {
-    format!(
-        "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\nmetadata:\n  name: {name}\n  \
-         labels: {{kubernetes.io/service-name: s}}\nports: [{{port: 8080}}]\nendpoints:\n{}\n",
-        indent(endpoints, "- ")
-    )
-}
-
-fn node(zone: &str) -> String {
-    format!(
-        "---\napiVersion: v1\nkind: Node\nmetadata: {{name: n1, labels: {{topology.kubernetes.io/zone: {zone}}}}}\n"
-    )
-}
-
-fn endpoint(last: u8, rest: &str) -> String {
-    format!("{{addresses: [10.0.0.{last}], {rest}}}\n")
-}
-
-fn indent(text: &str, by: &str) -> String {
-    text.lines().map(|line| format!("{by}{line}")).collect::<Vec<_>>().join("\n")
-}
-
-/// The last bytes of the addresses, ascending.
-fn ends<'a>(set: impl IntoIterator<Item = &'a lb_common::Endpoint>) -> Vec<u8> {
-    set.into_iter().map(|endpoint| endpoint.addr.octets[15]).collect()
-}
-
-fn keys(world: &mut World) -> Vec<String> {
-    let ports = world.desired().services.into_values().flatten();
-    let keys = ports.flat_map(|port| port.frontends.into_keys());
-    keys.map(|key| std::net::SocketAddr::new(key.addr.into(), key.port.host()).to_string()).collect()
-}
-
-const READY: &str = "conditions: {ready: true}";
-const LAST: &str = "conditions: {ready: false, serving: true, terminating: true}";
-const DOWN: &str = "conditions: {ready: false, serving: false}";
+use world::{DOWN, LAST, READY, VIP, World, endpoint, ends, keys, node, service, slice};
 
 // Which objects count.
 
@@ -322,10 +235,8 @@ fn a_load_balancer_address_makes_a_port_external_unless_the_balancer_keeps_it() 
     let endpoints = slice("a", &endpoint(1, "nodeName: n1"));
     let local = |ingress: &str| {
         let status = format!("status: {{loadBalancer: {{ingress: [{ingress}]}}}}\n");
-        let port =
-            World::new(&(service(&format!("{VIP}\nexternalTrafficPolicy: Local")) + &status + &endpoints));
-        let mut port = port;
-        ends(&port.port().local)
+        let fields = format!("{VIP}\ntype: LoadBalancer\nexternalTrafficPolicy: Local");
+        ends(&World::new(&(service(&fields) + &status + &endpoints)).port().local)
     };
     assert_eq!(local("{ip: 192.0.2.1}"), [1]);
     assert_eq!(local("{ip: 192.0.2.1, ipMode: VIP}"), [1]);
@@ -342,7 +253,11 @@ fn policies_and_endpoints_are_in_the_flags() {
     let has = ServiceRecord::HAS_ENDPOINTS;
     assert_eq!(flags(""), has);
     assert_eq!(flags("internalTrafficPolicy: Local"), has | ServiceRecord::INTERNAL_LOCAL);
-    assert_eq!(flags("externalTrafficPolicy: Local"), has | ServiceRecord::EXTERNAL_LOCAL);
+    assert_eq!(flags("externalTrafficPolicy: Local"), has, "no client from outside is meant");
+    for external in ["type: NodePort", "type: LoadBalancer", "externalIPs: [192.0.2.1]"] {
+        let fields = format!("externalTrafficPolicy: Local\n{external}");
+        assert_eq!(flags(&fields), has | ServiceRecord::EXTERNAL_LOCAL, "{external}");
+    }
 }
 
 #[test]
@@ -395,18 +310,6 @@ fn a_change_of_zone_decides_every_service_anew() {
     assert_eq!(ends(&world.port().cluster), [2]);
 }
 
-#[test]
-fn affinity_has_the_default_of_the_api_and_its_bounds() {
-    let seconds = |fields: &str| World::new(&service(&format!("{VIP}\n{fields}"))).port().affinity_timeout;
-    let timeout = |n: i32| {
-        format!("sessionAffinity: ClientIP\nsessionAffinityConfig: {{clientIP: {{timeoutSeconds: {n}}}}}")
-    };
-    assert_eq!(seconds("sessionAffinity: None"), 0);
-    assert_eq!(seconds("sessionAffinity: ClientIP"), 10_800);
-    assert_eq!(seconds(&timeout(86_400)), 86_400);
-    assert_eq!(seconds(&timeout(0)), 10_800);
-}
-
 // Lists.
 
 #[test]
@@ -431,58 +334,4 @@ fn until_a_list_ends_the_old_objects_stay() {
     world.model.resync();
     let desired = world.desired();
     assert!(desired.complete && desired.services.len() == 1);
-}
-
-// What surfaces ask for.
-
-#[test]
-fn health_checks_count_ready_local_addresses_over_all_ports_of_the_slices() {
-    let balanced =
-        format!("{VIP}\ntype: LoadBalancer\nexternalTrafficPolicy: Local\nhealthCheckNodePort: 32000");
-    let here = "nodeName: n1";
-    let endpoints = endpoint(1, here)
-        + &endpoint(2, "nodeName: n2")
-        + &endpoint(3, &format!("{here}, {LAST}"))
-        + &endpoint(4, here);
-    let ports = "ports: [{port: 8080}, {name: metrics, port: 9090}]";
-    let slices =
-        slice("a", &endpoints).replace("ports: [{port: 8080}]", ports) + &slice("b", &endpoint(1, here));
-    let mut world = World::new(&(service(&balanced) + &slices));
-    world.desired();
-    let counts = |world: &World| -> Vec<(String, u16, usize)> {
-        let checks = world.model.health_checks().iter();
-        checks
-            .map(|((name, family), c)| (format!("{name}/{family}"), c.port.host(), c.local_endpoints))
-            .collect()
-    };
-    assert_eq!(counts(&world), [("default/s/IPv4".to_owned(), 32000, 2)]);
-    world.apply(&slice("a", &endpoint(3, &format!("{here}, {LAST}"))));
-    world.desired();
-    assert_eq!(counts(&world), [("default/s/IPv4".to_owned(), 32000, 1)]);
-    for without in [
-        balanced.replace("LoadBalancer\n", "NodePort\n"),
-        balanced.replace("Policy: Local", "Policy: Cluster"),
-        balanced.replace("32000", "0"),
-    ] {
-        world.apply(&service(&without));
-        world.desired();
-        assert_eq!(counts(&world), [], "{without}");
-    }
-}
-
-#[test]
-fn the_own_node_tells_addresses_and_whether_it_leaves() {
-    let yaml = "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nspec:\n  podCIDRs: [10.1.0.0/24, 'fd00:1::/64']\n  \
-                taints: [{key: ToBeDeletedByClusterAutoscaler, effect: NoSchedule}]\nstatus:\n  addresses:\n  \
-                - {type: ExternalIP, address: 192.0.2.1}\n  - {type: ExternalIP, address: '2001:db8::1'}\n  \
-                - {type: Hostname, address: n1}\n  - {type: InternalIP, address: 10.0.0.1}\n";
-    let world = World::new(&(yaml.to_owned() + "---\n" + &yaml.replace("name: n1", "name: n2")));
-    let node = world.model.node().unwrap();
-    let primary = Family::BOTH.map(|family| node.primary_ip(family).unwrap().to_string());
-    assert_eq!(primary, ["10.0.0.1", "2001:db8::1"]);
-    assert!(node.is_leaving && !node.is_being_deleted);
-    assert_eq!(
-        node.pod_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        ["10.1.0.0/24", "fd00:1::/64"]
-    );
 }

@@ -1,0 +1,90 @@
+//! Ranges of addresses: keys of the longest-prefix-match tries.
+
+use crate::Addr;
+
+/// A range of addresses, as a trie takes it: the key of `service_ranges`, and half of one of
+/// `source_ranges`. Bits of `addr` behind the prefix are zero.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Prefix {
+    /// Bits of `addr` that count, from its first: an IPv4 prefix of length n has 96 + n.
+    pub len: u32,
+    pub addr: Addr,
+}
+
+const _: () = assert!(size_of::<Prefix>() == 20);
+
+impl Prefix {
+    /// This one address.
+    #[inline(always)]
+    pub const fn host(addr: Addr) -> Self {
+        Self { len: 128, addr }
+    }
+}
+
+#[cfg(feature = "user")]
+mod user {
+    use super::Prefix;
+    use crate::Addr;
+    use std::fmt;
+    use std::net::IpAddr;
+
+    impl Prefix {
+        /// From an address and the length of its prefix in its own family. Bits behind the prefix are cleared; a length
+        /// beyond the family's is the whole address.
+        pub fn new(ip: IpAddr, len: u8) -> Self {
+            let offset = if ip.is_ipv4() { 96 } else { 0 };
+            let len = (u32::from(len) + offset).min(128);
+            let mask = u128::MAX.checked_shl(128 - len).unwrap_or(0);
+            let bits = u128::from_be_bytes(Addr::from(ip).octets) & mask;
+            Self { len, addr: Addr { octets: bits.to_be_bytes() } }
+        }
+
+        pub fn contains(&self, addr: Addr) -> bool {
+            let mask = u128::MAX.checked_shl(128 - self.len).unwrap_or(0);
+            (u128::from_be_bytes(self.addr.octets) ^ u128::from_be_bytes(addr.octets)) & mask == 0
+        }
+    }
+
+    impl fmt::Display for Prefix {
+        fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            let v4 = self.addr.is_v4() && self.len >= 96;
+            write!(f, "{}/{}", self.addr, if v4 { self.len - 96 } else { self.len })
+        }
+    }
+
+    impl fmt::Debug for Prefix {
+        fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            fmt::Display::fmt(self, f)
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        fn prefix(ip: &str, len: u8) -> Prefix {
+            Prefix::new(ip.parse().unwrap(), len)
+        }
+
+        #[test]
+        fn bits_behind_the_prefix_are_cleared() {
+            assert_eq!(prefix("10.96.255.1", 12).to_string(), "10.96.0.0/12");
+            assert_eq!(prefix("fd00:10:96::1", 112).to_string(), "fd00:10:96::/112");
+            assert_eq!(prefix("10.0.0.1", 0).to_string(), "0.0.0.0/0");
+            assert_eq!(prefix("::1", 0).to_string(), "::/0");
+            assert_eq!(prefix("10.0.0.1", 32), Prefix::host("10.0.0.1".parse::<IpAddr>().unwrap().into()));
+        }
+
+        #[test]
+        fn a_prefix_contains_its_addresses_and_no_other() {
+            let range = prefix("10.96.0.0", 12);
+            for (ip, within) in
+                [("10.96.0.1", true), ("10.111.255.255", true), ("10.112.0.0", false), ("::1", false)]
+            {
+                assert_eq!(range.contains(ip.parse::<IpAddr>().unwrap().into()), within, "{ip}");
+            }
+            assert!(!prefix("0.0.0.0", 0).contains("::1".parse::<IpAddr>().unwrap().into()));
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! How a Service is reached: the frontends that it asks for, and what is left out.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use lb_common::{Addr, FrontendKey, FrontendKind, Port, Prefix};
+
+use super::claims::{Age, Claim, node_port_key};
+use super::notice::Severity;
+use super::service::{Policy, Problem, Service, ServiceKind, ServicePort};
+use super::settings::Settings;
+use crate::desired::{Family, ServicePortName};
+
+/// Why a Service has no frontend at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unserved {
+    Headless,
+    ExternalName,
+    /// Its label `service.kubernetes.io/service-proxy-name` is not ours.
+    OtherProxy,
+    /// No address, or no port, that can be used: its problems say more.
+    Unusable,
+}
+
+impl Service {
+    /// Why none of its ports is served; `None` where they are.
+    pub fn unserved(&self, settings: &Settings) -> Option<Unserved> {
+        if self.proxy_name.as_deref() != settings.service_proxy_name.as_deref() {
+            return Some(Unserved::OtherProxy);
+        }
+        match self.kind {
+            ServiceKind::ExternalName => Some(Unserved::ExternalName),
+            _ if self.is_headless => Some(Unserved::Headless),
+            _ if self.cluster_ips.is_empty() || self.ports.is_empty() => Some(Unserved::Unusable),
+            _ => None,
+        }
+    }
+
+    /// The frontends that it asks for, less those that the settings forbid.
+    pub(super) fn claims(&self, settings: &Settings) -> Vec<Claim> {
+        let age = self.created.map_or(Age::Unknown, Age::Created);
+        let mut claims = Vec::new();
+        if self.unserved(settings).is_some() {
+            return claims;
+        }
+        for cluster_ip in &self.cluster_ips {
+            let family = Family::of(*cluster_ip);
+            let vips = self.vips(family).map(|ip| (ip, FrontendKind::LoadBalancer));
+            let external = self.allowed_external_ips(family, settings).map(|ip| (ip, FrontendKind::External));
+            let addresses: Vec<(Addr, FrontendKind)> =
+                std::iter::once((*cluster_ip, FrontendKind::Cluster)).chain(vips).chain(external).collect();
+            for port in &self.ports {
+                let mut claim = |key, kind| {
+                    claims.push(Claim { age, port: self.port_name(port, family), key, kind });
+                };
+                for (addr, kind) in &addresses {
+                    claim(FrontendKey::new(*addr, port.port, port.proto as u8), *kind);
+                }
+                if port.node_port != Port::default() {
+                    claim(node_port_key(family, port.node_port, port.proto as u8), FrontendKind::NodePort);
+                }
+            }
+        }
+        claims
+    }
+
+    /// What the settings forbid, and what its families leave out.
+    pub(super) fn ignored(&self, settings: &Settings) -> Vec<Problem> {
+        if self.unserved(settings).is_some() {
+            return Vec::new();
+        }
+        let has_family = |addr: &Addr| self.cluster_ips.iter().any(|ip| Family::of(*ip) == Family::of(*addr));
+        let forbidden =
+            self.external_ips.iter().filter(|ip| !settings.external_ip_cidrs.allows(**ip)).map(|ip| {
+                Problem::new(
+                    Severity::Warning,
+                    format!(
+                        "externalIPs: {ip} is not within --external-ip-cidrs {}: ignored",
+                        settings.external_ip_cidrs
+                    ),
+                )
+            });
+        let vips = self.load_balancer_ips.iter().map(|ip| ("status.loadBalancer.ingress", ip));
+        let external = self.external_ips.iter().map(|ip| ("externalIPs", ip));
+        let orphans = vips.chain(external).filter(|(_, ip)| !has_family(ip)).map(|(field, ip)| {
+            let family = Family::of(*ip);
+            Problem::new(
+                Severity::Info,
+                format!("{field}: {ip} is ignored, for there is no {family} ClusterIP"),
+            )
+        });
+        forbidden.chain(orphans).collect()
+    }
+
+    /// Whether a port can be reached by more than its ClusterIP, in a family (k/k pkg/proxy/serviceport.go,
+    /// ExternallyAccessible).
+    pub(super) fn is_external(&self, port: &ServicePort, family: Family, settings: &Settings) -> bool {
+        port.node_port != Port::default()
+            || self.vips(family).next().is_some()
+            || self.allowed_external_ips(family, settings).next().is_some()
+    }
+
+    /// The clients that may use its load balancer addresses of a family; empty is all. One range that holds every
+    /// address lifts the restriction. Where the node's own address is allowed, so are the load balancer addresses: a node
+    /// that has one as its own talks to it from it (k/k pkg/proxy/nftables/proxier.go).
+    pub(super) fn admitted(&self, family: Family, node_ip: Addr) -> BTreeSet<Prefix> {
+        let mut admitted: BTreeSet<Prefix> = BTreeSet::new();
+        if self.vips(family).next().is_none() {
+            return admitted;
+        }
+        for range in self.ranges(family) {
+            if range.prefix_len() == 0 {
+                return BTreeSet::new();
+            }
+            admitted.insert(Prefix::new(range.addr(), range.prefix_len()));
+            if range.contains(&IpAddr::from(node_ip)) {
+                admitted.extend(self.vips(family).map(Prefix::host));
+            }
+        }
+        admitted
+    }
+
+    pub(super) fn port_name(&self, port: &ServicePort, family: Family) -> ServicePortName {
+        ServicePortName {
+            namespace: self.name.namespace.clone(),
+            name: self.name.name.clone(),
+            port: port.name.clone(),
+            proto: port.proto,
+            family,
+        }
+    }
+
+    pub(super) fn vips(&self, family: Family) -> impl Iterator<Item = Addr> {
+        self.load_balancer_ips.iter().copied().filter(move |ip| Family::of(*ip) == family)
+    }
+
+    fn allowed_external_ips(&self, family: Family, settings: &Settings) -> impl Iterator<Item = Addr> {
+        let allowed = move |ip: &Addr| Family::of(*ip) == family && settings.external_ip_cidrs.allows(*ip);
+        self.external_ips.iter().copied().filter(allowed)
+    }
+
+    pub(super) fn ranges(&self, family: Family) -> impl Iterator<Item = &IpNet> {
+        self.source_ranges.iter().filter(move |net| net.addr().is_ipv4() == (family == Family::Ipv4))
+    }
+
+    /// Whether load balancers ask each node for its local endpoints (k/k pkg/api/v1/service/util.go,
+    /// NeedsHealthCheck), in the families that it has ClusterIPs of.
+    pub(super) fn health_check_families(&self) -> impl Iterator<Item = Family> {
+        let asks = self.kind == ServiceKind::LoadBalancer
+            && self.external_policy == Policy::Local
+            && self.health_check_node_port != Port::default()
+            && !self.ports.is_empty();
+        self.cluster_ips.iter().filter(move |_| asks).map(|ip| Family::of(*ip))
+    }
+}

@@ -1,0 +1,145 @@
+//! `lb services --manifests`: all that the rules decide, whether the tables have a place for it or not.
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use super::authority;
+use super::services::{ServiceView, affinity, algorithm, frontend, policy};
+use crate::desired::{DesiredPort, Family, ServicePortName};
+use crate::model::{HealthCheck, Model, Service, Unserved};
+use lb_common::{Endpoint, FrontendKind, ServiceRecord};
+
+/// What a table of the kernel does not say of a Service port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RulesView {
+    /// Prefixes of the clients that may use frontends of kind `LoadBalancer`; empty is all.
+    pub source_ranges: Vec<String>,
+    /// The addresses of the node that its `NodePort` answers on, sorted, less loopback ones; empty without one.
+    pub node_port_addresses: Vec<String>,
+    /// Whether the `NodePort` answers on loopback addresses too, for processes of the node.
+    pub node_port_on_loopback: bool,
+    /// Null where load balancers are not to ask.
+    pub health_check: Option<HealthCheckView>,
+    /// `headless`, `ExternalName`, `other proxy` or `unusable`; null for a Service that is served.
+    pub unserved: Option<String>,
+    /// What is ignored, or wrong, and why: of the Service and of its EndpointSlices.
+    pub notices: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthCheckView {
+    /// `healthCheckNodePort`.
+    pub port: u16,
+    /// Addresses with a ready endpoint on this node.
+    pub local_endpoints: usize,
+}
+
+/// Every port of every Service and, with empty `protocol` and `family`, the Services that are not served. Sorted by
+/// name. Call it after [`Model::desired`].
+pub fn services_of_model(model: &Model) -> Vec<ServiceView> {
+    let mut views = Vec::new();
+    for service in model.services() {
+        let unserved = service.unserved(model.settings());
+        let notices: Vec<String> = model
+            .notices_of(&service.name)
+            .map(|notice| format!("{}: {}", notice.severity, notice.text))
+            .collect();
+        if unserved.is_some() {
+            views.push(unserved_view(service, unserved, notices));
+            continue;
+        }
+        for (name, port) in model.decided(&service.name) {
+            let check = model.health_checks().get(&(service.name.clone(), name.family));
+            let rules = rules(model, &name, &port, check, notices.clone());
+            views.push(view(name, &port, rules));
+        }
+    }
+    views
+}
+
+fn rules(
+    model: &Model,
+    name: &ServicePortName,
+    port: &DesiredPort,
+    check: Option<&HealthCheck>,
+    notices: Vec<String>,
+) -> RulesView {
+    let has_node_port = port.frontends.values().any(|kind| *kind == FrontendKind::NodePort);
+    let addresses = model.node_port_addresses().filter(|_| has_node_port).unwrap_or_default();
+    let (loopback, others): (Vec<_>, Vec<_>) = addresses
+        .into_iter()
+        .filter(|addr| Family::of(*addr) == name.family)
+        .partition(|addr| IpAddr::from(*addr).is_loopback());
+    RulesView {
+        source_ranges: port.source_ranges.iter().map(ToString::to_string).collect(),
+        node_port_addresses: others.iter().map(ToString::to_string).collect(),
+        node_port_on_loopback: !loopback.is_empty(),
+        health_check: check
+            .map(|check| HealthCheckView { port: check.port.host(), local_endpoints: check.local_endpoints }),
+        unserved: None,
+        notices,
+    }
+}
+
+fn view(name: ServicePortName, port: &DesiredPort, rules: RulesView) -> ServiceView {
+    let texts = |set: &std::collections::BTreeSet<Endpoint>| -> Vec<String> {
+        set.iter().map(|endpoint| authority(endpoint.addr, endpoint.port)).collect()
+    };
+    let has_sets = (!port.cluster.is_empty(), !port.local.is_empty());
+    let frontends = port.frontends.iter().map(|(key, kind)| frontend(key, *kind, port.flags, has_sets));
+    let mut frontends: Vec<_> = frontends.collect();
+    frontends.sort();
+    ServiceView {
+        namespace: name.namespace,
+        name: name.name,
+        port_name: name.port,
+        protocol: name.proto.to_string(),
+        family: name.family.to_string(),
+        frontends,
+        cluster_endpoints: texts(&port.cluster),
+        local_endpoints: texts(&port.local),
+        internal_traffic_policy: policy(port.flags, ServiceRecord::INTERNAL_LOCAL),
+        external_traffic_policy: policy(port.flags, ServiceRecord::EXTERNAL_LOCAL),
+        session_affinity: affinity(port.affinity_timeout),
+        algorithm: algorithm(port.algorithm as u8),
+        rules: Some(rules),
+    }
+}
+
+fn unserved_view(service: &Service, unserved: Option<Unserved>, notices: Vec<String>) -> ServiceView {
+    let text = unserved.map(|unserved| match unserved {
+        Unserved::Headless => "headless",
+        Unserved::ExternalName => "ExternalName",
+        Unserved::OtherProxy => "other proxy",
+        Unserved::Unusable => "unusable",
+    });
+    let policy = |policy| match policy {
+        crate::model::Policy::Cluster => "Cluster".to_owned(),
+        crate::model::Policy::Local => "Local".to_owned(),
+    };
+    ServiceView {
+        namespace: service.name.namespace.clone(),
+        name: service.name.name.clone(),
+        port_name: String::new(),
+        protocol: String::new(),
+        family: String::new(),
+        frontends: Vec::new(),
+        cluster_endpoints: Vec::new(),
+        local_endpoints: Vec::new(),
+        internal_traffic_policy: policy(service.internal_policy),
+        external_traffic_policy: policy(service.external_policy),
+        session_affinity: affinity(service.affinity_timeout),
+        algorithm: algorithm(lb_common::Algorithm::Random as u8),
+        rules: Some(RulesView {
+            source_ranges: Vec::new(),
+            node_port_addresses: Vec::new(),
+            node_port_on_loopback: false,
+            health_check: None,
+            unserved: text.map(str::to_owned),
+            notices,
+        }),
+    }
+}
