@@ -25,6 +25,7 @@ use crate::links::Links;
 use crate::manifests;
 use crate::model::{Model, Notice, Settings, Severity};
 use crate::netdev::{Netdev, Overrides};
+use crate::pace::Pace;
 use crate::plan::{Batch, Limits, Op, Plan, Planner};
 use crate::plane::Plane;
 use crate::telemetry::{Health, Moment, Sync, Telemetry};
@@ -107,6 +108,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         sweep: Sweep::default(),
         reclaim_in,
         waiting_for_grace: false,
+        pace: Pace::default(),
         retry_at: None,
         unknown: false,
         began: false,
@@ -127,6 +129,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             count = events.recv_many(&mut batch, EVENTS_AT_ONCE) => {
                 anyhow::ensure!(count > 0, "the source of objects ended");
                 agent.take(&mut batch);
+                if agent.pace.ask(Instant::now()) {
+                    agent.settle();
+                }
+            }
+            () = sleep_until(agent.pace.due().unwrap_or_else(Instant::now)), if agent.pace.due().is_some() => {
                 agent.settle();
             }
             Some(closed) = reclaimed.recv() => agent.reclaim(closed),
@@ -158,6 +165,7 @@ struct Agent {
     /// Batches whose grace period has passed; `None` where that could not be proven.
     reclaim_in: mpsc::Sender<Option<Batch>>,
     waiting_for_grace: bool,
+    pace: Pace,
     retry_at: Option<Instant>,
     /// A write failed half-way: the planner's picture of the tables is not to be trusted.
     unknown: bool,
@@ -184,12 +192,16 @@ impl Agent {
     /// Brings the tables to what the model asks for.
     fn settle(&mut self) {
         if !self.model.ready() || self.unknown || self.retry_at.is_some() {
+            // Asked again with the next event, or when the retry is due.
+            self.pace.skip();
             return;
         }
+        let began = Instant::now();
         let desired = self.model.desired();
         self.model.take_notices().iter().for_each(say);
         self.telemetry.desired(&desired);
         self.carry_out(desired.served());
+        self.pace.wrote(began, Instant::now());
     }
 
     fn carry_out(&mut self, desired: Desired) {

@@ -25,6 +25,7 @@ pub mod leftovers;
 pub mod links;
 pub mod netdev;
 pub mod nfnetlink;
+pub mod pace;
 pub mod sockets;
 pub mod status;
 pub mod telemetry;

@@ -1,7 +1,7 @@
 //! One client for all watches, which renews itself: token, certificates and address are read again where the ones at
 //! hand do not work.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -17,15 +17,19 @@ use tower::{BoxError, ServiceBuilder, ServiceExt};
 use tower_http::timeout::TimeoutBody;
 use tracing::{debug, info, warn};
 
-use super::Config;
 use super::access;
 use super::connect::{Connector, Route};
 use super::rewind::{self, Resumption};
 use super::state::State;
+use super::{Config, fault};
 use crate::event::Kind;
 
 /// A watch that says nothing for so long is dead; kube's watchers give up earlier.
 const WATCH_SILENCE: Duration = Duration::from_secs(600);
+
+const ADVICE: &str = "KUBERNETES_SERVICE_HOST is usually a ClusterIP, which nobody serves on a node without \
+                      kube-proxy before the first start of lb: give the address of an API server by --api-server \
+                      HOST:PORT";
 
 /// Answers requests over connections of its own.
 type Inner = BoxCloneSyncService<Request<Body>, Response<Incoming>, BoxError>;
@@ -37,7 +41,8 @@ pub(super) struct Client {
     config: Config,
     route: Route,
     state: Arc<State>,
-    inner: Mutex<Inner>,
+    /// Counts renewals: watches find out at the same time that one is needed.
+    inner: Mutex<(u64, Inner)>,
 }
 
 impl Client {
@@ -45,7 +50,7 @@ impl Client {
     /// Where files or variables are missing or cannot be read. Nothing is asked of the API server yet.
     pub(super) async fn new(config: Config, route: Route, state: Arc<State>) -> anyhow::Result<Self> {
         let inner = connect(&config, &route).await?;
-        Ok(Self { config, route, state, inner: Mutex::new(inner) })
+        Ok(Self { config, route, state, inner: Mutex::new((0, inner)) })
     }
 
     pub(super) fn into_kube(self) -> kube::Client {
@@ -88,20 +93,26 @@ impl Client {
         let again = again(&request);
         let kind = kind(request.uri().path());
         let is_watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
-        let mut outcome = self.send(request).await;
+        let (mut number, inner) = self.current();
+        let mut outcome = self.send(inner, request).await;
         if matches!(&outcome, Ok(response) if response.status() == StatusCode::UNAUTHORIZED) {
-            self.renew().await;
+            self.renew(number).await;
             if let Some(again) = again {
-                outcome = self.send(again).await;
+                let (renewed, inner) = self.current();
+                number = renewed;
+                outcome = self.send(inner, again).await;
             }
         }
         let is_of_no_use = match &outcome {
             Ok(response) => response.status().is_server_error(),
             Err(_) => true,
         };
+        let advice = self.advice();
         if is_of_no_use {
-            self.route.rotate();
-            self.renew().await;
+            if self.current().0 == number {
+                self.route.rotate();
+            }
+            self.renew(number).await;
         }
         if let (Some(kind), true, Ok(response)) = (kind, is_watch, &outcome)
             && response.status().is_success()
@@ -111,7 +122,7 @@ impl Client {
         }
         let patience = if is_watch { WATCH_SILENCE } else { self.config.times.answer };
         let state = Arc::clone(&self.state);
-        Ok(outcome?.map(|body| {
+        Ok(outcome.map_err(|error| advised(error, advice))?.map(|body| {
             let noted = body.map_frame(move |frame| {
                 if let Some(kind) = kind {
                     state.hear(kind);
@@ -122,8 +133,7 @@ impl Client {
         }))
     }
 
-    async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, BoxError> {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    async fn send(&self, inner: Inner, request: Request<Body>) -> Result<Response<Incoming>, BoxError> {
         let patience = self.config.times.answer;
         match tokio::time::timeout(patience, inner.oneshot(request)).await {
             Ok(outcome) => outcome,
@@ -131,13 +141,31 @@ impl Client {
         }
     }
 
+    /// What to do where no connection can be made.
+    fn advice(&self) -> Option<&'static str> {
+        let is_environments = self.config.kubeconfig.is_none() && self.config.server.is_none();
+        (is_environments && !self.route.is_served_by_us()).then_some(ADVICE)
+    }
+
     /// New connections, by what files and environment say now. Where they cannot be read, the old ones go on: a file
     /// may be about to be replaced.
-    async fn renew(&self) {
-        match connect(&self.config, &self.route).await {
-            Ok(fresh) => *self.inner.lock().unwrap_or_else(PoisonError::into_inner) = fresh,
+    async fn renew(&self, number: u64) {
+        let fresh = connect(&self.config, &self.route).await;
+        let mut inner = self.lock();
+        match fresh {
+            Ok(fresh) if inner.0 == number => *inner = (number + 1, fresh),
+            Ok(_) => {}
             Err(error) => debug!("access to the API server stays as it was: {error:#}"),
         }
+    }
+
+    fn current(&self) -> (u64, Inner) {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (u64, Inner)> {
+        // Nothing can panic half-way through a change.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -175,4 +203,11 @@ fn kind(path: &str) -> Option<Kind> {
         "servicecidrs" => Kind::ServiceCidr,
         _ => return None,
     })
+}
+
+fn advised(error: BoxError, advice: Option<&str>) -> BoxError {
+    match advice {
+        Some(advice) => format!("{}; {advice}", fault::chain(&*error)).into(),
+        None => error,
+    }
 }

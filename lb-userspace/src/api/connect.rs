@@ -75,6 +75,14 @@ impl Route {
         }
     }
 
+    /// No connection to this one: others first. Watches find that out at the same time, and it counts once.
+    fn put_last(&self, way: SocketAddr) {
+        let mut ways = self.lock();
+        if ways.backends.first() == Some(&way) {
+            ways.backends.rotate_left(1);
+        }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Ways> {
         // Nothing can panic half-way through a change.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -143,7 +151,7 @@ impl Service<Uri> for Connector {
                     Ok(connection) => return Ok(connection),
                     Err(error) => {
                         tracing::debug!("{way}: {error}");
-                        route.rotate();
+                        route.put_last(way);
                     }
                 }
             }

@@ -4,6 +4,7 @@
 
 mod agent;
 mod faults;
+mod route;
 mod server;
 
 use std::time::Duration;
