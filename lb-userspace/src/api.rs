@@ -16,6 +16,7 @@ mod follow;
 mod guard;
 mod node;
 mod rewind;
+mod rights;
 mod state;
 mod watched;
 
@@ -27,6 +28,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 pub use connect::Route;
+pub use rights::{NEEDED, Needed, denied};
 pub use state::{KindState, State};
 
 use crate::event::Event;
@@ -75,6 +77,22 @@ impl Default for Times {
             node: Duration::from_secs(30),
         }
     }
+}
+
+/// A client that reaches the API server as the agent does. `tables` are those of an agent, if there is one.
+///
+/// # Errors
+/// As [`watch`].
+pub async fn client(config: Config, tables: &Tables) -> anyhow::Result<kube::Client> {
+    let route = Route::default();
+    let client = Client::new(config, route.clone(), Arc::default()).await?.into_kube();
+    route.learn(tables);
+    Ok(client)
+}
+
+/// Is there a service account, as every pod has one?
+pub fn is_in_pod() -> bool {
+    access::is_in_pod()
 }
 
 /// The watches of all kinds; they end when this is dropped.

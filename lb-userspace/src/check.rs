@@ -1,5 +1,6 @@
 //! `lb check`: can this node run `lb agent`, and what is in the way? Changes nothing; what cannot be seen is said.
 
+mod api;
 mod kernel;
 mod links;
 mod memory;
@@ -75,6 +76,7 @@ pub struct Report {
 pub struct Options {
     pub pins: Pins,
     pub roles: Overrides,
+    pub api: crate::api::Config,
 }
 
 /// Looks at everything. In the network namespace of the calling thread.
@@ -93,6 +95,7 @@ pub async fn run(options: &Options) -> Report {
         Err(error) => checks.push(unseen("links", &format_args!("{error:#}"))),
     }
     checks.extend(ports::check(&options.pins));
+    checks.extend(api::check(options).await);
     Report { ok: checks.iter().all(|line| line.level != Level::Error), checks }
 }
 

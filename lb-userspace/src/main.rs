@@ -59,6 +59,8 @@ enum Command {
         #[command(flatten)]
         roles: RoleArgs,
         #[command(flatten)]
+        api: ApiArgs,
+        #[command(flatten)]
         output: OutputArgs,
     },
     /// Detach from every link and remove the tables; connections through them end
@@ -94,6 +96,12 @@ struct SourceArgs {
     /// server is asked
     #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "api_server"])]
     manifests: Option<PathBuf>,
+    #[command(flatten)]
+    api: ApiArgs,
+}
+
+#[derive(Args)]
+struct ApiArgs {
     /// Address and credentials of the API server [default: the service account of the pod]
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
@@ -102,15 +110,17 @@ struct SourceArgs {
     api_server: Option<String>,
 }
 
+impl ApiArgs {
+    fn config(self) -> api::Config {
+        api::Config { kubeconfig: self.kubeconfig, server: self.api_server, times: api::Times::default() }
+    }
+}
+
 impl SourceArgs {
     fn source(self) -> agent::Source {
         match self.manifests {
             Some(dir) => agent::Source::Manifests(dir),
-            None => agent::Source::Api(api::Config {
-                kubeconfig: self.kubeconfig,
-                server: self.api_server,
-                times: api::Times::default(),
-            }),
+            None => agent::Source::Api(self.api.config()),
         }
     }
 }
@@ -317,8 +327,9 @@ fn run(command: Command) -> anyhow::Result<()> {
             let status = runtime()?.block_on(status::read(&pins, &roles.overrides()))?;
             print(output.output, &status, || status::text(&status))
         }
-        Command::Check { pins, roles, output } => {
-            let options = check::Options { pins: Pins::new(&pins.pin_dir), roles: roles.overrides() };
+        Command::Check { pins, roles, api, output } => {
+            let pins = Pins::new(&pins.pin_dir);
+            let options = check::Options { pins, roles: roles.overrides(), api: api.config() };
             let report = runtime()?.block_on(check::run(&options));
             print(output.output, &report, || check::text(&report))?;
             // The report has said what there is to say.

@@ -12,6 +12,10 @@ const PORT: &str = "KUBERNETES_SERVICE_PORT";
 /// Where every pod finds the token of its service account.
 const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
+pub(super) fn is_in_pod() -> bool {
+    Path::new(TOKEN).exists()
+}
+
 /// Reads everything anew: token, certificates and address may have changed.
 ///
 /// # Errors
@@ -20,7 +24,7 @@ pub(super) async fn read(config: &Config) -> anyhow::Result<kube::Config> {
     let server = config.server.as_deref().map(url).transpose()?;
     let mut access = match (&config.kubeconfig, server.clone()) {
         (Some(path), _) => kubeconfig(path).await?,
-        (None, server) if Path::new(TOKEN).exists() => in_cluster(server)?,
+        (None, server) if is_in_pod() => in_cluster(server)?,
         (None, Some(server)) => kube::Config::new(server),
         (None, None) => bail!(
             "no API server is known: give --kubeconfig FILE, or --api-server URL, or run in a pod with a service \

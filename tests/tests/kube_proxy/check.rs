@@ -3,6 +3,7 @@
 use crate::process::Process;
 use crate::rules::{KUBE_PROXY, VARIANTS, assert_same, nft, restore, ruleset, saved};
 use anyhow::{Context, Result};
+use lb_tests::cluster::Cluster;
 use lb_tests::world::{Layout, World, lb_binary};
 use nix::mount::{MntFlags, umount2};
 use serde_json::Value;
@@ -252,5 +253,52 @@ fn who_has_a_port_is_named() -> Result<()> {
     assert_eq!(report.errors().len(), 2);
     drop((health, metrics));
     assert!(Report::read(&world, &[])?.errors().is_empty());
+    Ok(())
+}
+
+/// All but two of the verbs that the agent needs.
+const ROLE: &str = "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: lb-check}
+rules:
+- {apiGroups: ['', discovery.k8s.io, networking.k8s.io], resources: [services, endpointslices, servicecidrs], verbs: [list, watch]}
+- {apiGroups: [''], resources: [nodes], verbs: [list]}
+- {apiGroups: [events.k8s.io], resources: [events], verbs: [create]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: lb-check}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: lb-check}
+subjects: [{kind: User, name: nobody, apiGroup: rbac.authorization.k8s.io}]
+";
+
+#[test]
+fn what_the_api_server_does_not_grant_is_named() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let world = world(Layout::routed())?;
+    let door = cluster.door(world.node())?;
+    let check = |user: &str| -> Result<Report> {
+        let kubeconfig = cluster.kubeconfig_at(user, door.address())?;
+        Report::read(&world, &["--kubeconfig", &kubeconfig.to_string_lossy()])
+    };
+    Report::read(&world, &[])?.assert("api", "warning", &["not asked: no --kubeconfig"]);
+    check("admin")?.assert("api", "ok", &["grants all"]);
+    let report = check("nobody")?;
+    assert_eq!(report.of("api").len(), 5, "{:#?}", report.of("api"));
+    report.assert("api", "error", &["we may not list, watch services"]);
+    report.assert("api", "error", &["we may not list, watch endpointslices.discovery.k8s.io"]);
+
+    cluster.apply(ROLE)?;
+    let report = check("nobody")?;
+    assert_eq!(
+        report.of("api"),
+        [("error", "we may not watch nodes"), ("error", "we may not patch events.events.k8s.io")]
+    );
+    cluster.delete("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "", "lb-check")?;
+    cluster.delete("rbac.authorization.k8s.io/v1", "ClusterRole", "", "lb-check")?;
+
+    door.shut();
+    check("admin")?.assert("api", "error", &["the API server cannot be asked"]);
     Ok(())
 }

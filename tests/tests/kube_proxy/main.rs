@@ -3,4 +3,5 @@
 mod check;
 mod cleanup;
 mod process;
+mod real;
 mod rules;

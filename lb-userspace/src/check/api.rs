@@ -1,0 +1,49 @@
+//! The API server: does it answer, and may the agent do there what it has to?
+
+use std::time::Duration;
+
+use super::{Line, Options, error, ok, warning};
+use crate::api;
+use crate::dataplane::{self, maps::Maps};
+
+/// For all questions together.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+pub async fn check(options: &Options) -> Vec<Line> {
+    let config = options.api.clone();
+    if config.kubeconfig.is_none() && config.server.is_none() && !api::is_in_pod() {
+        return vec![warning(
+            "api",
+            "not asked: no --kubeconfig, no --api-server, and no service account of a pod",
+            "give what the agent will be given, or type it in its pod; with --manifests the agent needs no API",
+        )];
+    }
+    let tables = Maps::open(&options.pins, false).and_then(|maps| dataplane::read(&maps)).unwrap_or_default();
+    let asked =
+        tokio::time::timeout(PATIENCE, async { api::denied(api::client(config, &tables).await?).await });
+    let denied = match asked.await {
+        Ok(Ok(denied)) => denied,
+        Ok(Err(failed)) => return vec![unreachable(&format!("{failed:#}"))],
+        Err(_) => return vec![unreachable(&format!("no answer within {} s", PATIENCE.as_secs()))],
+    };
+    if denied.is_empty() {
+        return vec![ok("api", "it answers, and grants all that the agent asks for")];
+    }
+    let lacks = denied.iter().map(|(needed, verbs)| {
+        let dot = if needed.group.is_empty() { "" } else { "." };
+        error(
+            "api",
+            format!("we may not {} {}{dot}{}", verbs.join(", "), needed.resource, needed.group),
+            "apply the ClusterRole of deploy/base/rbac.yaml, and bind it to the agent's user",
+        )
+    });
+    lacks.collect()
+}
+
+fn unreachable(why: &str) -> Line {
+    error(
+        "api",
+        format!("the API server cannot be asked: {why}"),
+        "is the address right, and are the credentials?",
+    )
+}
