@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use lb_userspace::model::Severity;
+use lb_userspace::model::{Settings, Severity};
 use lb_userspace::view;
 use serde_json::json;
 
@@ -66,6 +66,100 @@ fn the_shape_of_a_service_in_json() {
         "algorithm": "random",
     });
     assert_eq!(serde_json::to_value(nginx).unwrap(), expected);
+}
+
+const BALANCED: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: default}
+spec:
+  type: LoadBalancer
+  clusterIP: 10.96.10.10
+  externalTrafficPolicy: Local
+  healthCheckNodePort: 32000
+  externalIPs: [198.51.100.1]
+  loadBalancerSourceRanges: [192.0.2.0/24, 10.0.0.0/8]
+  ports: [{port: 80, nodePort: 30080}]
+status: {loadBalancer: {ingress: [{ip: 192.0.2.10}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: default}
+spec: {clusterIP: None, ports: [{port: 5432}]}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: node-1}
+status: {addresses: [{type: InternalIP, address: 10.0.0.1}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+addressType: IPv4
+metadata: {name: web-a, namespace: default, labels: {kubernetes.io/service-name: web}}
+ports: [{port: 8080}]
+endpoints: [{addresses: [10.244.2.11], nodeName: node-2}, {addresses: [10.244.2.300]}]
+";
+
+#[test]
+fn the_shape_of_a_service_in_json_from_files() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("a.yaml"), BALANCED).unwrap();
+    let addresses = ["127.0.0.1", "10.0.0.1"].map(|text| text.parse::<std::net::IpAddr>().unwrap().into());
+    let settings = Settings { external_ip_cidrs: "none".parse().unwrap(), ..Settings::default() };
+    let node = view::Node { name: "node-1".into(), addresses: Some(addresses.to_vec()), settings };
+    let views = view::services_of_model(&view::model_from_manifests(dir.path(), node).unwrap());
+    let from_outside = |outcome: &str| json!({"pod": "cluster", "host": "cluster", "outside": outcome});
+    let expected = json!([
+        {
+            "namespace": "default",
+            "name": "db",
+            "portName": "",
+            "protocol": "",
+            "family": "",
+            "frontends": [],
+            "clusterEndpoints": [],
+            "localEndpoints": [],
+            "internalTrafficPolicy": "Cluster",
+            "externalTrafficPolicy": "Cluster",
+            "sessionAffinity": {"type": "None", "timeoutSeconds": null},
+            "algorithm": "random",
+            "sourceRanges": [],
+            "nodePortAddresses": [],
+            "nodePortOnLoopback": false,
+            "healthCheck": null,
+            "unserved": "headless",
+            "notices": [],
+        },
+        {
+            "namespace": "default",
+            "name": "web",
+            "portName": "",
+            "protocol": "TCP",
+            "family": "IPv4",
+            "frontends": [
+                {"kind": "ClusterIP", "address": "10.96.10.10:80", "clients": from_outside("cluster")},
+                {"kind": "LoadBalancer", "address": "192.0.2.10:80", "clients": from_outside("drop")},
+                {"kind": "NodePort", "address": "0.0.0.0:30080", "clients": from_outside("drop")},
+            ],
+            "clusterEndpoints": ["10.244.2.11:8080"],
+            "localEndpoints": [],
+            "internalTrafficPolicy": "Cluster",
+            "externalTrafficPolicy": "Local",
+            "sessionAffinity": {"type": "None", "timeoutSeconds": null},
+            "algorithm": "random",
+            "sourceRanges": ["10.0.0.0/8", "192.0.2.0/24", "192.0.2.10/32"],
+            "nodePortAddresses": ["10.0.0.1"],
+            "nodePortOnLoopback": true,
+            "healthCheck": {"port": 32000, "localEndpoints": 0},
+            "unserved": null,
+            "notices": [
+                "warning: externalIPs: 198.51.100.1 is not within --external-ip-cidrs none: ignored",
+                "warning: only its ClusterIPs are served: node ports, load balancer addresses and externalIPs are not yet",
+                "error: endpoint: \"10.244.2.300\" is not an IP address",
+            ],
+        },
+    ]);
+    assert_eq!(serde_json::to_value(views).unwrap(), expected);
 }
 
 #[test]

@@ -5,28 +5,31 @@
 //!
 //! | command | meaning |
 //! | --- | --- |
-//! | `node NAME` | the agent starts, on this node, with the tables as they are |
+//! | `node NAME [FLAGS]` | the agent starts, on this node, with the tables as they are. Flags: `--nodeport-addresses=`, `--external-ip-cidrs=`, `--service-proxy-name=` |
+//! | `addresses A,..` | these are the addresses of the node's interfaces; then the agent plans and applies |
 //! | `apply` | the objects in the body (YAML) are new or changed; then the agent plans and applies |
 //! | `delete KIND NAMESPACE/NAME` | the object is gone; then the agent plans and applies |
 //! | `restart` | the agent ends and starts again; the objects are listed anew |
 //! | `grace` | a grace period passes; then the agent plans what waited for it |
 //! | `services`, `backends` | expect what these commands of `lb` print |
+//! | `rules` | expect what `lb services --manifests` prints, with source ranges and the addresses of NodePorts |
 //! | `ops` | expect the operations of the last plan (without interest bits, whose numbers are hashes) |
 //! | `notices` | expect what is said of the objects |
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, Error, bail, ensure};
 use lb_userspace::desired::Desired;
 use lb_userspace::event::{Change, Event, ObjectName, Subject};
 use lb_userspace::manifests::{Object, parse};
-use lb_userspace::model::Model;
+use lb_userspace::model::{Model, Settings};
 use lb_userspace::plan::{Limits, Op, Planner};
 use lb_userspace::plane::Plane;
-use lb_userspace::view;
+use lb_userspace::view::{self, Node};
 
 /// Runs every `*.txt` of a folder, each on a plane of its own that `plane` makes empty. With `UPDATE=1` in the
 /// environment, rewrites what is expected. Returns the number of scenarios.
@@ -102,8 +105,9 @@ impl Step<'_> {
     /// Returns what came out, where the step expects something.
     fn run(&self, agent: &mut Option<Agent>, plane: &mut dyn Plane) -> anyhow::Result<Option<String>> {
         let words: Vec<&str> = self.command.split_whitespace().collect();
-        if let ["node", name] = words[..] {
-            *agent = Some(Agent::start(name, BTreeMap::new(), plane)?);
+        if let ["node", name, flags @ ..] = &words[..] {
+            let node = Node { name: (*name).to_owned(), settings: settings(flags)?, ..Node::default() };
+            *agent = Some(Agent::start(node, BTreeMap::new(), plane)?);
             return Ok(None);
         }
         if words.is_empty() {
@@ -114,12 +118,14 @@ impl Step<'_> {
             ["apply"] => return agent.apply(self.body, plane).map(|()| None),
             ["delete", kind, name] => return agent.delete(kind, name, plane).map(|()| None),
             ["restart"] => {
-                *agent = Agent::start(&agent.node.clone(), std::mem::take(&mut agent.objects), plane)?;
+                *agent = Agent::start(agent.node.clone(), std::mem::take(&mut agent.objects), plane)?;
                 return Ok(None);
             }
+            ["addresses", list] => return agent.addresses(list, plane).map(|()| None),
             ["grace"] => return agent.grace(plane).map(|()| None),
             ["services"] => view::service_table(&view::services(&plane.read()?)),
             ["backends"] => view::backend_table(&view::backends(&plane.read()?)),
+            ["rules"] => rules(&agent.model),
             ["ops"] => agent.ops(),
             ["notices"] => agent.notices(),
             _ => bail!("no such step"),
@@ -131,7 +137,7 @@ impl Step<'_> {
 
 /// The agent's loop, one step at a time.
 struct Agent {
-    node: String,
+    node: Node,
     objects: BTreeMap<Subject, Object>,
     model: Model,
     planner: Planner,
@@ -139,10 +145,13 @@ struct Agent {
 }
 
 impl Agent {
-    fn start(node: &str, objects: BTreeMap<Subject, Object>, plane: &mut dyn Plane) -> anyhow::Result<Self> {
+    fn start(node: Node, objects: BTreeMap<Subject, Object>, plane: &mut dyn Plane) -> anyhow::Result<Self> {
         let planner = Planner::restore(plane.read()?, Limits::default());
-        let mut agent =
-            Self { node: node.to_owned(), model: Model::new(node), planner, objects, last: Vec::new() };
+        let mut model = Model::with_settings(&node.name, node.settings.clone());
+        if let Some(addresses) = &node.addresses {
+            model.apply(Event::Addresses(addresses.iter().copied().collect()));
+        }
+        let mut agent = Self { node, model, planner, objects, last: Vec::new() };
         for event in [Event::Service(Change::Init), Event::Slice(Change::Init), Event::Node(Change::Init)] {
             agent.model.apply(event);
         }
@@ -164,6 +173,14 @@ impl Agent {
             self.objects.insert(object.subject(), object.clone());
             self.model.apply(object.applied());
         }
+        self.settle(plane)
+    }
+
+    fn addresses(&mut self, list: &str, plane: &mut dyn Plane) -> anyhow::Result<()> {
+        let addresses: Vec<IpAddr> = list.split(',').map(str::parse).collect::<Result<_, _>>()?;
+        let addresses: Vec<_> = addresses.into_iter().map(Into::into).collect();
+        self.model.apply(Event::Addresses(addresses.iter().copied().collect()));
+        self.node.addresses = Some(addresses);
         self.settle(plane)
     }
 
@@ -208,6 +225,48 @@ impl Agent {
         let notices = self.model.notices().chain(self.planner.notices());
         lines(notices.map(|notice| format!("{}: {notice}", notice.severity)))
     }
+}
+
+fn settings(flags: &[&str]) -> anyhow::Result<Settings> {
+    let mut settings = Settings::default();
+    for flag in flags {
+        let (flag, value) =
+            flag.split_once('=').with_context(|| format!("{flag}: --FLAG=VALUE is expected"))?;
+        match flag {
+            "--nodeport-addresses" => settings.node_port_addresses = value.parse().map_err(Error::msg)?,
+            "--external-ip-cidrs" => settings.external_ip_cidrs = value.parse().map_err(Error::msg)?,
+            "--service-proxy-name" => settings.service_proxy_name = Some(value.to_owned()),
+            _ => bail!("{flag}: no such flag"),
+        }
+    }
+    Ok(settings)
+}
+
+/// The table, and below it what has no column.
+fn rules(model: &Model) -> String {
+    let services = view::services_of_model(model);
+    let mut text = view::service_table(&services);
+    for service in &services {
+        let Some(rules) = &service.rules else { continue };
+        let mut say = |what: String| {
+            text += &format!(
+                "{}/{} {} {}: {what}\n",
+                service.namespace, service.name, service.port_name, service.family
+            );
+        };
+        if !rules.source_ranges.is_empty() {
+            say(format!("source ranges {}", rules.source_ranges.join(" ")));
+        }
+        let loopback = if rules.node_port_on_loopback { &["loopback".to_owned()][..] } else { &[] };
+        let addresses = [&rules.node_port_addresses, loopback].concat();
+        if !addresses.is_empty() {
+            say(format!("NodePort on {}", addresses.join(" ")));
+        }
+        if let Some(check) = &rules.health_check {
+            say(format!("health check on port {}: {} local", check.port, check.local_endpoints));
+        }
+    }
+    text
 }
 
 fn lines(lines: impl Iterator<Item = String>) -> String {

@@ -90,7 +90,7 @@ pub(super) fn conflict(claim: &Claim, winner: &Claim) -> Problem {
     let whose = match winner.kind {
         kind if kind == claim.kind => "",
         FrontendKind::Cluster => " as its ClusterIP",
-        FrontendKind::LoadBalancer => " as its load balancer's",
+        FrontendKind::LoadBalancer => " as a load balancer address",
         FrontendKind::External => " as an externalIP",
         FrontendKind::NodePort => " as a node port",
     };
