@@ -48,10 +48,21 @@ pub struct Program {
     pub file: PathBuf,
 }
 
-/// Builds for release (demo, tests and benchmarks are about time), and lists the programs.
+/// `cargo <action>` for release (demo, tests and benchmarks are about time). What it links needs no shared
+/// library: one file for any distribution, and for an image with nothing else in it. That takes a target that is
+/// named, though it is this machine: without one the flags would be those of macros, too, which are libraries.
+pub fn release(action: &str) -> Result<Command> {
+    let host = toolchain::host()?;
+    let mut command = command();
+    command.args([action, "--release", "--target", &host, "--config"]);
+    command.arg(format!("target.{host}.rustflags=['-Ctarget-feature=+crt-static']"));
+    Ok(command)
+}
+
+/// Builds for release, and lists the programs.
 pub fn build(arguments: &[&str]) -> Result<Vec<Program>> {
-    let output = command()
-        .args(["build", "--release", "--message-format=json-render-diagnostics"])
+    let output = release("build")?
+        .arg("--message-format=json-render-diagnostics")
         .args(arguments)
         .stderr(Stdio::inherit())
         .output()

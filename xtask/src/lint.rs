@@ -13,8 +13,8 @@ pub fn run() -> Result<()> {
             .with_context(|| format!("type `cargo fmt --all` in {}", folder.display()))?;
     }
     // As the tests are built, so that both share build scripts and macros.
-    let clippy = ["clippy", "--release", "--workspace", "--all-targets", "--", "-Dwarnings"];
-    cargo::run(cargo::command().args(clippy))?;
+    let everything = ["--workspace", "--all-targets", "--", "-Dwarnings"];
+    cargo::run(cargo::release("clippy")?.args(everything))?;
     let toolchain = Toolchain::find()?;
     setup::ebpf_clippy(&toolchain.compiler)?;
     for folder in ebpf_crates() {

@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod cargo;
 mod clean;
+mod image;
 mod lint;
 mod privilege;
 mod progress;
@@ -34,6 +35,8 @@ enum Command {
     Test(test::Options),
     /// Build `lb` for release
     Build,
+    /// Make an archive of a container image of `lb`
+    Image(image::Options),
     /// Check formatting, and let clippy look at everything
     Lint,
     /// Measure ns per packet
@@ -61,6 +64,7 @@ fn execute(command: Command) -> Result<()> {
         Command::Run(options) => run::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Build => build::run(),
+        Command::Image(options) => image::run(&options),
         Command::Lint => lint::run(),
         Command::Bench => bench::run(),
         Command::Clean(options) => clean::run(&options),

@@ -1,5 +1,5 @@
 //! Makes sure of what the commands need, and installs what is missing. Quick when all is there: it looks at
-//! files and asks three programs for their version, and no server.
+//! files and asks four programs, and no server.
 
 pub mod control_plane;
 
@@ -32,6 +32,7 @@ const COMPONENT: Duration = Duration::from_secs(20);
 
 pub fn ensure() -> Result<()> {
     tools()?;
+    libc()?;
     lints()?;
     compiler()
 }
@@ -41,6 +42,17 @@ fn tools() -> Result<()> {
         TOOLS.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
     missing.dedup();
     if missing.is_empty() { Ok(()) } else { apt(&missing) }
+}
+
+/// The C library to link statically. It comes with a C compiler on Debian, and alone elsewhere.
+fn libc() -> Result<()> {
+    let asked = Command::new("cc").arg("-print-file-name=libc.a").output();
+    let asked = asked.context("there is no C linker: install what has the command cc")?;
+    // The name alone where there is none.
+    if Path::new(String::from_utf8_lossy(&asked.stdout).trim()).is_absolute() {
+        return Ok(());
+    }
+    apt(&["libc6-dev"]).context("the C library's libc.a is missing (glibc-static on Fedora)")
 }
 
 /// rustfmt and clippy, from where cargo is from.

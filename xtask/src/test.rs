@@ -16,7 +16,7 @@ use xtask::toolchain;
 use self::outcome::Outcome;
 use crate::{
     cargo::{self, Program},
-    lint,
+    image, lint,
     privilege::{as_root, environment},
     setup,
 };
@@ -52,19 +52,19 @@ pub fn run(options: &Options) -> Result<()> {
 fn every_program(options: &Options, outcomes: &mut Vec<Outcome>) -> Result<()> {
     let programs = cargo::build(&["--workspace", "--bins", "--tests"])?;
     let lb = cargo::find(&programs, "lb")?;
+    let image = image::make(lb, &image::name())?;
     let mut tests: Vec<&Program> = programs.iter().filter(|program| program.is_test).collect();
     // Cheap ones first, and the same order each time.
     tests.sort_by_key(|test| (needs_root(test), title(test)));
 
     for test in tests {
         println!("\n== {}", title(test));
-        outcomes.push(watch(&title(test), &mut command(test, lb, options)?)?);
+        outcomes.push(watch(&title(test), &mut command(test, lb, &image, options)?)?);
     }
     if options.filter.is_none() {
         println!("\n== doc tests");
-        let mut doc = cargo::command();
-        outcomes
-            .push(watch("doc tests", doc.args(["test", "--release", "--workspace", "--doc", "--quiet"]))?);
+        let mut doc = cargo::release("test")?;
+        outcomes.push(watch("doc tests", doc.args(["--workspace", "--doc", "--quiet"]))?);
     }
     Ok(())
 }
@@ -82,9 +82,10 @@ fn title(test: &Program) -> String {
     }
 }
 
-fn command(test: &Program, lb: &Path, options: &Options) -> Result<Command> {
+fn command(test: &Program, lb: &Path, image: &Path, options: &Options) -> Result<Command> {
     let mut environment = environment();
-    environment.extend([("LB_BIN", lb.into()), ("CARGO_MANIFEST_DIR", (&test.package).into())]);
+    let folder = (&test.package).into();
+    environment.extend([("LB_BIN", lb.into()), ("LB_IMAGE", image.into()), ("CARGO_MANIFEST_DIR", folder)]);
     // `timeout` ends the whole process group; it gets the word when this process is gone.
     let wrapper = "setpriv";
     let mut command = if needs_root(test) {

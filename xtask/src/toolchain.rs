@@ -92,6 +92,13 @@ pub fn cache() -> Result<PathBuf> {
     Ok(base.join("lb"))
 }
 
+/// What the compiler of the agent calls this machine: `x86_64-unknown-linux-gnu`.
+pub fn host() -> Result<String> {
+    let version = said(Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into())).arg("-vV"))?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc does not name its host")?.to_owned())
+}
+
 /// A compiler and a linker that fit each other.
 pub struct Toolchain {
     pub compiler: Compiler,
