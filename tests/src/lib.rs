@@ -6,10 +6,12 @@
 //! | objects become these tables, step by step | [`scenario`] |
 //! | traffic between real sockets works | [`world`], with [`echo`] servers and [`load`] |
 //! | it does so on a real Kubernetes API | [`cluster`] |
+//! | it does so in the container of `deploy/` | [`container`] |
 //!
 //! `docs/testing.md` says more.
 
 pub mod cluster;
+pub mod container;
 pub mod datapath;
 pub mod echo;
 pub mod load;

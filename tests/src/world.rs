@@ -207,6 +207,11 @@ impl World {
         )
     }
 
+    /// Starts a program on the node that becomes `lb agent`, and waits until it is ready.
+    pub fn start_agent_by(&self, program: &Path, args: Vec<String>) -> Result<Agent> {
+        Agent::start_by(program, self.node(), self.folder(), args)
+    }
+
     /// Runs an `lb` command on the node, on this world's pins; its output, or an error with what it said.
     pub fn lb(&self, args: &[&str]) -> Result<String> {
         let output = self.lb_output(args)?;

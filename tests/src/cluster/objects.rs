@@ -28,6 +28,21 @@ impl Cluster {
         })
     }
 
+    /// Has the server check objects as strictly as it can, and gives them as it would store them. It keeps none.
+    pub fn dry_run(&self, yaml: &str) -> Result<Vec<Value>> {
+        let objects = parse(yaml)?;
+        let params = PatchParams::apply(MANAGER).dry_run().validation_strict();
+        self.run(|client| async move {
+            let mut stored = Vec::new();
+            for object in objects {
+                let Place { what, api, name } = Place::of(&client, &object).await?;
+                let object = api.patch(&name, &params, &Patch::Apply(&object)).await.context(what)?;
+                stored.push(serde_json::to_value(object)?);
+            }
+            Ok(stored)
+        })
+    }
+
     /// As the server has it: `get("v1", "Service", "default", "web")`. The namespace of a Node is empty.
     pub fn get(&self, api_version: &str, kind: &str, namespace: &str, name: &str) -> Result<Value> {
         let [api_version, kind, namespace, name] = [api_version, kind, namespace, name].map(str::to_owned);
@@ -76,26 +91,40 @@ impl Cluster {
 }
 
 async fn apply(client: &Client, mut object: Value) -> Result<()> {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let (api_version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));
-    let (namespace, name) = (text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
-    let what = format!("{kind} {namespace}/{name}");
+    let Place { what, api, name } = Place::of(client, &object).await?;
     if let Some(metadata) = object["metadata"].as_object_mut() {
         SERVERS_OWN.iter().for_each(|field| drop(metadata.remove(*field)));
     }
     let status = object.as_object_mut().and_then(|object| object.remove("status"));
-    let api = api(client, &api_version, &kind, &namespace).await.with_context(|| what.clone())?;
     let params = PatchParams::apply(MANAGER).force();
     api.patch(&name, &params, &Patch::Apply(&object)).await.with_context(|| what.clone())?;
     if let Some(status) = status.filter(|status| status.as_object().is_some_and(|fields| !fields.is_empty()))
     {
-        let object =
-            json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": name}, "status": status});
-        api.patch_status(&name, &params, &Patch::Apply(&object))
-            .await
-            .with_context(|| format!("{what}, status"))?;
+        // Not applied: a Node has several addresses of one type, which that takes for duplicates.
+        let merge = Patch::Merge(json!({ "status": status }));
+        let patched = api.patch_status(&name, &PatchParams::default(), &merge).await;
+        patched.with_context(|| format!("{what}, status"))?;
     }
     Ok(())
+}
+
+/// Where an object belongs.
+struct Place {
+    /// For messages.
+    what: String,
+    api: Api<DynamicObject>,
+    name: String,
+}
+
+impl Place {
+    async fn of(client: &Client, object: &Value) -> Result<Self> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let (api_version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));
+        let (namespace, name) = (text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
+        let what = format!("{kind} {namespace}/{name}");
+        let api = api(client, &api_version, &kind, &namespace).await.with_context(|| what.clone())?;
+        Ok(Self { what, api, name })
+    }
 }
 
 /// The objects of a kind, of this namespace where the kind has one.

@@ -56,6 +56,11 @@ impl Agent {
                 .map(String::from)
                 .into();
         args.extend(extra.iter().map(ToString::to_string));
+        Self::start_by(binary, node, folder, args)
+    }
+
+    /// By a program that becomes the agent, with all of its arguments.
+    pub(super) fn start_by(binary: &Path, node: &Netns, folder: &Folder, args: Vec<String>) -> Result<Self> {
         let log = folder.agent_log();
         let mut agent =
             Self { binary: binary.into(), netns: node.clone(), args, log, log_start: 0, child: None };

@@ -1,0 +1,206 @@
+//! The image of `cargo xtask image`, unpacked, and programs of it that run as the DaemonSet's manifest says.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use flate2::read::GzDecoder;
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::{PodSpec, SecurityContext};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tar::Archive;
+
+use crate::world::{Agent, World};
+
+/// An OCI image layout, unpacked; every digest in it was compared.
+pub struct Image {
+    folder: tempfile::TempDir,
+    /// The one entry of `index.json`.
+    pub entry: Value,
+    pub manifest: Value,
+    pub config: Value,
+}
+
+impl Image {
+    /// `$LB_IMAGE`, or what `cargo xtask image` made in this workspace.
+    pub fn open() -> Result<Self> {
+        let archive = archive()?;
+        let folder = tempfile::tempdir()?;
+        let file = File::open(&archive).with_context(|| archive.display().to_string())?;
+        Archive::new(file).unpack(folder.path()).with_context(|| archive.display().to_string())?;
+        let json = |path: &Path| -> Result<Value> {
+            let path = folder.path().join(path);
+            Ok(serde_json::from_slice(&fs::read(&path).with_context(|| path.display().to_string())?)?)
+        };
+        let layout = json(Path::new("oci-layout"))?;
+        ensure!(layout["imageLayoutVersion"] == "1.0.0", "{layout}");
+        let entry = json(Path::new("index.json"))?["manifests"][0].take();
+        let manifest = json(&blob(folder.path(), &entry)?)?;
+        let config = json(&blob(folder.path(), &manifest["config"])?)?;
+        Ok(Self { folder, entry, manifest, config })
+    }
+
+    /// Unpacks the layers into a folder.
+    pub fn unpack(&self, root: &Path) -> Result<()> {
+        let layers = self.manifest["layers"].as_array().context("layers")?;
+        let plain = self.config["rootfs"]["diff_ids"].as_array().context("diff_ids")?;
+        ensure!(layers.len() == plain.len(), "{} layers, {} diff_ids", layers.len(), plain.len());
+        for (layer, expected) in layers.iter().zip(plain) {
+            let packed = File::open(blob(self.folder.path(), layer)?)?;
+            let mut files = Vec::new();
+            GzDecoder::new(packed).read_to_end(&mut files)?;
+            ensure!(digest(&files) == *expected, "a layer is not {expected}");
+            Archive::new(&*files).unpack(root)?;
+        }
+        Ok(())
+    }
+}
+
+/// The file of a descriptor, whose size and digest are right.
+fn blob(folder: &Path, descriptor: &Value) -> Result<PathBuf> {
+    let expected = descriptor["digest"].as_str().context("a descriptor without a digest")?;
+    let path = folder.join("blobs").join(expected.replace(':', "/"));
+    let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
+    ensure!(digest(&bytes) == expected, "{} is not what its name says", path.display());
+    ensure!(descriptor["size"] == bytes.len(), "{descriptor}: it has {} bytes", bytes.len());
+    Ok(path)
+}
+
+fn digest(bytes: &[u8]) -> String {
+    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
+fn archive() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("LB_IMAGE") {
+        return Ok(path.into());
+    }
+    let folder = xtask::toolchain::root().join("target/image");
+    let archives = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut archives = archives.filter(|path| path.extension().is_some_and(|extension| extension == "tar"));
+    archives.next().with_context(|| {
+        format!("no image in {}: type `cargo xtask image`, or set LB_IMAGE", folder.display())
+    })
+}
+
+/// The pod that the DaemonSet of `deploy/lb.yaml` makes.
+pub fn pod() -> Result<PodSpec> {
+    let text = fs::read_to_string(manifest())?;
+    let is_daemon_set = |document: &&str| document.lines().any(|line| line == "kind: DaemonSet");
+    let document = text.split("---\n").find(is_daemon_set).context("a DaemonSet in deploy/lb.yaml")?;
+    let daemon_set: DaemonSet = serde_yaml_ng::from_str(document)?;
+    daemon_set.spec.and_then(|spec| spec.template.spec).context("a DaemonSet without a pod")
+}
+
+/// What the container is started with, where its variables have these values.
+pub fn args(values: &[(&str, &str)]) -> Result<Vec<String>> {
+    let pod = pod()?;
+    let args = pod.containers.into_iter().next().and_then(|container| container.args);
+    let fill =
+        |arg: String| values.iter().fold(arg, |arg, (name, value)| arg.replace(&format!("$({name})"), value));
+    Ok(args.context("arguments of the container")?.into_iter().map(fill).collect())
+}
+
+/// The one file that is applied to a cluster.
+pub fn manifest() -> PathBuf {
+    xtask::toolchain::root().join("deploy/lb.yaml")
+}
+
+/// Its container's, with `CAP_` before each.
+pub fn capabilities() -> Result<Vec<String>> {
+    let context = security_context()?;
+    let capabilities = context.capabilities.context("capabilities of the container")?;
+    ensure!(capabilities.drop == Some(vec!["ALL".into()]), "{capabilities:?}");
+    let add = capabilities.add.unwrap_or_default();
+    Ok(add.iter().map(|name| format!("CAP_{name}")).collect())
+}
+
+pub fn security_context() -> Result<SecurityContext> {
+    let pod = pod()?;
+    let container = pod.containers.into_iter().next().context("a container")?;
+    container.security_context.context("a security context of the container")
+}
+
+/// A root file system with the image's content, on the node of a world. What the manifest mounts is bound into it.
+pub struct Container<'a> {
+    world: &'a World,
+    root: PathBuf,
+    /// `lb-container` of this package: `env!("CARGO_BIN_EXE_lb-container")`.
+    runtime: PathBuf,
+    binds: Vec<String>,
+    env: Vec<String>,
+}
+
+impl<'a> Container<'a> {
+    pub fn new(world: &'a World, runtime: &str) -> Result<Self> {
+        let root = world.folder().path().join("container");
+        Image::open()?.unpack(&root)?;
+        let mut container = Self { world, root, runtime: runtime.into(), binds: Vec::new(), env: Vec::new() };
+        for folder in ["proc", "sys"] {
+            fs::create_dir(container.root.join(folder))?;
+        }
+        container.bind_host_paths()?;
+        Ok(container)
+    }
+
+    /// The volumes of the manifest that are the node's. The world has a bpffs of its own.
+    fn bind_host_paths(&mut self) -> Result<()> {
+        let pod = pod()?;
+        let mounts = pod.containers.into_iter().flat_map(|container| container.volume_mounts);
+        let mounts: Vec<_> = mounts.flatten().collect();
+        for volume in pod.volumes.into_iter().flatten() {
+            let Some(host) = volume.host_path else { continue };
+            ensure!(host.path == "/sys/fs/bpf", "the test knows nothing of {}", host.path);
+            let mount = mounts.iter().find(|mount| mount.name == volume.name).context("a mount of it")?;
+            self.binds.push(format!("{}:{}", self.world.folder().pins().display(), mount.mount_path));
+        }
+        Ok(())
+    }
+
+    /// A folder of the node, read-only.
+    pub fn bind(mut self, outside: &Path, inside: &str) -> Result<Self> {
+        fs::create_dir_all(self.root.join(inside.trim_start_matches('/')))?;
+        self.binds.push(format!("{}:{inside}:ro", outside.display()));
+        Ok(self)
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push(format!("{name}={value}"));
+        self
+    }
+
+    fn args(&self, capabilities: &[String], lb: &[&str]) -> Vec<String> {
+        let mut args = vec!["--root".into(), self.root.display().to_string()];
+        let options = [("--bind", &self.binds[..]), ("--env", &self.env[..]), ("--capability", capabilities)];
+        for (option, values) in options {
+            args.extend(values.iter().flat_map(|value| [option.into(), value.clone()]));
+        }
+        args.extend(["--".into(), "/lb".into()]);
+        args.extend(lb.iter().map(ToString::to_string));
+        args
+    }
+
+    /// Runs `lb` with these arguments and capabilities.
+    pub fn command(&self, capabilities: &[String], lb: &[&str]) -> Command {
+        let mut command = self.world.node().command(&self.runtime);
+        command.args(self.args(capabilities, lb));
+        command
+    }
+
+    /// What it prints, or an error with what it said.
+    pub fn output(&self, capabilities: &[String], lb: &[&str]) -> Result<String> {
+        let output = self.command(capabilities, lb).output()?;
+        if !output.status.success() {
+            bail!("lb {}: {}", lb.join(" "), String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Starts `lb` with the arguments of an agent, and waits until it is ready.
+    pub fn agent(&self, capabilities: &[String], lb: &[&str]) -> Result<Agent> {
+        self.world.start_agent_by(&self.runtime, self.args(capabilities, lb))
+    }
+}

@@ -1,0 +1,6 @@
+//! What is installed on a cluster: the image, the manifest, and that both are enough to serve.
+
+mod api;
+mod container;
+mod image;
+mod manifest;
