@@ -16,6 +16,7 @@ use crate::api;
 use crate::dataplane::Kernel;
 use crate::dataplane::attach::Mode;
 use crate::dataplane::load::{self, Constants};
+use crate::dataplane::lock;
 use crate::dataplane::maps::Maps;
 use crate::dataplane::pins::Pins;
 use crate::dataplane::sweep::Sweep;
@@ -69,16 +70,22 @@ enum Watch {
 /// Runs until SIGTERM or SIGINT. The data path stays as it is then.
 ///
 /// # Errors
-/// Where the agent cannot begin: no privilege, another agent, tables of another version, a kernel that refuses
-/// a program. Later faults are logged, and the last good state stays.
+/// Where the agent cannot begin: no privilege, tables of another version, a kernel that refuses a program.
+/// Later faults are logged, and the last good state stays.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     // Before anything is made.
     if let Source::Manifests(dir) = &config.source {
         std::fs::read_dir(dir).with_context(|| format!("cannot read the folder {}", dir.display()))?;
     }
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let pins = Pins::new(&config.pin_dir);
-    pins.create()?;
-    let _lock = pins.lock()?;
+    // Before it is had, nothing that another agent uses is touched.
+    let _lock = tokio::select! {
+        lock = lock::take(&pins, || load::try_out(&pins, config.constants)) => lock?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     let object = load::object(&pins, config.constants)?;
     let mut kernel = Kernel::new(Maps::open(&pins, true)?)?;
     let tables = kernel.read().context("read the tables back")?;
@@ -117,8 +124,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut links_due = agent.reconcile_links().await;
     agent.start_grace();
 
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     let mut sweeps = interval(SWEEP_EVERY);
     sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut batch = Vec::new();

@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod load;
+pub mod lock;
 pub mod maps;
 pub mod pins;
 pub mod probe;

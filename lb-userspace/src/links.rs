@@ -7,6 +7,7 @@ use aya::Ebpf;
 use tracing::{error, info, warn};
 
 use crate::dataplane::attach::{self, Hook, Mode};
+use crate::dataplane::lock;
 use crate::dataplane::pins::Pins;
 use crate::netdev::{Direction, Facts, Filter, Netdev, Overrides, Role, role};
 
@@ -149,13 +150,14 @@ async fn detach(pins: &Pins, netdev: &Netdev, link: &Facts) -> anyhow::Result<()
 /// While an agent runs, or where the kernel refuses.
 pub async fn cleanup(pin_dir: PathBuf) -> anyhow::Result<String> {
     let pins = Pins::new(&pin_dir);
-    let lock = if pins.require().is_ok() { Some(pins.lock()?) } else { None };
+    let _lock = lock::take_existing(&pins)?;
+    let tables = pins.in_force()?;
     let (netdev, _) = Netdev::connect()?;
     for link in netdev.links().await? {
         detach(&pins, &netdev, &link).await?;
     }
     pins.remove()?;
-    Ok(match lock {
+    Ok(match tables {
         Some(_) => format!("detached, and removed the tables in {}", pin_dir.display()),
         None => {
             format!("there were no tables in {}; no program of ours is left on a link", pin_dir.display())

@@ -5,6 +5,7 @@ use lb_common::{Counter, SCHEMA, capacity};
 use serde::Serialize;
 
 use crate::dataplane::attach::{Hook, is_ours};
+use crate::dataplane::lock;
 use crate::dataplane::maps::Maps;
 use crate::dataplane::pins::Pins;
 use crate::netdev::{Direction, Netdev, Overrides, Role, role};
@@ -63,7 +64,7 @@ pub async fn read(pins: &Pins, overrides: &Overrides) -> anyhow::Result<Status> 
         .collect::<anyhow::Result<Vec<_>>>()?;
     Ok(Status {
         schema: SCHEMA,
-        agent_running: pins.locked(),
+        agent_running: lock::is_taken(pins),
         links: links(pins, overrides).await.context("list links")?,
         tables: vec![
             fill("frontends", tables.frontends.len(), capacity::FRONTENDS),

@@ -19,4 +19,5 @@ pub mod packet;
 pub mod program;
 pub mod scenario;
 mod sys;
+pub mod variant;
 pub mod world;

@@ -192,19 +192,28 @@ impl World {
 
     /// Starts `lb agent` on the node, following the folder of manifests, and waits until it is ready.
     pub fn start_agent(&self, args: &[&str]) -> Result<Agent> {
-        let manifests = self.folder().manifests();
-        Agent::start(&self.lb_path()?, self.node(), self.folder(), ["--manifests".as_ref(), &manifests], args)
+        let mut agent = self.spawn_agent(args)?;
+        agent.wait_until_ready()?;
+        Ok(agent)
     }
 
     /// As [`start_agent`](Self::start_agent), following the API server of a kubeconfig.
     pub fn start_agent_on_api(&self, kubeconfig: &Path, args: &[&str]) -> Result<Agent> {
-        Agent::start(
-            &self.lb_path()?,
-            self.node(),
-            self.folder(),
-            ["--kubeconfig".as_ref(), kubeconfig],
-            args,
-        )
+        let source = ["--kubeconfig".as_ref(), kubeconfig];
+        let mut agent = Agent::start(&self.lb_path()?, self.node(), self.folder(), source, args)?;
+        agent.wait_until_ready()?;
+        Ok(agent)
+    }
+
+    /// Starts `lb agent` on the node, following the folder of manifests, and does not wait.
+    pub fn spawn_agent(&self, args: &[&str]) -> Result<Agent> {
+        self.spawn_agent_of(&self.lb_path()?, args)
+    }
+
+    /// The same with another `lb`: an upgrade.
+    pub fn spawn_agent_of(&self, binary: &Path, args: &[&str]) -> Result<Agent> {
+        let manifests = self.folder().manifests();
+        Agent::start(binary, self.node(), self.folder(), ["--manifests".as_ref(), &manifests], args)
     }
 
     /// Starts a program on the node that becomes `lb agent`, and waits until it is ready.

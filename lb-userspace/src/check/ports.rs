@@ -1,6 +1,7 @@
 //! Ports that the agent will listen on.
 
 use super::{Line, error, ok, warning};
+use crate::dataplane::lock;
 use crate::dataplane::pins::Pins;
 use crate::sockets;
 
@@ -19,7 +20,9 @@ fn one(pins: &Pins, port: u16, purpose: &str) -> Line {
     };
     let taken = format!("{port} ({purpose}) is taken by {owner}");
     match owner.name.as_deref() {
-        Some("lb") if pins.locked() => ok("ports", format!("{port} ({purpose}) is the agent's that runs")),
+        Some("lb") if lock::is_taken(pins) => {
+            ok("ports", format!("{port} ({purpose}) is the agent's that runs"))
+        }
         Some("kube-proxy") => warning("ports", taken, "it is free when kube-proxy is gone"),
         _ => error("ports", taken, "stop it, or move it to another port"),
     }

@@ -6,7 +6,7 @@ use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use lb_common::names;
 
 use super::maps;
-use super::pins::Pins;
+use super::pins::{Pins, Set};
 
 /// Compiled by `build.rs`, so that the binary needs nothing but the kernel.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf"));
@@ -18,18 +18,56 @@ pub struct Constants {
     pub adopt: bool,
 }
 
-/// Loads the object. Maps that are pinned are used as they are, after their shape was compared; the others are
-/// made and pinned.
+/// Loads the object on the tables in force, or on fresh ones where there are none. Under the lock.
 ///
 /// # Errors
-/// A map of another shape, a kernel that refuses a program (with the verifier's last words), no privilege.
+/// A map of another shape, a kernel that refuses a program (with the verifier's last words), no privilege. Then
+/// nothing has changed.
 pub fn object(pins: &Pins, constants: Constants) -> anyhow::Result<Ebpf> {
-    maps::check_shapes(pins)?;
+    pins.recover()?;
+    if let Some(tables) = pins.in_force()? {
+        maps::check_shapes(&tables)?;
+        return load(constants, On::Pins(&tables));
+    }
+    let next = pins.begin()?;
+    match load(constants, On::Pins(&next)) {
+        Ok(object) => pins.commit(&next).map(|()| object),
+        Err(error) => {
+            next.remove()?;
+            Err(error)
+        }
+    }
+}
+
+/// Finds out, beside an agent that runs, whether this one could take over: whether the tables are what it wants,
+/// and whether the kernel takes its programs. They are loaded with maps of their own that have one entry each.
+///
+/// # Errors
+/// Those of [`object`].
+pub fn try_out(pins: &Pins, constants: Constants) -> anyhow::Result<()> {
+    if let Some(tables) = pins.in_force()? {
+        maps::check_shapes(&tables)?;
+    }
+    load(constants, On::Nothing).map(drop)
+}
+
+/// Where the object's maps are to be had.
+enum On<'a> {
+    /// Those that are pinned there; the others are made and pinned.
+    Pins(&'a Set),
+    /// Maps of one entry that go with the object.
+    Nothing,
+}
+
+fn load(constants: Constants, on: On) -> anyhow::Result<Ebpf> {
     let adopt = u8::from(constants.adopt);
     let mut loader = EbpfLoader::new();
     loader.override_global("ADOPT", &adopt, true);
     for name in names::MAPS {
-        loader.map_pin_path(name, pins.map(name));
+        match on {
+            On::Pins(tables) => loader.map_pin_path(name, tables.map(name)),
+            On::Nothing => loader.map_max_entries(name, 1),
+        };
     }
     let mut object = loader.load(OBJECT).context(
         "load the packet path's maps: run as root (CAP_BPF and CAP_NET_ADMIN) on a kernel with BTF and BPF",

@@ -10,7 +10,7 @@ use lb_common::{
     Slot, Traffic, capacity, names,
 };
 
-use super::pins::Pins;
+use super::pins::{Pins, Set};
 use super::sys::{self, Mapped};
 
 /// What a map must look like. The kernel hands out a pin of any shape under the right name.
@@ -45,9 +45,9 @@ const SHAPES: [Shape; names::MAPS.len()] = [
 ///
 /// # Errors
 /// Names the first map of another shape, and what to do.
-pub fn check_shapes(pins: &Pins) -> anyhow::Result<()> {
+pub fn check_shapes(tables: &Set) -> anyhow::Result<()> {
     for expected in &SHAPES {
-        let path = pins.map(expected.name);
+        let path = tables.map(expected.name);
         if !path.exists() {
             continue;
         }
@@ -91,7 +91,7 @@ impl Maps {
     /// Where there are none, one has another shape, or root is needed.
     pub fn open(pins: &Pins, writable: bool) -> anyhow::Result<Self> {
         pins.require()?;
-        check_shapes(pins)?;
+        check_shapes(&pins.tables())?;
         let data = |name: &str| {
             let path = pins.map(name);
             MapData::from_pin(&path).with_context(|| format!("open {}", path.display()))

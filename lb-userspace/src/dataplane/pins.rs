@@ -1,20 +1,94 @@
-//! Where maps and links live while no agent runs: a folder on bpffs, one below it for each schema.
+//! Where maps and links live while no agent runs: a folder on bpffs.
+//!
+//! ```text
+//! <root>/v<schema>/<map>           the tables: whole, or not there
+//! <root>/v<schema>-next/<map>      being made; nobody reads it
+//! <root>/v<schema>-old/<map>       what programs that were not swapped yet may still use
+//! <root>/links/<ifindex>_<direction>
+//! ```
+//!
+//! A folder of tables comes by a rename, so that a start which was killed leaves none that is half made.
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use lb_common::SCHEMA;
+use lb_common::{SCHEMA, names};
 
 /// The magic of bpffs in `statfs(2)`.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
-/// A pin folder: `<root>/v<schema>/{maps,links}`.
+/// A pin folder.
 #[derive(Clone, Debug)]
 pub struct Pins {
     root: PathBuf,
+}
+
+/// A folder of pinned tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Set {
+    /// Version of their layout.
+    pub schema: u32,
+    path: PathBuf,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Next,
+    Whole,
+    Old,
+}
+
+impl Set {
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn parse(root: &Path, name: &str) -> Option<Self> {
+        let version = name.strip_prefix('v')?;
+        let (version, stage) = match version.split_once('-') {
+            None => (version, Stage::Whole),
+            Some((version, "next")) => (version, Stage::Next),
+            Some((version, "old")) => (version, Stage::Old),
+            Some(_) => return None,
+        };
+        Some(Self { schema: version.parse().ok()?, path: root.join(name), stage })
+    }
+
+    fn renamed(&self, stage: Stage) -> Self {
+        let suffix = match stage {
+            Stage::Next => "-next",
+            Stage::Whole => "",
+            Stage::Old => "-old",
+        };
+        Self { path: self.path.with_file_name(format!("v{}{suffix}", self.schema)), stage, ..self.clone() }
+    }
+
+    fn become_stage(&self, stage: Stage) -> anyhow::Result<Self> {
+        let renamed = self.renamed(stage);
+        fs::rename(&self.path, &renamed.path)
+            .with_context(|| format!("rename {} to {}", self.path.display(), renamed.path.display()))?;
+        Ok(renamed)
+    }
+
+    /// Removes the pins and the folder. What programs use of it goes on.
+    ///
+    /// # Errors
+    /// The first removal that failed.
+    pub fn remove(&self) -> anyhow::Result<()> {
+        for name in names_in(&self.path)? {
+            let pin = self.path.join(name);
+            fs::remove_file(&pin).with_context(|| format!("remove {}", pin.display()))?;
+        }
+        remove_dir(&self.path)
+    }
 }
 
 impl Pins {
@@ -31,16 +105,17 @@ impl Pins {
         on_bpffs(&self.root)
     }
 
-    fn schema(&self) -> PathBuf {
-        self.root.join(format!("v{SCHEMA}"))
+    /// The tables of this version's schema, once they are there.
+    pub fn tables(&self) -> Set {
+        Set { schema: SCHEMA, path: self.root.join(format!("v{SCHEMA}")), stage: Stage::Whole }
     }
 
     pub fn map(&self, name: &str) -> PathBuf {
-        self.schema().join("maps").join(name)
+        self.tables().map(name)
     }
 
     pub fn links(&self) -> PathBuf {
-        self.schema().join("links")
+        self.root.join("links")
     }
 
     /// Keyed by interface index: names come back, indexes do not.
@@ -48,21 +123,25 @@ impl Pins {
         self.links().join(format!("{ifindex}_{direction}"))
     }
 
-    /// Makes the folder, mounting a bpffs below it where there is none.
+    /// Makes the folder, mounting a bpffs where there is none. Without the lock: two may do it at once.
     ///
     /// # Errors
-    /// Without the right to mount, or where another schema's tables are in the way.
+    /// Without the right to mount.
     pub fn create(&self) -> anyhow::Result<()> {
         if !on_bpffs(&self.root) {
             let target = self.mount_point();
             fs::create_dir_all(&target).with_context(|| format!("make {}", target.display()))?;
-            mount_bpffs(&target)?;
+            // What is to be mounted on, so that two do not mount one over the other.
+            let below = fs::File::open(&target).with_context(|| format!("open {}", target.display()))?;
+            // SAFETY: a plain call on an open descriptor.
+            let locked = unsafe { libc::flock(below.as_raw_fd(), libc::LOCK_EX) };
+            anyhow::ensure!(locked == 0, "lock {}: {}", target.display(), io::Error::last_os_error());
+            if !on_bpffs(&target) {
+                mount_bpffs(&target)?;
+            }
         }
-        self.refuse_other_schema()?;
-        for folder in [self.schema().join("maps"), self.links()] {
-            fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-        }
-        Ok(())
+        let links = self.links();
+        fs::create_dir_all(&links).with_context(|| format!("make {}", links.display()))
     }
 
     /// `/sys/fs/bpf` itself where the folder is below it: everybody expects bpffs there. Else the folder.
@@ -71,39 +150,97 @@ impl Pins {
         if self.root.starts_with(usual) { usual.to_path_buf() } else { self.root.clone() }
     }
 
-    fn refuse_other_schema(&self) -> anyhow::Result<()> {
-        for name in names_in(&self.root)? {
-            if name.starts_with('v') && Path::new(&name) != Path::new(&format!("v{SCHEMA}")) {
-                bail!(
-                    "{} holds tables of schema {name}, this lb has schema v{SCHEMA}: remove them with the lb \
-                     that made them (`lb cleanup --pin-dir {}`), or use another --pin-dir",
-                    self.root.display(),
-                    self.root.display()
-                );
+    fn sets(&self) -> anyhow::Result<Vec<Set>> {
+        Ok(names_in(&self.root)?.iter().filter_map(|name| Set::parse(&self.root, name)).collect())
+    }
+
+    /// The tables that are in force, of whatever schema.
+    ///
+    /// # Errors
+    /// Where the folder cannot be read, or holds tables of two schemas.
+    pub fn in_force(&self) -> anyhow::Result<Option<Set>> {
+        let mut whole = self.sets()?.into_iter().filter(|set| set.stage == Stage::Whole);
+        let first = whole.next();
+        if let (Some(first), Some(second)) = (&first, whole.next()) {
+            bail!(
+                "{} and {} are both there: `lb cleanup` removes all; connections that go through them end",
+                first.path.display(),
+                second.path.display()
+            );
+        }
+        Ok(first)
+    }
+
+    /// Those that tables in force took the place of, and whose programs may not all be swapped yet.
+    ///
+    /// # Errors
+    /// Where the folder cannot be read.
+    pub fn replaced(&self) -> anyhow::Result<Vec<Set>> {
+        Ok(self.sets()?.into_iter().filter(|set| set.stage == Stage::Old).collect())
+    }
+
+    /// Clears up after a start that was killed. Under the lock.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn recover(&self) -> anyhow::Result<()> {
+        let sets = self.sets()?;
+        let is_there = |stage| sets.iter().any(|set| set.stage == stage);
+        for next in sets.iter().filter(|set| set.stage == Stage::Next) {
+            // The old ones step aside only for what is whole.
+            if is_there(Stage::Old) && !is_there(Stage::Whole) {
+                next.become_stage(Stage::Whole)?;
+            } else {
+                next.remove()?;
             }
         }
         Ok(())
     }
 
-    /// Are there tables?
+    /// An empty folder for tables in the making. Under the lock, after [`Pins::recover`].
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn begin(&self) -> anyhow::Result<Set> {
+        let next = self.tables().renamed(Stage::Next);
+        fs::create_dir(&next.path).with_context(|| format!("make {}", next.path.display()))?;
+        Ok(next)
+    }
+
+    /// Puts tables that are whole in force, and those that were so aside. Between both renames there are none in
+    /// force: [`Pins::recover`] ends what was begun.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn commit(&self, next: &Set) -> anyhow::Result<()> {
+        if let Some(before) = self.in_force()? {
+            before.become_stage(Stage::Old)?;
+        }
+        next.become_stage(Stage::Whole).map(drop)
+    }
+
+    /// Are there tables of this schema?
     ///
     /// # Errors
     /// A message that says what to do where there are none.
     pub fn require(&self) -> anyhow::Result<()> {
-        match fs::metadata(self.map(lb_common::names::SERVICES)) {
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                Err(error).with_context(|| self.root.display().to_string())
-            }
-            Err(_) => {
-                if self.root.exists() {
-                    self.refuse_other_schema()?;
-                }
-                bail!(
-                    "no tables in {}: is `lb agent` running on this node, with this --pin-dir?",
-                    self.schema().display()
-                )
-            }
+        let error = match fs::metadata(self.map(names::SERVICES)) {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            return Err(error).with_context(|| self.root.display().to_string());
+        }
+        match self.in_force()? {
+            Some(set) if set.schema != SCHEMA => bail!(
+                "{} holds tables of schema v{}, this lb has schema v{SCHEMA}: use the lb that made them",
+                self.root.display(),
+                set.schema
+            ),
+            _ => bail!(
+                "no tables in {}: is `lb agent` running on this node, with this --pin-dir?",
+                self.tables().path.display()
+            ),
         }
     }
 
@@ -123,43 +260,20 @@ impl Pins {
         Ok(linked)
     }
 
-    /// Takes the folder for this process: one agent at a time. Held as long as the descriptor is.
-    ///
-    /// # Errors
-    /// Where another process has it.
-    pub fn lock(&self) -> anyhow::Result<OwnedFd> {
-        let folder = fs::File::open(self.schema())?;
-        // SAFETY: a plain call on an open descriptor.
-        if unsafe { libc::flock(folder.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
-            bail!(
-                "another lb agent has {}: stop it first (`lb status` shows whether one runs)",
-                self.schema().display()
-            );
-        }
-        Ok(folder.into())
-    }
-
-    /// Does an agent hold the folder?
-    pub fn locked(&self) -> bool {
-        fs::File::open(self.schema()).is_ok_and(|folder| {
-            // SAFETY: a plain call on an open descriptor; dropped at once, which gives the lock back.
-            unsafe { libc::flock(folder.as_raw_fd(), libc::LOCK_SH | libc::LOCK_NB) != 0 }
-        })
-    }
-
-    /// Removes all pins of this schema and the folders; unmounts a bpffs that was mounted on the folder itself.
+    /// Removes all pins, of any schema, and the folders; unmounts a bpffs that was mounted on the folder itself.
     ///
     /// # Errors
     /// The first removal that failed.
     pub fn remove(&self) -> anyhow::Result<()> {
-        for folder in [self.links(), self.schema().join("maps")] {
-            for name in names_in(&folder)? {
-                let path = folder.join(name);
-                fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
-            }
-            remove_dir(&folder)?;
+        let links = self.links();
+        for name in names_in(&links)? {
+            let pin = links.join(name);
+            fs::remove_file(&pin).with_context(|| format!("remove {}", pin.display()))?;
         }
-        remove_dir(&self.schema())?;
+        remove_dir(&links)?;
+        for set in self.sets()? {
+            set.remove()?;
+        }
         if is_mount_point(&self.root) {
             unmount(&self.root)?;
         }

@@ -41,7 +41,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// `source`: the flag that names where its objects come from, and its value.
+    /// Started, and not waited for. `source`: the flag that names where its objects come from, and its value.
     pub(super) fn start(
         binary: &Path,
         node: &Netns,
@@ -64,7 +64,7 @@ impl Agent {
         let log = folder.agent_log();
         let mut agent =
             Self { binary: binary.into(), netns: node.clone(), args, log, log_start: 0, child: None };
-        agent.start_again()?;
+        agent.spawn()?;
         Ok(agent)
     }
 

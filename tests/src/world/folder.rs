@@ -36,8 +36,10 @@ impl Folder {
         self.path.join("manifests")
     }
 
-    pub fn agent_log(&self) -> PathBuf {
-        self.path.join("agent.log")
+    /// A log for one more agent.
+    pub(super) fn agent_log(&self) -> PathBuf {
+        let name = |number| self.path.join(format!("agent-{number}.log"));
+        (1..).map(name).find(|path| !path.exists()).expect("there are more numbers than agents")
     }
 
     /// Unmounts and removes the folder of this name, as far as it was made.

@@ -73,20 +73,3 @@ fn edits_made_while_the_agent_was_dead_are_applied_and_only_those() -> Result<()
     assert!(before.backends.iter().filter(of_shop).eq(after.backends.iter().filter(of_shop)), "its backends");
     Ok(())
 }
-
-#[test]
-fn a_second_agent_is_refused_and_the_first_goes_on() -> Result<()> {
-    let stage = Stage::new(Layout::routed())?;
-    let _agent = stage.world.start_agent(&[])?;
-    let tables = stage.tables()?;
-    let manifests = stage.world.folder().manifests();
-    let args = ["agent", "--node-name", "node-1", "--manifests", &*manifests.to_string_lossy()];
-    let output = stage.world.lb_output(&args)?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("another lb agent"), "{said}");
-    let pins = stage.world.folder().pins();
-    assert!(said.contains(&*pins.to_string_lossy()) && said.contains("stop it"), "{said}");
-    assert!(stage.tables()? == tables);
-    stage.ask(WEB).assert_clean();
-    Ok(())
-}

@@ -13,7 +13,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// Ids of the programs on the node's links, as the kernel says. (The bpftool of Debian 12 knows no TCX.)
-fn programs(stage: &Stage, attach: &str) -> Result<BTreeSet<u32>> {
+pub fn programs(stage: &Stage, attach: &str) -> Result<BTreeSet<u32>> {
     if attach == "tcx" {
         let links = std::fs::read_dir(Pins::new(&stage.world.folder().pins()).links())?;
         let program = |path| Ok(FdLink::from(PinnedLink::from_pin(path)?).info()?.program_id());

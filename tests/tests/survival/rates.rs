@@ -1,0 +1,135 @@
+//! SIGKILL, restart and upgrade under many connections, counted.
+
+use crate::stage::{SHOP, Stage, WEB, operations, vip};
+use crate::upgrade::{tags, upgrade};
+use anyhow::Result;
+use lb_common::Proto;
+use lb_tests::load::{Failure, HeldTcp, Kind, Pinger, Report, Requests, Running};
+use lb_tests::variant::Variant;
+use lb_tests::world::{Family, Layout, lb_binary};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// New connections a second that are offered, over two Services in two families.
+const RATE: u32 = 2_000;
+/// Connections that stay.
+const HELD: usize = 200;
+const ROUNDS: usize = 4;
+/// Traffic before and after what happens in a round.
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// New connections and held ones.
+struct Traffic {
+    began: Instant,
+    short: Vec<Running>,
+    held: Vec<Pinger<HeldTcp>>,
+}
+
+impl Traffic {
+    fn start(stage: &Stage) -> Result<Self> {
+        let client = &stage.world.client().netns;
+        let targets = Family::ALL.into_iter().flat_map(|family| [(WEB, family), (SHOP, family)]);
+        let targets: Vec<_> = targets.map(|(host, family)| vip(host, family, Proto::Tcp)).collect();
+        let each = targets.len();
+        let held = |target| {
+            let held = HeldTcp::open(client, target, HELD / each)?;
+            Ok(Pinger::start(held, Duration::from_millis(5)))
+        };
+        let held = targets.iter().copied().map(held).collect::<Result<Vec<_>>>()?;
+        // A machine that is busy with other things is slow to answer; that is no failure.
+        let requests = |target| {
+            let requests = Requests::tcp(target).rate(RATE / each as u32).workers(8);
+            requests.during(Duration::from_secs(300)).timeout(Duration::from_secs(20)).start(client)
+        };
+        Ok(Self { began: Instant::now(), short: targets.into_iter().map(requests).collect(), held })
+    }
+
+    /// Stops, prints the counts, and panics where anything failed.
+    fn assert_unfelt(self, what: &str) {
+        let (mut report, mut failures, mut pings) = (Report::default(), Vec::new(), 0);
+        for running in self.short {
+            report.merge(running.stop());
+        }
+        let seconds = self.began.elapsed().as_secs_f64();
+        for pinger in self.held {
+            let rounds = pinger.rounds();
+            let (held, failed) = pinger.stop();
+            pings += rounds * held.connections.len();
+            failures.extend(failed);
+        }
+        let is_reset =
+            |failure: &&Failure| matches!(failure.kind, Kind::Reset | Kind::Refused | Kind::Closed);
+        let resets = report.failures.iter().chain(&failures).filter(is_reset).count();
+        println!(
+            "{what}: {} new connections in {seconds:.1} s ({:.0}/s of {RATE}/s offered), {} failed; {HELD} held \
+             connections asked {pings} times, {} failed; {resets} reset",
+            report.requests(),
+            report.requests() as f64 / seconds,
+            report.failures.len(),
+            failures.len(),
+        );
+        assert!(failures.is_empty(), "the first: {}", failures[0]);
+        report.assert_clean();
+        assert!(pings >= 2 * HELD, "held connections were asked before and after: {pings}");
+    }
+}
+
+#[test]
+fn sigkill_is_not_felt() -> Result<()> {
+    let stage = Stage::new(Layout::routed())?;
+    let mut agent = stage.world.start_agent(&[])?;
+    let traffic = Traffic::start(&stage)?;
+    let mut written = 0;
+    for _ in 0..ROUNDS {
+        sleep(PAUSE);
+        agent.kill()?;
+        sleep(PAUSE);
+        agent.start_again()?;
+        written += operations(&agent)?;
+    }
+    sleep(PAUSE);
+    traffic.assert_unfelt(&format!("{ROUNDS} x kill -9, {written} map operations"));
+    assert_eq!(written, 0);
+    Ok(())
+}
+
+#[test]
+fn a_restart_is_not_felt() -> Result<()> {
+    let stage = Stage::new(Layout::routed())?;
+    let mut agent = stage.world.start_agent(&[])?;
+    let traffic = Traffic::start(&stage)?;
+    let mut written = 0;
+    for _ in 0..ROUNDS {
+        sleep(PAUSE);
+        agent.terminate()?;
+        agent.start_again()?;
+        written += operations(&agent)?;
+    }
+    sleep(PAUSE);
+    traffic.assert_unfelt(&format!("{ROUNDS} x restart, {written} map operations"));
+    assert_eq!(written, 0);
+    Ok(())
+}
+
+#[test]
+fn an_upgrade_is_not_felt() -> Result<()> {
+    let stage = Stage::new(Layout::routed())?;
+    let (variant, original) = (Variant::with_other_programs()?, lb_binary()?);
+    let mut agent = stage.world.start_agent(&["--attach", "tcx"])?;
+    let traffic = Traffic::start(&stage)?;
+    let mut written = 0;
+    let mut before = tags(&stage, "tcx")?;
+    for round in 0..ROUNDS {
+        sleep(PAUSE);
+        let binary = if round % 2 == 0 { variant.path() } else { &original };
+        agent = upgrade(&stage, &mut agent, binary, &["--attach", "tcx"])?;
+        written += operations(&agent)?;
+        let now = tags(&stage, "tcx")?;
+        assert!(now.is_disjoint(&before), "other programs: {before:x?}, {now:x?}");
+        before = now;
+    }
+    sleep(PAUSE);
+    traffic.assert_unfelt(&format!("{ROUNDS} x upgrade to other programs, {written} map operations"));
+    assert_eq!(written, 0);
+    Ok(())
+}
