@@ -20,10 +20,20 @@ pub struct Backend {
     /// Index into `services`: the owner.
     pub service: u32,
     /// Relative share of new flows, for weighted algorithms.
-    pub weight: u32,
+    pub weight: u16,
+    /// The sets of the record in force that it is in, `Backend::IN_CLUSTER` and its sibling: a client that came before may
+    /// be sent to it again. Written before the service flips to a set that it joins, and after the flip from one that it
+    /// leaves.
+    pub sets: u8,
+    pub pad: u8,
 }
 
 const _: () = assert!(size_of::<Backend>() == 32);
+
+impl Backend {
+    pub const IN_CLUSTER: u8 = 1;
+    pub const IN_LOCAL: u8 = 2;
+}
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]

@@ -29,7 +29,7 @@ pub enum Counter {
     ResetUnknownFlow,
     /// RST to the client: the service has no endpoint.
     ResetNoEndpoint,
-    /// Dropped: the service has no endpoint (UDP).
+    /// Dropped: nobody serves it, and no answer to it can be made (IP options, IPv6 extension headers).
     DropNoEndpoint,
     /// Dropped: a Local policy, and no endpoint on this node.
     DropNoLocalEndpoint,
@@ -45,10 +45,20 @@ pub enum Counter {
     DropIcmpRedirect,
     /// Sent back out of the link that it came by: a pod reached itself.
     Hairpin,
+    /// RST to the client: a ClusterIP, and no Service port of that number.
+    ResetUnknownPort,
+    /// ICMP port unreachable to the client: the service has no endpoint.
+    UnreachableNoEndpoint,
+    /// ICMP port unreachable to the client: a ClusterIP, and no Service port of that number.
+    UnreachableUnknownPort,
+    /// Dropped: an address of the range of Services that no Service has.
+    DropUnallocated,
+    /// Dropped: the client is in none of the service's `loadBalancerSourceRanges`.
+    DropSourceRange,
 }
 
 impl Counter {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 25] = [
         Self::FlowCreated,
         Self::FlowDirect,
         Self::FlowAssured,
@@ -69,6 +79,11 @@ impl Counter {
         Self::PassTooDeep,
         Self::DropIcmpRedirect,
         Self::Hairpin,
+        Self::ResetUnknownPort,
+        Self::UnreachableNoEndpoint,
+        Self::UnreachableUnknownPort,
+        Self::DropUnallocated,
+        Self::DropSourceRange,
     ];
 
     /// The name in `lb status` and in metrics.
@@ -94,6 +109,11 @@ impl Counter {
             Self::PassTooDeep => "pass_too_deep",
             Self::DropIcmpRedirect => "drop_icmp_redirect",
             Self::Hairpin => "hairpin",
+            Self::ResetUnknownPort => "reset_unknown_port",
+            Self::UnreachableNoEndpoint => "unreachable_no_endpoint",
+            Self::UnreachableUnknownPort => "unreachable_unknown_port",
+            Self::DropUnallocated => "drop_unallocated",
+            Self::DropSourceRange => "drop_source_range",
         }
     }
 }

@@ -1,6 +1,8 @@
-//! The bitmap that lets most packets go by after one load.
+//! The bitmaps that let most packets go by: one by address and port, and two that are coarser.
+//!
+//! Bits of all three are numbered in one row: those of `interest` first, then those of `interest_coarse`.
 
-use crate::{Addr, Port};
+use crate::{Addr, Port, Prefix};
 
 /// log2 of the bitmap's length. 2^20 bits are 128 KiB; 10,000 services of 2 endpoints set 3 % of them.
 pub const INTEREST_BITS: u32 = 20;
@@ -16,8 +18,65 @@ pub const fn interest_bit(addr: Addr, port: Port, proto: u8) -> u32 {
     let high = (w[0] as u64) << 32 | w[1] as u64;
     let low = (w[2] as u64) << 32 | w[3] as u64;
     let l4 = (proto as u64) << 16 | port.word() as u64;
-    let mut h = (high ^ 0x9e37_79b9_7f4a_7c15).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let mut h = hash_high(high);
     h = (h ^ low ^ (h >> 32)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     h = (h ^ l4 ^ (h >> 29)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (h >> (64 - INTEREST_BITS)) as u32
+}
+
+/// The first half of an address, hashed; the compiler computes it once for all bits of a packet.
+#[inline(always)]
+const fn hash_high(high: u64) -> u64 {
+    (high ^ 0x9e37_79b9_7f4a_7c15).wrapping_mul(0xff51_afd7_ed55_8ccd)
+}
+
+/// log2 of the number of addresses' blocks that are told apart: an IPv4 block is a /20, an IPv6 block one of the
+/// hashed /64.
+const BLOCK_BITS: u32 = 20;
+const PORTS: u32 = 1 << 16;
+
+/// The number of the first bit of `interest_coarse`.
+pub const COARSE_FIRST: u32 = 1 << INTEREST_BITS;
+
+/// Length of the `interest_coarse` array in 64-bit words: a bit for each port number, then one for each block of
+/// addresses.
+pub const COARSE_WORDS: usize = (PORTS as usize + (1 << BLOCK_BITS)) / 64;
+
+/// The bit of a port number, whatever address and protocol: some NodePort has it.
+#[inline(always)]
+pub const fn port_bit(port: Port) -> u32 {
+    COARSE_FIRST + port.host() as u32
+}
+
+/// The bit of the block that an address lies in: some range of Services, or ClusterIP, is there.
+#[inline(always)]
+pub const fn block_bit(addr: Addr) -> u32 {
+    let block = if addr.is_v4() {
+        u32::from_be(addr.v4_word()) >> (32 - BLOCK_BITS)
+    } else {
+        let w = addr.words();
+        (hash_high((w[0] as u64) << 32 | w[1] as u64) >> (64 - BLOCK_BITS)) as u32
+    };
+    COARSE_FIRST + PORTS + block
+}
+
+impl Prefix {
+    /// IPv4 ranges of Services that are wider would fill the bitmap. (kube-apiserver takes /12 at most, as
+    /// `--service-cluster-ip-range`.)
+    pub const WIDEST_V4: u32 = 96 + 8;
+    /// Kubernetes' own limit for a ServiceCIDR.
+    pub const WIDEST_V6: u32 = 64;
+
+    /// Can it be told by [`block_bit`]s?
+    pub const fn has_blocks(&self) -> bool {
+        self.len >= if self.addr.is_v4() { Self::WIDEST_V4 } else { Self::WIDEST_V6 }
+    }
+
+    /// The [`block_bit`]s of its addresses, where it [has blocks](Prefix::has_blocks).
+    pub const fn block_bits(&self) -> core::ops::Range<u32> {
+        let first = block_bit(self.addr);
+        let block = 96 + BLOCK_BITS;
+        let count = if self.addr.is_v4() && self.len < block { 1 << (block - self.len) } else { 1 };
+        first..first + count
+    }
 }

@@ -13,6 +13,7 @@
 #![cfg_attr(not(feature = "user"), no_std)]
 
 mod addr;
+mod affinity;
 mod backend;
 mod counters;
 mod flow;
@@ -22,11 +23,14 @@ mod prefix;
 mod service;
 
 pub use addr::{Addr, Port, Proto};
+pub use affinity::{Affinity, AffinityKey};
 pub use backend::{Backend, BackendState};
 pub use counters::{COUNTERS, Counter, Traffic};
 pub use flow::{Action, Endpoint, Flow, FlowKey, Phase, TICK_SHIFT, timeout};
-pub use interest::{INTEREST_BITS, INTEREST_WORDS, interest_bit};
-pub use prefix::Prefix;
+pub use interest::{
+    COARSE_FIRST, COARSE_WORDS, INTEREST_BITS, INTEREST_WORDS, block_bit, interest_bit, port_bit,
+};
+pub use prefix::{Prefix, RangeRule, SourceClient};
 pub use service::{
     Active, Algorithm, Frontend, FrontendKey, FrontendKind, Service, ServiceName, ServiceRecord, Slot,
     SlotRange,
@@ -46,7 +50,22 @@ macro_rules! pod {
 }
 
 #[cfg(feature = "user")]
-pod!(Addr, Backend, Flow, FlowKey, Frontend, FrontendKey, Service, ServiceName, Slot, Traffic);
+pod!(
+    Addr,
+    Affinity,
+    AffinityKey,
+    Backend,
+    Flow,
+    FlowKey,
+    Frontend,
+    FrontendKey,
+    Prefix,
+    Service,
+    ServiceName,
+    Slot,
+    SourceClient,
+    Traffic
+);
 
 /// Keys that one run of the sweep takes.
 pub const SWEEP_BATCH: usize = 64;
@@ -54,6 +73,13 @@ pub const SWEEP_BATCH: usize = 64;
 /// Entries of the tables that have a fixed size.
 pub mod capacity {
     pub const FRONTENDS: usize = 65_536;
+    /// The node's own addresses.
+    pub const LOCAL_ADDRS: usize = 16_384;
+    /// Every ClusterIP (so as many as frontends), those of other proxies, and the ranges that they are of.
+    pub const SERVICE_RANGES: usize = 131_072;
+    pub const SOURCE_RANGES: usize = 65_536;
+    /// Clients of services with session affinity. Memory is taken at start.
+    pub const AFFINITY: usize = 65_536;
     /// Service ports.
     pub const SERVICES: usize = 32_768;
     pub const SLOTS: usize = 262_144;

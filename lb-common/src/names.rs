@@ -1,9 +1,14 @@
 //! Names of maps and programs, as pins and `bpftool` show them. The kernel keeps 15 bytes.
 
 /// Every map that is pinned, under its own name.
-pub const MAPS: [&str; 12] = [
+pub const MAPS: [&str; 17] = [
     INTEREST,
+    INTEREST_COARSE,
     FRONTENDS,
+    LOCAL_ADDRS,
+    SERVICE_RANGES,
+    SOURCE_RANGES,
+    AFFINITY,
     SERVICES,
     NAMES,
     SLOTS,
@@ -17,7 +22,12 @@ pub const MAPS: [&str; 12] = [
 ];
 
 pub const INTEREST: &str = "interest";
+pub const INTEREST_COARSE: &str = "interest_coarse";
 pub const FRONTENDS: &str = "frontends";
+pub const LOCAL_ADDRS: &str = "local_addrs";
+pub const SERVICE_RANGES: &str = "service_ranges";
+pub const SOURCE_RANGES: &str = "source_ranges";
+pub const AFFINITY: &str = "affinity";
 pub const SERVICES: &str = "services";
 pub const NAMES: &str = "names";
 pub const SLOTS: &str = "slots";

@@ -22,6 +22,43 @@ impl Prefix {
     }
 }
 
+/// What holds for an address that is no frontend on the port asked for: the value of `service_ranges`, where the longest
+/// prefix wins.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u32)]
+pub enum RangeRule {
+    /// Kubernetes gives this range to Services, and no Service has the address: dropped.
+    Unallocated = 0,
+    /// The ClusterIP of a Service, which has no such port: refused.
+    ClusterIp = 1,
+    /// The ClusterIP of a Service that another proxy serves: left alone.
+    Others = 2,
+}
+
+impl RangeRule {
+    pub const fn from_u32(value: u32) -> Option<Self> {
+        match value {
+            0 => Some(Self::Unallocated),
+            1 => Some(Self::ClusterIp),
+            2 => Some(Self::Others),
+            _ => None,
+        }
+    }
+}
+
+/// A client of one service's load balancer addresses: what `source_ranges` compares, from the first bit on. A prefix of
+/// clients has 32 bits more than its [`Prefix`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "user", derive(Debug))]
+pub struct SourceClient {
+    /// Index into `services`, big-endian.
+    pub service: [u8; 4],
+    pub addr: Addr,
+}
+
+const _: () = assert!(size_of::<SourceClient>() == 20);
+
 #[cfg(feature = "user")]
 mod user {
     use super::Prefix;
@@ -85,6 +122,21 @@ mod user {
                 assert_eq!(range.contains(ip.parse::<IpAddr>().unwrap().into()), within, "{ip}");
             }
             assert!(!prefix("0.0.0.0", 0).contains("::1".parse::<IpAddr>().unwrap().into()));
+        }
+
+        #[test]
+        fn the_blocks_of_a_range_are_those_of_its_addresses() {
+            let range = prefix("10.96.0.0", 12);
+            let bits = range.block_bits();
+            assert_eq!(bits.len(), 256);
+            for ip in ["10.96.0.0", "10.100.7.9", "10.111.255.255"] {
+                assert!(bits.contains(&crate::block_bit(ip.parse::<IpAddr>().unwrap().into())), "{ip}");
+            }
+            assert!(!bits.contains(&crate::block_bit("10.112.0.0".parse::<IpAddr>().unwrap().into())));
+            assert_eq!(prefix("10.96.0.7", 32).block_bits().len(), 1);
+            let v6 = prefix("fd00:10:96::", 112).block_bits();
+            assert!(v6.contains(&crate::block_bit("fd00:10:96::ffff".parse::<IpAddr>().unwrap().into())));
+            assert!(!prefix("fd00::", 63).has_blocks() && prefix("10.0.0.0", 8).has_blocks());
         }
     }
 }

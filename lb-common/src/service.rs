@@ -1,6 +1,6 @@
 //! Frontends, services and slots: from an address to the set of backends behind it.
 
-use crate::{Addr, Port};
+use crate::{Addr, Port, interest_bit, port_bit};
 
 /// Where a client connects to: the key of `frontends`.
 #[repr(C)]
@@ -21,6 +21,16 @@ impl FrontendKey {
     #[inline(always)]
     pub const fn new(addr: Addr, port: Port, proto: u8) -> Self {
         Self { addr, port, proto, pad: 0 }
+    }
+
+    /// Is it a NodePort, under the unspecified address of its family?
+    pub const fn is_node_port(&self) -> bool {
+        self.addr.same(Addr::UNSPECIFIED) || self.addr.same(Addr::from_v4_word(0))
+    }
+
+    /// The bit that leads packets to it.
+    pub const fn bit(&self) -> u32 {
+        if self.is_node_port() { port_bit(self.port) } else { interest_bit(self.addr, self.port, self.proto) }
     }
 }
 

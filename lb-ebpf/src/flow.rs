@@ -6,6 +6,7 @@
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use lb_common::{Action, Addr, Counter, Endpoint, Flow, FlowKey, Phase, Port, Proto, TICK_SHIFT};
 
+use crate::frontend;
 use crate::maps::{self, Part};
 use crate::packet::{Packet, TCP_FIN, TCP_RST, TCP_SYN};
 
@@ -45,6 +46,14 @@ pub enum Standing {
 pub fn standing(packet: &Packet, flow: &Flow) -> Standing {
     if flow.flags & Flow::REVERSE != 0 && flow.action != Action::Hairpin as u8 {
         return Standing::OtherWay;
+    }
+    // Nobody answered a direct flow, and by now its destination is a Service's.
+    if flow.service == Flow::NONE
+        && flow.phase == Phase::New as u8
+        && (!packet.is_tcp() || packet.is_syn())
+        && frontend::of(&packet.key).is_some()
+    {
+        return Standing::Over;
     }
     let alive = flow.backend == Flow::NONE || maps::backend_alive(flow.backend, flow.generation);
     if packet.is_tcp() {

@@ -2,11 +2,11 @@
 //! translation, which the client never sent. Its quotation is translated back, so that path MTU discovery works
 //! through a VIP and a closed port is refused at once. A redirect is dropped.
 
-use aya_ebpf::helpers::bpf_l4_csum_replace;
+use aya_ebpf::{bindings::__sk_buff, helpers::bpf_l4_csum_replace};
 use lb_common::{Flow, FlowKey};
 
 use crate::maps;
-use crate::packet::Packet;
+use crate::packet::{Headers, Packet};
 use crate::parse::{PROTO_ICMP, ipv4_key, ipv6_key};
 use crate::rewrite::{delta, fold_16, fold_32};
 
@@ -23,16 +23,17 @@ const CHECK: u32 = 2;
 const OPTION_REDIRECTED_HEADER: u8 = 4;
 const MAX_OPTIONS: u32 = 4;
 
-/// What becomes of the message. Fits a register, as every function's result must.
+/// What becomes of the message.
 #[derive(Clone, Copy)]
+#[repr(u32)]
 pub enum Fate {
     /// Not about a flow of ours, or translated.
-    Continue,
+    Continue = 0,
     /// A redirect: the host sends one when it routes a translated packet back into the bridge that it came
     /// from, and the client would learn a route for an address that it never spoke to.
-    Redirect,
+    Redirect = 1,
     /// The kernel refused a write.
-    Failed,
+    Failed = 2,
 }
 
 /// A packet that a message quotes.
@@ -44,8 +45,26 @@ struct Quoted {
     check: u16,
 }
 
-#[inline(never)]
+#[inline(always)]
 pub fn inspect(packet: &mut Packet) -> Fate {
+    match inspect_icmp(packet.skb, packet.headers) {
+        0 => Fate::Continue,
+        1 => Fate::Redirect,
+        _ => Fate::Failed,
+    }
+}
+
+/// Gives a number of [`Fate`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn inspect_icmp(skb: *mut __sk_buff, headers: *mut Headers) -> u32 {
+    // SAFETY: null, or the caller's.
+    let Some(headers) = (unsafe { headers.as_mut() }) else { return Fate::Continue as u32 };
+    message(&mut Packet { skb, headers }) as u32
+}
+
+#[inline(always)]
+fn message(packet: &mut Packet) -> Fate {
     let Some(kind) = packet.load::<u8>(packet.l4) else { return Fate::Continue };
     let v4 = packet.key.proto == PROTO_ICMP;
     let is_redirect = kind == if v4 { ICMP_REDIRECT } else { ICMPV6_REDIRECT };

@@ -4,17 +4,21 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod affinity;
 mod flow;
+mod frontend;
 mod icmp;
 mod maps;
 mod open;
 mod packet;
 mod parse;
+mod reject;
 mod reset;
 mod rewrite;
 mod select;
 mod sweep;
 mod tc;
+mod unreachable;
 mod verdict;
 
 use aya_ebpf::{macros::classifier, programs::TcContext};

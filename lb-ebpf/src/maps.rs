@@ -6,12 +6,14 @@
 use aya_ebpf::{
     Global,
     bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST},
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
     macros::btf_map,
+    maps::lpm_trie::Key,
 };
 use lb_common::{
-    Addr, Backend, COUNTERS, Counter, Flow, FlowKey, Frontend, FrontendKey, INTEREST_WORDS, Port, Proto,
-    Service, ServiceName, ServiceRecord, Slot, SlotRange, Traffic, capacity, interest_bit,
+    Addr, Affinity, AffinityKey, Backend, COARSE_FIRST, COARSE_WORDS, COUNTERS, Counter, Flow, FlowKey,
+    Frontend, FrontendKey, INTEREST_WORDS, Port, Prefix, Proto, RangeRule, Service, ServiceName, ServiceRecord, Slot,
+    SlotRange, SourceClient, Traffic, block_bit, capacity, interest_bit, port_bit,
 };
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
@@ -19,8 +21,18 @@ const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
 #[btf_map(name = "interest")]
 static INTEREST: Array<u64, INTEREST_WORDS, MMAPABLE> = Array::new();
+#[btf_map(name = "interest_coarse")]
+static INTEREST_COARSE: Array<u64, COARSE_WORDS, MMAPABLE> = Array::new();
 #[btf_map(name = "frontends")]
 static FRONTENDS: HashMap<FrontendKey, Frontend, { capacity::FRONTENDS }, NO_PREALLOC> = HashMap::new();
+#[btf_map(name = "local_addrs")]
+static LOCAL_ADDRS: HashMap<Addr, u32, { capacity::LOCAL_ADDRS }, NO_PREALLOC> = HashMap::new();
+#[btf_map(name = "service_ranges")]
+static SERVICE_RANGES: LpmTrie<Addr, u32, { capacity::SERVICE_RANGES }> = LpmTrie::new();
+#[btf_map(name = "source_ranges")]
+static SOURCE_RANGES: LpmTrie<SourceClient, u32, { capacity::SOURCE_RANGES }> = LpmTrie::new();
+#[btf_map(name = "affinity")]
+static AFFINITY: LruHashMap<AffinityKey, Affinity, { capacity::AFFINITY }> = LruHashMap::new();
 #[btf_map(name = "services")]
 static SERVICES: Array<Service, { capacity::SERVICES }, MMAPABLE> = Array::new();
 #[btf_map(name = "names")]
@@ -78,6 +90,26 @@ pub fn interesting(addr: Addr, port: Port, proto: u8) -> bool {
     }
 }
 
+/// Where [`interesting`] says no: does some NodePort have this number, or is some range of Services near?
+#[inline(always)]
+pub fn near_service(addr: Addr, port: Port) -> bool {
+    may_be_node_port(port) || coarse(block_bit(addr))
+}
+
+#[inline(always)]
+pub fn may_be_node_port(port: Port) -> bool {
+    coarse(port_bit(port))
+}
+
+#[inline(always)]
+fn coarse(bit: u32) -> bool {
+    let bit = bit - COARSE_FIRST;
+    match INTEREST_COARSE.get(bit >> 6) {
+        Some(word) => (*word >> (bit & 63)) & 1 != 0,
+        None => false,
+    }
+}
+
 /// From now on it may. The sweep clears the bit when no flow needs it any more.
 #[inline(always)]
 pub fn set_interesting(addr: Addr, port: Port, proto: u8) {
@@ -96,6 +128,51 @@ pub fn set_interesting(addr: Addr, port: Port, proto: u8) {
 pub fn frontend(addr: Addr, port: Port, proto: u8) -> Option<Frontend> {
     // SAFETY: eight bytes, copied at once.
     unsafe { FRONTENDS.get(FrontendKey::new(addr, port, proto)) }.copied()
+}
+
+/// Do NodePorts answer on this address?
+#[inline(always)]
+pub fn is_local(addr: &Addr) -> bool {
+    // SAFETY: the value is not read.
+    unsafe { LOCAL_ADDRS.get(addr) }.is_some()
+}
+
+/// What holds for an address on ports that are no frontends.
+#[inline(always)]
+pub fn range_rule(addr: Addr) -> Option<RangeRule> {
+    let key = Prefix::host(addr);
+    // SAFETY: the trie's key is the same two fields, packed; ours is aligned, so that its stores are words.
+    let key = unsafe { &*(&raw const key).cast::<Key<Addr>>() };
+    SERVICE_RANGES.get(key).and_then(|rule| RangeRule::from_u32(*rule))
+}
+
+/// Is this client in the source ranges of the service?
+#[inline(always)]
+pub fn is_admitted(client: Addr, service: u32) -> bool {
+    #[repr(C)]
+    struct Lookup {
+        len: u32,
+        client: SourceClient,
+    }
+    let client = SourceClient { service: service.to_be_bytes(), addr: client };
+    let key = Lookup { len: 8 * size_of::<SourceClient>() as u32, client };
+    // SAFETY: as above.
+    let key = unsafe { &*(&raw const key).cast::<Key<SourceClient>>() };
+    SOURCE_RANGES.get(key).is_some()
+}
+
+/// What is remembered of a client. The entry may become another's while it is held: what is read of it has to be
+/// checked, and what is written to it may get lost.
+#[inline(always)]
+pub fn affinity<'a>(key: &AffinityKey) -> Option<&'a mut Affinity> {
+    // SAFETY: the kernel gave a pointer to a live value of this type.
+    AFFINITY.get_ptr_mut(key).map(|entry| unsafe { &mut *entry })
+}
+
+/// Remembers a client's backend: over what was known of it where `known`, else only where nothing is (`-EEXIST`).
+#[inline(always)]
+pub fn affinity_insert(key: &AffinityKey, entry: &Affinity, known: bool) -> Result<(), i32> {
+    AFFINITY.insert(key, entry, u64::from(if known { BPF_ANY } else { BPF_NOEXIST }))
 }
 
 /// The record of a service that is in force: `active` is read once.

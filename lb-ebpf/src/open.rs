@@ -3,9 +3,14 @@
 use core::ffi::{c_long, c_void};
 
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_loop};
-use lb_common::{Action, Addr, Counter, Flow, FlowKey, Phase, Port, Proto, ServiceRecord, timeout};
+use lb_common::{
+    Action, Addr, Backend, Counter, Flow, FlowKey, FrontendKind, Phase, Port, Proto, RangeRule, ServiceRecord,
+    timeout,
+};
 
+use crate::affinity::Sticky;
 use crate::flow::{EEXIST, beat, now, opposite, put, reverse_of};
+use crate::frontend;
 use crate::maps::{self, Pair, Part};
 use crate::packet::{Packet, is_syn};
 use crate::select;
@@ -28,6 +33,12 @@ pub enum Opened {
     NoLocalEndpoint = 4,
     NoPort = 5,
     Failed = 6,
+    /// A load balancer address, and the client is in none of its source ranges.
+    NotAdmitted = 7,
+    /// A ClusterIP, and no Service port of that number.
+    UnknownPort = 8,
+    /// An address of the range of Services that no Service has.
+    Unallocated = 9,
 }
 
 /// Opens a flow: to a frontend's backend, or straight to a backend's own address. `previous` is the backend of
@@ -41,6 +52,9 @@ pub fn flow(packet: &Packet, previous: u32) -> Opened {
         3 => Opened::NoEndpoint,
         4 => Opened::NoLocalEndpoint,
         5 => Opened::NoPort,
+        7 => Opened::NotAdmitted,
+        8 => Opened::UnknownPort,
+        9 => Opened::Unallocated,
         _ => Opened::Failed,
     }
 }
@@ -58,23 +72,29 @@ fn open_or_say(key: &FlowKey, tcp_flags: u8, previous: u32) -> Opened {
     let is_tcp = key.proto == Proto::Tcp as u8;
     let begins = !is_tcp || is_syn(tcp_flags);
     let Some(pair) = maps::scratch() else { return Opened::Failed };
-    let Some(frontend) = maps::frontend(key.dst, key.dport, key.proto) else {
-        if !begins {
-            return Opened::NotOurs;
-        }
-        // A connection to an address and port that may be a backend's is recorded, so that it and translated
-        // ones share one check for clashes. The bitmap says "may": a false positive is an entry too many.
-        new_flow(key, &mut pair.forward, key.src, key.dst, key.dport);
-        return insert(key, pair, Counter::FlowDirect);
-    };
+    let Some(frontend) = frontend::of(key) else { return without_frontend(key, is_tcp, begins, pair) };
     if !begins {
         return if maps::adopt() { Opened::NotOurs } else { Opened::UnknownFlow };
     }
     let Some(record) = maps::service_record(frontend.service) else { return Opened::NotOurs };
-    // Pods are inside the cluster, whatever kind of frontend they use: the internal policy is theirs.
-    let local = record.flags & ServiceRecord::INTERNAL_LOCAL != 0;
-    let range = if local { record.local } else { record.cluster };
-    let Some((slot, backend)) = select::random(range) else {
+    if frontend.kind == FrontendKind::LoadBalancer as u8
+        && record.flags & ServiceRecord::SOURCE_RANGES != 0
+        && !maps::is_admitted(key.src, frontend.service)
+    {
+        return Opened::NotAdmitted;
+    }
+    // A pod is inside the cluster: the internal policy is for ClusterIPs, and no policy for the rest (k/k
+    // pkg/proxy/iptables/proxier.go, "pod -> external VIP" short circuit).
+    let local =
+        frontend.kind == FrontendKind::Cluster as u8 && record.flags & ServiceRecord::INTERNAL_LOCAL != 0;
+    let (range, set) =
+        if local { (record.local, Backend::IN_LOCAL) } else { (record.cluster, Backend::IN_CLUSTER) };
+    let chosen = if record.affinity_timeout == 0 {
+        select::random(range)
+    } else {
+        Sticky::new(key.src, frontend.service, record.affinity_timeout, range, set).choose()
+    };
+    let Some((slot, backend)) = chosen else {
         let elsewhere = local && record.flags & ServiceRecord::HAS_ENDPOINTS != 0;
         return if elsewhere { Opened::NoLocalEndpoint } else { Opened::NoEndpoint };
     };
@@ -90,6 +110,26 @@ fn open_or_say(key: &FlowKey, tcp_flags: u8, previous: u32) -> Opened {
     pair.forward.previous_backend = previous;
     pair.forward.action = action as u8;
     insert(key, pair, Counter::FlowCreated)
+}
+
+/// A port that no Service has; a packet that only looked like one for a Service; or a connection straight to a
+/// backend.
+#[inline(always)]
+fn without_frontend(key: &FlowKey, is_tcp: bool, begins: bool, pair: &mut Pair) -> Opened {
+    match maps::range_rule(key.dst) {
+        Some(RangeRule::ClusterIp) if is_tcp && !begins && maps::adopt() => return Opened::NotOurs,
+        Some(RangeRule::ClusterIp) => return Opened::UnknownPort,
+        Some(RangeRule::Unallocated) => return Opened::Unallocated,
+        Some(RangeRule::Others) => return Opened::NotOurs,
+        None => {}
+    }
+    if !begins || !maps::interesting(key.dst, key.dport, key.proto) {
+        return Opened::NotOurs;
+    }
+    // A connection to an address and port that may be a backend's is recorded, so that it and translated ones
+    // share one check for clashes. The bitmap says "may": a false positive is an entry too many.
+    new_flow(key, &mut pair.forward, key.src, key.dst, key.dport);
+    insert(key, pair, Counter::FlowDirect)
 }
 
 /// Fills in a direct flow to this destination.

@@ -1,6 +1,8 @@
 //! A frame and what was read of it. Writes go through helpers, which work on shared and on paged frames alike.
 
-use core::{ffi::c_void, mem::MaybeUninit};
+use core::ffi::c_void;
+use core::mem::MaybeUninit;
+use core::ops::{Deref, DerefMut};
 
 use aya_ebpf::{
     bindings::__sk_buff,
@@ -21,9 +23,16 @@ pub const TCP_ACK: u8 = 16;
 /// `linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
 
-/// What was read of a frame. Offsets are in bytes from the start of the frame.
-pub struct Packet {
+/// A frame, and what was read of it.
+pub struct Packet<'a> {
     pub skb: *mut __sk_buff,
+    pub headers: &'a mut Headers,
+}
+
+/// What was read of a frame. Offsets are in bytes from the start of the frame. Holds no pointer, so that functions
+/// which the verifier checks once can take it.
+#[repr(C)]
+pub struct Headers {
     /// The five-tuple as it stands in the frame.
     pub key: FlowKey,
     pub l3: u32,
@@ -34,6 +43,40 @@ pub struct Packet {
     pub ip_check: u16,
     /// UDP: checksum as it lies in the frame. TCP: something else.
     pub l4_check: u16,
+    pub pad: u16,
+}
+
+impl Headers {
+    /// Nothing read yet.
+    #[inline(always)]
+    pub fn unread() -> Self {
+        Self {
+            key: FlowKey::BLANK,
+            l3: ETH_LEN,
+            l4: 0,
+            v6: false,
+            tcp_flags: 0,
+            ip_check: 0,
+            l4_check: 0,
+            pad: 0,
+        }
+    }
+}
+
+impl Deref for Packet<'_> {
+    type Target = Headers;
+
+    #[inline(always)]
+    fn deref(&self) -> &Headers {
+        self.headers
+    }
+}
+
+impl DerefMut for Packet<'_> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Headers {
+        self.headers
+    }
 }
 
 /// Integers and arrays of them: any bit pattern is valid.
@@ -43,22 +86,7 @@ impl Bytes for u16 {}
 impl Bytes for u32 {}
 impl<T: Bytes, const N: usize> Bytes for [T; N] {}
 
-impl Packet {
-    /// Nothing read yet.
-    #[inline(always)]
-    pub fn unread(skb: *mut __sk_buff) -> Self {
-        Self {
-            skb,
-            key: FlowKey::BLANK,
-            l3: ETH_LEN,
-            l4: 0,
-            v6: false,
-            tcp_flags: 0,
-            ip_check: 0,
-            l4_check: 0,
-        }
-    }
-
+impl Packet<'_> {
     /// Length of the frame in bytes; of the whole aggregate for GSO.
     #[inline(always)]
     pub fn len(&self) -> u32 {

@@ -5,7 +5,7 @@ use core::mem::MaybeUninit;
 use aya_ebpf::bindings::__sk_buff;
 use lb_common::{Addr, FlowKey, Port, Proto};
 
-use crate::packet::{Bytes, ETH_LEN, Packet};
+use crate::packet::{Bytes, ETH_LEN, Headers, Packet};
 
 const ETH_P_IP: u16 = 0x0800_u16.to_be();
 const ETH_P_IPV6: u16 = 0x86dd_u16.to_be();
@@ -22,28 +22,36 @@ pub const PROTO_ICMPV6: u8 = 58;
 
 /// What a frame is.
 #[derive(PartialEq, Eq, Clone, Copy)]
+#[repr(u32)]
 pub enum Parsed {
     /// TCP or UDP with its ports: `key` is filled.
-    Transport,
+    Transport = 0,
     /// ICMP or ICMPv6: addresses and protocol are filled.
-    Icmp,
+    Icmp = 1,
     /// A fragment of TCP or UDP: the tuple is not whole.
-    Fragment,
+    Fragment = 2,
     /// More VLAN tags or extension headers than are followed.
-    TooDeep,
+    TooDeep = 3,
     /// Nothing that a Service can be about.
-    Other,
+    Other = 4,
 }
 
-/// Reads the headers of a frame into `packet`, which is written whole. The common frame (no tag, no options,
+/// Reads the headers of a frame into `headers`, which is written whole. The common frame (no tag, no options,
 /// linear) costs a few loads and no zeroing; every other one is read by helpers.
 #[inline(always)]
-pub fn headers(skb: *mut __sk_buff, packet: &mut MaybeUninit<Packet>) -> (Parsed, &mut Packet) {
+pub fn headers(skb: *mut __sk_buff, headers: &mut MaybeUninit<Headers>) -> (Parsed, Packet<'_>) {
     if let Some(plain) = parse_plain(skb) {
-        return (Parsed::Transport, packet.write(plain));
+        return (Parsed::Transport, Packet { skb, headers: headers.write(plain) });
     }
-    let packet = packet.write(Packet::unread(skb));
-    (parse_any(packet), packet)
+    let headers = headers.write(Headers::unread());
+    let parsed = match parse_any(skb, headers) {
+        0 => Parsed::Transport,
+        1 => Parsed::Icmp,
+        2 => Parsed::Fragment,
+        3 => Parsed::TooDeep,
+        _ => Parsed::Other,
+    };
+    (parsed, Packet { skb, headers })
 }
 
 /// Bytes of the linear part, or `None` where the frame ends before.
@@ -62,7 +70,7 @@ fn peek<T: Bytes>(skb: *mut __sk_buff, offset: usize) -> Option<T> {
 
 /// TCP or UDP over a plain IPv4 or IPv6 header in a linear frame.
 #[inline(always)]
-fn parse_plain(skb: *mut __sk_buff) -> Option<Packet> {
+fn parse_plain(skb: *mut __sk_buff) -> Option<Headers> {
     const L3: usize = ETH_LEN as usize;
     // EtherType at byte 12; version and length at 14; fragment offset at 20; protocol at 23.
     let head = peek::<[u16; 21]>(skb, 0)?;
@@ -70,8 +78,7 @@ fn parse_plain(skb: *mut __sk_buff) -> Option<Packet> {
         let (proto, tcp_flags) = transport(skb, L3 + 20, (head[11].to_be() & 0xff) as u8)?;
         let src = Addr::from_v4_word(pair(head[13], head[14]));
         let dst = Addr::from_v4_word(pair(head[15], head[16]));
-        return Some(Packet {
-            skb,
+        return Some(Headers {
             key: FlowKey::from_words(src, dst, pair(head[17], head[18]), proto),
             l3: ETH_LEN,
             l4: ETH_LEN + 20,
@@ -79,6 +86,7 @@ fn parse_plain(skb: *mut __sk_buff) -> Option<Packet> {
             tcp_flags,
             ip_check: head[12],
             l4_check: head[20],
+            pad: 0,
         });
     }
     if head[6] == ETH_P_IPV6 {
@@ -91,8 +99,7 @@ fn parse_plain(skb: *mut __sk_buff) -> Option<Packet> {
         if src.is_v4() || dst.is_v4() {
             return None;
         }
-        return Some(Packet {
-            skb,
+        return Some(Headers {
             key: FlowKey::from_words(src, dst, pair(l4[0], l4[1]), proto),
             l3: ETH_LEN,
             l4: ETH_LEN + 40,
@@ -100,6 +107,7 @@ fn parse_plain(skb: *mut __sk_buff) -> Option<Packet> {
             tcp_flags,
             ip_check: 0,
             l4_check: l4[3],
+            pad: 0,
         });
     }
     None
@@ -143,9 +151,17 @@ pub fn ipv6_key(ip: &[u32; 10], ports: [u16; 2]) -> FlowKey {
     FlowKey::from_words(src, dst, pair(ports[0], ports[1]), (ip[1].to_be() >> 8) as u8)
 }
 
-/// Reads any frame by helpers.
+/// Reads any frame by helpers. Gives a number of [`Parsed`].
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn parse_any(packet: &mut Packet) -> Parsed {
+extern "C" fn parse_any(skb: *mut __sk_buff, headers: *mut Headers) -> u32 {
+    // SAFETY: null, or the caller's.
+    let Some(headers) = (unsafe { headers.as_mut() }) else { return Parsed::Other as u32 };
+    parse_frame(&mut Packet { skb, headers }) as u32
+}
+
+#[inline(always)]
+fn parse_frame(packet: &mut Packet) -> Parsed {
     let mut offset = ETH_LEN - 2;
     let mut tags = 0;
     let ethertype = loop {

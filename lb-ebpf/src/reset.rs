@@ -1,38 +1,33 @@
-//! Answers a segment with a RST, as RFC 9293 3.5.2 says: the client learns at once, instead of by a timeout.
+//! Turns a segment into a RST, as RFC 9293 3.5.2 says.
 
 use aya_ebpf::{
-    bindings::BPF_F_RECOMPUTE_CSUM,
+    bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM},
     helpers::{bpf_l4_csum_replace, bpf_skb_change_tail},
 };
-use lb_common::Counter;
 
-use crate::maps;
-use crate::packet::{Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
+use crate::packet::{Headers, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
 use crate::rewrite::fold_16;
-use crate::tc::Link;
-use crate::verdict::{Drop, Verdict};
 
 const TCP_LEN: u32 = 20;
 const TCP_CHECK: u32 = 16;
 const RECOMPUTE: u64 = BPF_F_RECOMPUTE_CSUM as u64;
 
-/// Turns the segment into its own RST and sends it back. A RST is never answered.
+/// Turns the segment into its own RST; `false` where the kernel refused.
 #[inline(always)]
-pub fn to_client(packet: &mut Packet, link: Link, reason: Counter) -> Result<Verdict, Drop> {
-    if packet.tcp_flags & TCP_RST != 0 || !turn(packet) {
-        return Err(Drop(reason));
-    }
-    match packet.send_back(link) {
-        Some(code) => {
-            maps::count(reason);
-            Ok(Verdict::Redirect(code))
-        }
-        None => Err(Drop(reason)),
-    }
+pub fn turn(packet: &mut Packet) -> bool {
+    turn_into_reset(packet.skb, packet.headers) != 0
 }
 
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn turn(packet: &mut Packet) -> bool {
+extern "C" fn turn_into_reset(skb: *mut __sk_buff, headers: *mut Headers) -> u32 {
+    // SAFETY: null, or the caller's.
+    let Some(headers) = (unsafe { headers.as_mut() }) else { return 0 };
+    u32::from(turn_tcp(&mut Packet { skb, headers }))
+}
+
+#[inline(always)]
+fn turn_tcp(packet: &mut Packet) -> bool {
     let Some(partial) = checksum_is_partial(packet) else { return false };
     let Some(old) = packet.load::<[u32; 5]>(packet.l4) else { return false };
     let header_len = packet.l4 - packet.l3;

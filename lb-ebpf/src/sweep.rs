@@ -6,12 +6,12 @@ use lb_common::{Counter, FlowKey, Phase, SWEEP_BATCH, timeout};
 
 use crate::flow::now;
 use crate::maps::{self, Part};
-use crate::packet::{ETH_LEN, Packet};
+use crate::packet::{ETH_LEN, Headers, Packet};
 
 /// The frame holds keys behind an Ethernet header. Returns how many flows were removed.
 #[inline(always)]
 pub fn remove_idle(ctx: &TcContext) -> i32 {
-    let packet = Packet::unread(ctx.skb.skb);
+    let packet = Packet { skb: ctx.skb.skb, headers: &mut Headers::unread() };
     let now = now();
     let mut removed = 0;
     for i in 0..SWEEP_BATCH as u32 {

@@ -13,7 +13,7 @@ use crate::maps::{self, Part};
 use crate::open::{self, Opened};
 use crate::packet::{Packet, TCP_FIN, TCP_RST, TCP_SYN};
 use crate::parse::{self, Parsed};
-use crate::reset;
+use crate::reject;
 use crate::rewrite;
 use crate::verdict::{Drop, Verdict};
 
@@ -45,8 +45,9 @@ impl Link {
 /// From the pod: to a service, or straight to a backend.
 #[inline(always)]
 pub fn ingress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
-    let mut packet = MaybeUninit::uninit();
-    let (parsed, packet) = parse::headers(ctx.skb.skb, &mut packet);
+    let mut headers = MaybeUninit::uninit();
+    let (parsed, mut packet) = parse::headers(ctx.skb.skb, &mut headers);
+    let packet = &mut packet;
     match parsed {
         Parsed::Transport => {}
         Parsed::Fragment => {
@@ -61,7 +62,9 @@ pub fn ingress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
         }
         Parsed::Icmp | Parsed::Other => return Ok(Verdict::Continue),
     }
-    if !maps::interesting(packet.key.dst, packet.key.dport, packet.key.proto) {
+    if !maps::interesting(packet.key.dst, packet.key.dport, packet.key.proto)
+        && !maps::near_service(packet.key.dst, packet.key.dport)
+    {
         return Ok(Verdict::Continue);
     }
     forward(packet, link)
@@ -78,7 +81,8 @@ fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
     if let Some((flow, _)) = found {
         match flow::standing(packet, flow) {
             Standing::Good => {
-                let hairpin = translate(packet, flow, link)?;
+                let rewritten = rewrite::as_flow_says(packet, flow);
+                let hairpin = translated(packet, flow, rewritten, link)?;
                 // Last, for the flow may move now.
                 flow::touch_forward(packet, flow);
                 return leave(packet, hairpin, link);
@@ -96,44 +100,52 @@ fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
             }
             Standing::BackendGone => {
                 flow::forget(&packet.key);
-                return reset::to_client(packet, link, Counter::ResetBackendGone);
+                return reject::answer(packet, link, Counter::ResetBackendGone);
             }
         }
     }
-    match open::flow(packet, previous) {
-        Opened::Flow => {}
-        Opened::NotOurs => return Ok(Verdict::Continue),
-        Opened::UnknownFlow => return reset::to_client(packet, link, Counter::ResetUnknownFlow),
-        Opened::NoEndpoint if packet.is_tcp() => {
-            return reset::to_client(packet, link, Counter::ResetNoEndpoint);
-        }
-        Opened::NoEndpoint => return Err(Drop(Counter::DropNoEndpoint)),
-        Opened::NoLocalEndpoint => return Err(Drop(Counter::DropNoLocalEndpoint)),
-        Opened::NoPort => return Err(Drop(Counter::ClashDropped)),
-        Opened::Failed => return Err(Drop(Counter::DropFlowInsert)),
-    }
-    match maps::flow(&packet.key) {
-        Some((flow, _)) => {
-            let hairpin = translate(packet, flow, link)?;
-            leave(packet, hairpin, link)
-        }
-        // Evicted within the microsecond: the next try finds room again.
-        None => Err(Drop(Counter::DropFlowInsert)),
-    }
+    begin(packet, previous, link)
 }
 
-/// Rewrites the packet as its flow says. Is it to go back out of its link?
+/// A packet without a flow.
 #[inline(always)]
-fn translate(packet: &mut Packet, flow: &Flow, link: Link) -> Result<bool, Drop> {
+fn begin(packet: &mut Packet, previous: u32, link: Link) -> Result<Verdict, Drop> {
+    let is_tcp = packet.is_tcp();
+    let reason = match open::flow(packet, previous) {
+        Opened::Flow => {
+            // Where it was evicted within the microsecond, the next try finds room again.
+            let Some((flow, _)) = maps::flow(&packet.key) else { return Err(Drop(Counter::DropFlowInsert)) };
+            let rewritten = rewrite::as_new_flow_says(packet, flow);
+            let hairpin = translated(packet, flow, rewritten, link)?;
+            return leave(packet, hairpin, link);
+        }
+        Opened::NotOurs => return Ok(Verdict::Continue),
+        Opened::UnknownFlow => Counter::ResetUnknownFlow,
+        Opened::NoEndpoint if is_tcp => Counter::ResetNoEndpoint,
+        Opened::NoEndpoint => Counter::UnreachableNoEndpoint,
+        Opened::UnknownPort if is_tcp => Counter::ResetUnknownPort,
+        Opened::UnknownPort => Counter::UnreachableUnknownPort,
+        Opened::NoLocalEndpoint => return Err(Drop(Counter::DropNoLocalEndpoint)),
+        Opened::NotAdmitted => return Err(Drop(Counter::DropSourceRange)),
+        Opened::Unallocated => return Err(Drop(Counter::DropUnallocated)),
+        Opened::NoPort => return Err(Drop(Counter::ClashDropped)),
+        Opened::Failed => return Err(Drop(Counter::DropFlowInsert)),
+    };
+    reject::answer(packet, link, reason)
+}
+
+/// Counts a packet, and whether its rewrite worked. Is it to go back out of its link?
+#[inline(always)]
+fn translated(packet: &mut Packet, flow: &Flow, rewritten: bool, link: Link) -> Result<bool, Drop> {
+    if !rewritten {
+        return Err(Drop(Counter::DropRewriteFailed));
+    }
     if flow.service != Flow::NONE {
         let bytes = u64::from(packet.len());
         maps::account(flow.service, flow.backend, |traffic| {
             traffic.packets += 1;
             traffic.bytes += bytes;
         });
-    }
-    if !rewrite::tuple(packet, &flow.src, &flow.dst) {
-        return Err(Drop(Counter::DropRewriteFailed));
     }
     let hairpin = flow.action == Action::Hairpin as u8;
     if link.is_port() && !hairpin && flow.mac != [0; 6] && !packet.send_to_mac(flow.mac) {
@@ -157,8 +169,9 @@ fn leave(packet: &mut Packet, hairpin: bool, link: Link) -> Result<Verdict, Drop
 /// To the pod: a reply gets the address back that the client knows.
 #[inline(always)]
 pub fn egress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
-    let mut packet = MaybeUninit::uninit();
-    let (parsed, packet) = parse::headers(ctx.skb.skb, &mut packet);
+    let mut headers = MaybeUninit::uninit();
+    let (parsed, mut packet) = parse::headers(ctx.skb.skb, &mut headers);
+    let packet = &mut packet;
     match parsed {
         Parsed::Transport => {}
         Parsed::Icmp => {
@@ -188,7 +201,7 @@ pub fn egress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
     let track = flow.beat != flow::beat()
         || flow.phase == Phase::New as u8
         || packet.tcp_flags & (TCP_FIN | TCP_RST | TCP_SYN) != 0;
-    if !rewrite::tuple(packet, &flow.src, &flow.dst) {
+    if !rewrite::as_flow_says(packet, flow) {
         return Err(Drop(Counter::DropRewriteFailed));
     }
     if track {

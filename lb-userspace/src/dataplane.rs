@@ -15,11 +15,12 @@ use std::sync::atomic::Ordering;
 
 use anyhow::Context;
 use aya::maps::MapError;
-use lb_common::{Backend, BackendState, Service, ServiceRecord};
+use aya::maps::lpm_trie::Key;
+use lb_common::{Backend, BackendState, Prefix, RangeRule, Service, ServiceRecord, SourceClient};
 
 use crate::plan::Op;
 use crate::plane::Plane;
-use crate::tables::Tables;
+use crate::tables::{Interest, Tables};
 use maps::Maps;
 use sys::Grace;
 
@@ -40,8 +41,8 @@ impl Kernel {
     fn apply_one(&mut self, op: &Op) -> anyhow::Result<()> {
         let maps = &mut self.maps;
         match op {
-            Op::SetInterest { bit } => set_interest(maps, *bit, true),
-            Op::ClearInterest { bit } => set_interest(maps, *bit, false),
+            Op::SetInterest { bit } => maps.interest.store(*bit, true),
+            Op::ClearInterest { bit } => maps.interest.store(*bit, false),
             Op::WriteBackend { id, backend } => {
                 if maps.backends.get(*id).state == BackendState::Free as u8 {
                     maps.clear_backend_traffic(*id)?;
@@ -74,14 +75,33 @@ impl Kernel {
                 maps.backends.set_byte(*id, offset_of!(Backend, state), BackendState::Free as u8);
             }
             Op::DeleteName { id } => absent_is_fine(maps.names.remove(id))?,
+            Op::PutLocalAddr { addr } => maps.local_addrs.insert(addr, 0, 0)?,
+            Op::DeleteLocalAddr { addr } => absent_is_fine(maps.local_addrs.remove(addr))?,
+            Op::PutRange { prefix, rule } => {
+                maps.service_ranges.insert(&Key::new(prefix.len, prefix.addr), *rule as u32, 0)?;
+            }
+            Op::DeleteRange { prefix } => {
+                absent_is_fine(maps.service_ranges.remove(&Key::new(prefix.len, prefix.addr)))?;
+            }
+            Op::PutSourceRange { service, prefix } => {
+                maps.source_ranges.insert(&source_range(*service, prefix), 0, 0)?;
+            }
+            Op::DeleteSourceRange { service, prefix } => {
+                absent_is_fine(maps.source_ranges.remove(&source_range(*service, prefix)))?;
+            }
+            Op::SetBackendSets { id, sets } => maps.backends.set_byte(*id, offset_of!(Backend, sets), *sets),
         }
         Ok(())
     }
 }
 
-fn set_interest(maps: &Maps, bit: u32, on: bool) {
-    sys::store_bit(maps.interest.word64(bit >> 6, 0), bit & 63, on);
+fn source_range(service: u32, prefix: &Prefix) -> Key<SourceClient> {
+    let service = service.to_be_bytes();
+    Key::new(SERVICE_BITS + prefix.len, SourceClient { service, addr: prefix.addr })
 }
+
+/// Bits of the service id in front of the address, in a key of `source_ranges`.
+const SERVICE_BITS: u32 = 32;
 
 fn write_record(maps: &Maps, service: u32, index: u8, record: &ServiceRecord) {
     let mut whole = maps.services.get(service);
@@ -137,13 +157,22 @@ pub fn read(maps: &Maps) -> anyhow::Result<Tables> {
             tables.backends.insert(id, backend);
         }
     }
-    for index in 0..maps.interest.entries() {
-        let mut word = maps.interest.get(index);
-        while word != 0 {
-            tables.interest.set(index * 64 + word.trailing_zeros());
-            word &= word - 1;
-        }
+    for addr in maps.local_addrs.keys() {
+        tables.local_addrs.insert(addr?);
     }
+    for entry in maps.service_ranges.iter() {
+        let (key, rule) = entry?;
+        let rule = RangeRule::from_u32(rule)
+            .with_context(|| format!("service_ranges: no rule has number {rule}"))?;
+        tables.ranges.insert(Prefix { len: key.prefix_len(), addr: key.data() }, rule);
+    }
+    for key in maps.source_ranges.keys() {
+        let key = key?;
+        let client = key.data();
+        let prefix = Prefix { len: key.prefix_len().saturating_sub(SERVICE_BITS), addr: client.addr };
+        tables.source_ranges.entry(u32::from_be_bytes(client.service)).or_default().insert(prefix);
+    }
+    tables.interest = Interest::from_words(maps.interest.words());
     Ok(tables)
 }
 

@@ -30,7 +30,7 @@ impl Desired {
             && self.service_ranges.is_none()
     }
 
-    /// Less what the packet path does not serve yet: only ClusterIPs.
+    /// Less what the agent does not hand on yet: only ClusterIPs.
     #[must_use]
     pub fn served(mut self) -> Self {
         for desired in self.services.values_mut() {
@@ -82,7 +82,7 @@ pub struct DesiredPort {
 pub struct BackendShare {
     pub state: BackendState,
     /// Relative share of new flows, for weighted algorithms.
-    pub weight: u32,
+    pub weight: u16,
 }
 
 /// The identity of a service id: a Service port (Kubernetes: namespace, name, port name and protocol) of one

@@ -5,6 +5,7 @@ mod frontends;
 mod ids;
 mod op;
 mod owners;
+mod places;
 mod port;
 mod regions;
 mod restore;
@@ -17,7 +18,7 @@ pub use ids::{Batch, Ids};
 pub use op::{Op, state_name};
 pub use regions::{Region, Regions};
 
-use crate::desired::{Desired, DesiredPort, ServicePortName};
+use crate::desired::{Desired, DesiredPort, ServicePortName, ServiceRanges};
 use crate::event::{Kind, ObjectName, Subject};
 use crate::model::{Board, Notice, Severity};
 use crate::tables::Tables;
@@ -30,6 +31,8 @@ pub struct Limits {
     pub services: u32,
     pub slots: u32,
     pub backends: u32,
+    pub local_addrs: u32,
+    pub source_ranges: u32,
 }
 
 impl Default for Limits {
@@ -43,6 +46,8 @@ impl Default for Limits {
             services: const { entries(capacity::SERVICES) },
             slots: const { entries(capacity::SLOTS) },
             backends: const { entries(capacity::BACKENDS) },
+            local_addrs: const { entries(capacity::LOCAL_ADDRS) },
+            source_ranges: const { entries(capacity::SOURCE_RANGES) },
         }
     }
 }
@@ -78,6 +83,8 @@ pub struct Planner {
     service_ids: Ids,
     backend_ids: Ids,
     regions: Regions,
+    /// As it was last desired.
+    service_ranges: ServiceRanges,
     /// The batch that releases go to now.
     batch: Batch,
     /// Services whose record out of force may still be read.
@@ -113,8 +120,10 @@ impl Planner {
 
     /// The writes from the tables as they are to `desired`. Work is proportional to the service ports in
     /// `desired` and those that wait.
-    pub fn plan(&mut self, desired: Desired) -> Plan {
+    pub fn plan(&mut self, mut desired: Desired) -> Plan {
         let complete = desired.complete;
+        let node_addresses = desired.node_addresses.take();
+        let service_ranges = desired.service_ranges.take();
         let (wanted, gone): (Vec<_>, Vec<_>) =
             self.due(desired).into_iter().partition(|(_, port)| port.is_some());
         let wanted: Vec<_> = wanted.into_iter().filter_map(|(name, port)| Some((name, port?))).collect();
@@ -137,6 +146,10 @@ impl Planner {
         if complete {
             self.remove_strays(&mut draft);
         }
+        if let Some(addresses) = node_addresses {
+            self.plan_local_addrs(addresses, &mut draft);
+        }
+        self.plan_ranges(service_ranges, complete, &mut draft);
         let deleted = draft[made..].iter().any(|op| matches!(op, Op::DeleteFrontend { .. }));
         for ((name, port), outcome) in wanted.into_iter().zip(outcomes) {
             match outcome {
@@ -241,6 +254,7 @@ impl Planner {
             names::FRONTENDS => self.limits.frontends,
             names::SERVICES => self.limits.services,
             names::SLOTS => self.limits.slots,
+            names::SOURCE_RANGES => self.limits.source_ranges,
             _ => self.limits.backends,
         }
     }

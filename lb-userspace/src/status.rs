@@ -56,6 +56,7 @@ pub async fn read(pins: &Pins, overrides: &Overrides) -> anyhow::Result<Status> 
     let tables = crate::dataplane::read(&maps)?;
     let mut flows = [0; 3];
     maps.for_each_flow(|part, _, _| flows[part] += 1)?;
+    let affinity = maps.affinity.keys().filter(Result::is_ok).count();
     let in_use = tables.backends.values().filter(|b| b.state != lb_common::BackendState::Free as u8).count();
     let fill = |name, used, capacity| Fill { name, used, capacity };
     let counters = Counter::ALL
@@ -68,6 +69,14 @@ pub async fn read(pins: &Pins, overrides: &Overrides) -> anyhow::Result<Status> 
         links: links(pins, overrides).await.context("list links")?,
         tables: vec![
             fill("frontends", tables.frontends.len(), capacity::FRONTENDS),
+            fill("local_addrs", tables.local_addrs.len(), capacity::LOCAL_ADDRS),
+            fill("service_ranges", tables.ranges.len(), capacity::SERVICE_RANGES),
+            fill(
+                "source_ranges",
+                tables.source_ranges.values().map(std::collections::BTreeSet::len).sum(),
+                capacity::SOURCE_RANGES,
+            ),
+            fill("affinity", affinity, capacity::AFFINITY),
             fill("services", tables.names.len(), capacity::SERVICES),
             fill("slots", tables.slots.len(), capacity::SLOTS),
             fill("backends", in_use, capacity::BACKENDS),

@@ -1,10 +1,10 @@
 //! The content of the maps, in memory: what a plane holds, and what the planner compares with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{
-    Active, Backend, BackendState, Frontend, FrontendKey, INTEREST_WORDS, Service, ServiceName,
-    ServiceRecord, Slot, SlotRange,
+    Active, Addr, Backend, BackendState, COARSE_WORDS, Frontend, FrontendKey, INTEREST_WORDS, Prefix,
+    RangeRule, Service, ServiceName, ServiceRecord, Slot, SlotRange,
 };
 
 use crate::plan::Op;
@@ -22,6 +22,11 @@ pub struct Tables {
     /// By backend id: those that were ever written. Retired ones stay, in state `Free`, so that generations
     /// go on.
     pub backends: BTreeMap<u32, Backend>,
+    /// The node's addresses that NodePorts answer on.
+    pub local_addrs: BTreeSet<Addr>,
+    pub ranges: BTreeMap<Prefix, RangeRule>,
+    /// By service id; never an empty set.
+    pub source_ranges: BTreeMap<u32, BTreeSet<Prefix>>,
     pub interest: Interest,
 }
 
@@ -69,6 +74,34 @@ impl Tables {
             Op::DeleteName { id } => {
                 self.names.remove(id);
             }
+            Op::PutLocalAddr { addr } => {
+                self.local_addrs.insert(*addr);
+            }
+            Op::DeleteLocalAddr { addr } => {
+                self.local_addrs.remove(addr);
+            }
+            Op::PutRange { prefix, rule } => {
+                self.ranges.insert(*prefix, *rule);
+            }
+            Op::DeleteRange { prefix } => {
+                self.ranges.remove(prefix);
+            }
+            Op::PutSourceRange { service, prefix } => {
+                self.source_ranges.entry(*service).or_default().insert(*prefix);
+            }
+            Op::DeleteSourceRange { service, prefix } => {
+                if let Some(ranges) = self.source_ranges.get_mut(service) {
+                    ranges.remove(prefix);
+                    if ranges.is_empty() {
+                        self.source_ranges.remove(service);
+                    }
+                }
+            }
+            Op::SetBackendSets { id, sets } => {
+                if let Some(backend) = self.backends.get_mut(id) {
+                    backend.sets = *sets;
+                }
+            }
         }
     }
 
@@ -102,16 +135,18 @@ impl Tables {
     }
 }
 
-/// The `interest` bitmap: [`INTEREST_WORDS`] words.
+/// The `interest` bitmap and behind it `interest_coarse`: [`Interest::WORDS`] words.
 #[derive(Clone, PartialEq)]
 pub struct Interest {
     words: Vec<u64>,
 }
 
 impl Interest {
+    pub const WORDS: usize = INTEREST_WORDS + COARSE_WORDS;
+
     /// From the map's content; words past its end count as zero.
     pub fn from_words(mut words: Vec<u64>) -> Self {
-        words.resize(INTEREST_WORDS, 0);
+        words.resize(Self::WORDS, 0);
         Self { words }
     }
 
@@ -119,7 +154,7 @@ impl Interest {
         &self.words
     }
 
-    /// Bits are below `INTEREST_WORDS * 64`, as [`lb_common::interest_bit`] gives them.
+    /// Bits are below `WORDS * 64`, as [`lb_common::interest_bit`] and its siblings give them.
     pub fn contains(&self, bit: u32) -> bool {
         self.words[bit as usize / 64] & (1 << (bit % 64)) != 0
     }
@@ -143,7 +178,7 @@ impl Interest {
 
 impl Default for Interest {
     fn default() -> Self {
-        Self { words: vec![0; INTEREST_WORDS] }
+        Self { words: vec![0; Self::WORDS] }
     }
 }
 

@@ -5,11 +5,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{
-    Addr, Algorithm, BackendState, Endpoint, FrontendKey, FrontendKind, Port, Proto, ServiceRecord,
+    Addr, Algorithm, Backend, BackendState, Endpoint, FrontendKey, FrontendKind, Port, Prefix, Proto,
+    ServiceRecord,
 };
-use lb_userspace::desired::{BackendShare, Desired, DesiredPort, Family, ServicePortName};
+use lb_userspace::desired::{BackendShare, Desired, DesiredPort, Family, ServicePortName, ServiceRanges};
 use lb_userspace::plan::{Limits, Op, Planner};
 use lb_userspace::tables::Tables;
+
+/// [`Op::rank`]s.
+const PUT_FRONTEND: u8 = 7;
+const PUT_RANGE: u8 = 11;
 
 fn name(name: &str) -> ServicePortName {
     ServicePortName {
@@ -72,10 +77,12 @@ fn a_first_service_is_written_make_before_break() {
         "write record 0[1]: cluster 0+1 local 1+0 flags 4 affinity 0s algorithm 0",
         "flip 0 to record 1 version 1",
         "put frontend 10.96.0.1:80/TCP -> service 0",
+        "put range 10.96.0.1/32 ClusterIP",
     ];
     let ops = ops(&mut planner(), one("s", Some(port(vip(1), [1]))));
     assert!(ops[..2].iter().all(|op| op.starts_with("set interest ")), "{ops:?}");
-    assert_eq!(ops[2..], expected);
+    assert!(ops[2].starts_with("set coarse interest "), "{ops:?}");
+    assert_eq!(ops[3..], expected);
 }
 
 #[test]
@@ -89,7 +96,7 @@ fn an_endpoint_more_is_five_writes_however_large_the_service() {
         grace(&mut planner);
         let plan = planner.plan(one("s", Some(port(vip(1), 1..=size + 1))));
         let kinds: Vec<u8> = plan.ops.iter().map(Op::rank).collect();
-        assert_eq!(kinds, [0, 1, 2, 4, 5], "{size}");
+        assert_eq!(kinds, [0, 1, 2, 5, 6], "{size}");
     }
 }
 
@@ -113,6 +120,7 @@ fn an_endpoint_less_and_a_service_gone_are_as_cheap() {
         gone,
         [
             "delete frontend 10.96.0.1:80/TCP",
+            "delete range 10.96.0.1/32",
             "retire backend 0: generation 2",
             "retire backend 1: generation 2",
             "delete name 0",
@@ -178,7 +186,7 @@ fn a_full_table_names_the_service_and_leaves_the_others_alone() {
     let expected = "Service default/b: table `backends` is full (3 entries): default/b:http/TCP/IPv4: it is not \
                     programmed";
     assert_eq!((plan.ops, notices), (vec![], vec![expected.to_owned()]));
-    assert_eq!(planner.plan(one("c", Some(port(vip(3), [5])))).ops.last().unwrap().rank(), 6);
+    assert_eq!(planner.plan(one("c", Some(port(vip(3), [5])))).ops.last().unwrap().rank(), PUT_RANGE);
     assert_eq!(planner.plan(one("b", Some(port(vip(2), [3, 4])))).notices, [], "said once");
 
     planner.plan(one("a", None));
@@ -196,7 +204,7 @@ fn full_frontends_make_room_by_the_next_plan_only() {
     let plan = planner.plan(Desired { services, complete: false, ..Desired::default() });
     assert!(plan.notices.is_empty() && planner.deferred());
     let plan = planner.plan(Desired::default());
-    assert_eq!((plan.ops.last().map(Op::rank), planner.deferred()), (Some(6), false));
+    assert_eq!((plan.ops.last().map(Op::rank), planner.deferred()), (Some(PUT_RANGE), false));
 }
 
 #[test]
@@ -211,7 +219,7 @@ fn a_frontend_given_up_makes_room_for_the_starved() {
     assert!(!planner.deferred());
     assert_eq!(ops(&mut planner, one("a", Some(port(vip(1), [1])))), ["delete frontend 10.96.0.9:80/TCP"]);
     assert!(planner.deferred() && planner.pending().is_none());
-    assert_eq!(planner.plan(Desired::default()).ops.last().map(Op::rank), Some(6));
+    assert_eq!(planner.plan(Desired::default()).ops.last().map(Op::rank), Some(PUT_RANGE));
     assert!(!planner.deferred() && planner.notices().next().is_none());
 }
 
@@ -293,13 +301,16 @@ fn an_endpoint_that_stands_twice_is_the_one_in_the_slots() {
         complete: true,
         ..Desired::default()
     };
-    for last_done in [1, 6] {
+    for last_done in [1, PUT_FRONTEND] {
         let plan = Planner::restore(tables.clone(), Limits::default()).plan(desired()).ops;
         let done = plan.iter().take_while(|op| op.rank() <= last_done);
         done.for_each(|op| tables.apply(op));
     }
     let mut planner = Planner::restore(tables, Limits::default());
-    assert_eq!(ops(&mut planner, desired()), ["retire backend 0: generation 2"]);
+    assert_eq!(
+        ops(&mut planner, desired()),
+        ["put range 10.96.0.1/32 ClusterIP", "retire backend 0: generation 2"]
+    );
 }
 
 /// Slots of a dead record lie where another service's are now.
@@ -335,7 +346,9 @@ fn what_nothing_names_is_removed_by_a_complete_plan() {
     let mut planner = Planner::restore(tables, Limits::default());
     let removed =
         ops(&mut planner, Desired { services: BTreeMap::new(), complete: true, ..Desired::default() });
-    assert_eq!(removed, ["delete frontend 10.96.0.1:80/TCP", "retire backend 0: generation 2"]);
+    let expected =
+        ["delete frontend 10.96.0.1:80/TCP", "delete range 10.96.0.1/32", "retire backend 0: generation 2"];
+    assert_eq!(removed, expected);
 }
 
 #[test]
@@ -375,9 +388,162 @@ fn a_bit_that_the_sweep_cleared_is_set_again() {
         .iter()
         .filter_map(|op| if let Op::SetInterest { bit } = op { Some(*bit) } else { None })
         .collect();
-    assert_eq!(bits.len(), 2);
+    assert_eq!(bits.len(), 3);
     planner.observe(&Op::ClearInterest { bit: bits[0] });
     let again = planner.plan(one("s", Some(port(vip(1), [1])))).ops;
     assert_eq!(again[0], Op::SetInterest { bit: bits[0] });
     assert!(again[1].rank() > 0, "the other is still there");
+}
+
+fn prefix(ip: &str, len: u8) -> Prefix {
+    Prefix::new(ip.parse().unwrap(), len)
+}
+
+#[test]
+fn source_ranges_come_before_the_record_that_asks_for_them_and_go_after_it() {
+    let mut planner = planner();
+    let with = |ranges: &[Prefix]| {
+        let mut port = port(vip(1), [1]);
+        port.frontends.insert(vip(9), FrontendKind::LoadBalancer);
+        port.source_ranges = ranges.iter().copied().collect();
+        one("s", Some(port))
+    };
+    planner.plan(with(&[]));
+    grace(&mut planner);
+    let (office, home) = (prefix("192.0.2.0", 24), prefix("198.51.100.7", 32));
+    assert_eq!(
+        ops(&mut planner, with(&[office])),
+        [
+            "put source range 192.0.2.0/24 -> service 0",
+            "write record 0[0]: cluster 0+1 local 1+0 flags 12 affinity 0s algorithm 0",
+            "flip 0 to record 0 version 2",
+        ]
+    );
+    grace(&mut planner);
+    assert_eq!(
+        ops(&mut planner, with(&[home])),
+        ["put source range 198.51.100.7/32 -> service 0", "delete source range 192.0.2.0/24 -> service 0"]
+    );
+    assert_eq!(
+        ops(&mut planner, with(&[])),
+        [
+            "write record 0[1]: cluster 0+1 local 1+0 flags 4 affinity 0s algorithm 0",
+            "flip 0 to record 1 version 3",
+            "delete source range 198.51.100.7/32 -> service 0",
+        ]
+    );
+    grace(&mut planner);
+    planner.plan(with(&[home]));
+    let gone = ops(&mut planner, one("s", None));
+    assert!(gone.contains(&"delete source range 198.51.100.7/32 -> service 0".to_owned()), "{gone:?}");
+    assert!(planner.tables().source_ranges.is_empty());
+}
+
+#[test]
+fn source_ranges_beyond_the_table_leave_the_service_as_it_was() {
+    let limits = Limits { source_ranges: 1, ..Limits::default() };
+    let mut planner = Planner::restore(Tables::default(), limits);
+    let mut port = port(vip(1), [1]);
+    port.source_ranges = [prefix("192.0.2.0", 24), prefix("198.51.100.0", 24)].into();
+    let plan = planner.plan(one("s", Some(port)));
+    let notices: Vec<String> = plan.notices.iter().map(ToString::to_string).collect();
+    assert_eq!(plan.ops, []);
+    assert!(notices[0].contains("table `source_ranges` is full (1 entries)"), "{notices:?}");
+}
+
+#[test]
+fn an_address_of_the_node_that_comes_or_goes_is_one_write() {
+    let mut planner = planner();
+    let addresses = |hosts: &[u16]| Desired {
+        node_addresses: Some(hosts.iter().map(|host| addr(0, *host)).collect()),
+        ..Desired::default()
+    };
+    assert_eq!(
+        ops(&mut planner, addresses(&[1, 2])),
+        ["put local address 10.0.0.1", "put local address 10.0.0.2"]
+    );
+    assert_eq!(ops(&mut planner, addresses(&[1, 2, 3])), ["put local address 10.0.0.3"]);
+    assert_eq!(ops(&mut planner, addresses(&[2, 3])), ["delete local address 10.0.0.1"]);
+    assert_eq!(ops(&mut planner, Desired::default()), [""; 0], "as they are");
+    let mut again = Planner::restore(planner.tables().clone(), Limits::default());
+    assert_eq!(ops(&mut again, addresses(&[2, 3])), [""; 0]);
+}
+
+#[test]
+fn a_range_of_services_has_bits_and_a_cluster_ip_in_it_a_rule_of_its_own() {
+    let mut planner = planner();
+    let other = addr(97, 1);
+    let ranges = |cidr: Prefix| Desired {
+        service_ranges: Some(ServiceRanges { cidrs: [cidr].into(), others: [other].into() }),
+        ..Desired::default()
+    };
+    let plan = ops(&mut planner, ranges(prefix("10.96.0.0", 12)));
+    assert_eq!(plan.iter().filter(|op| op.starts_with("set coarse interest ")).count(), 256);
+    assert_eq!(plan[256..], ["put range 10.96.0.0/12 unallocated", "put range 10.97.0.1/32 another proxy's"]);
+
+    let mut port = port(vip(1), [1]);
+    port.frontends.insert(vip(9), FrontendKind::LoadBalancer);
+    let plan = ops(&mut planner, one("s", Some(port.clone())));
+    let rules: Vec<&String> = plan.iter().filter(|op| op.contains(" range ")).collect();
+    assert_eq!(
+        rules,
+        ["put range 10.96.0.1/32 ClusterIP"],
+        "a load balancer address is not ours to refuse on"
+    );
+
+    // A restart without a change.
+    let mut again = Planner::restore(planner.tables().clone(), Limits::default());
+    let services = BTreeMap::from([(name("s"), Some(port))]);
+    let same = Desired { services, complete: true, ..ranges(prefix("10.96.0.0", 12)) };
+    assert_eq!(ops(&mut again, same), [""; 0]);
+
+    let fewer = ops(&mut planner, ranges(prefix("10.96.0.0", 16)));
+    assert_eq!(fewer, ["put range 10.96.0.0/16 unallocated", "delete range 10.96.0.0/12"]);
+    let too_wide = ops(&mut planner, ranges(prefix("10.0.0.0", 7)));
+    assert_eq!(too_wide, ["delete range 10.96.0.0/16"]);
+}
+
+#[test]
+fn a_node_port_is_found_by_its_number() {
+    let mut planner = planner();
+    let key = FrontendKey::new(Family::Ipv4.unspecified(), Port::new(30080), Proto::Tcp as u8);
+    let mut port = port(vip(1), [1]);
+    port.frontends.insert(key, FrontendKind::NodePort);
+    let plan = planner.plan(one("s", Some(port)));
+    let bit = lb_common::port_bit(Port::new(30080));
+    assert!(plan.ops.contains(&Op::SetInterest { bit }));
+    let puts: Vec<String> =
+        plan.ops.iter().map(ToString::to_string).filter(|op| op.starts_with("put ")).collect();
+    assert_eq!(
+        puts,
+        [
+            "put frontend 0.0.0.0:30080/TCP -> service 0",
+            "put frontend 10.96.0.1:80/TCP -> service 0",
+            "put range 10.96.0.1/32 ClusterIP"
+        ]
+    );
+}
+
+#[test]
+fn a_backend_is_marked_with_its_sets_before_the_service_flips_to_them_and_unmarked_after() {
+    let mut planner = planner();
+    let endpoint = |host| Endpoint::new(addr(244, host), Port::new(8080));
+    let mut both = port(vip(1), [1, 2]);
+    planner.plan(one("s", Some(both.clone())));
+    assert_eq!(planner.tables().backends[&0].sets, Backend::IN_CLUSTER);
+    grace(&mut planner);
+    both.cluster.remove(&endpoint(1));
+    both.local.insert(endpoint(1));
+    let plan = ops(&mut planner, one("s", Some(both)));
+    assert_eq!(
+        plan,
+        [
+            "write backend 0: 10.244.0.1:8080/TCP generation 1 service 0 weight 1 active",
+            "write slots 2+2: 1.1 0.1",
+            "write record 0[0]: cluster 2+1 local 3+1 flags 4 affinity 0s algorithm 0",
+            "flip 0 to record 0 version 2",
+            "set backend 0 sets local",
+        ]
+    );
+    assert_eq!(planner.tables().backends[&0].sets, Backend::IN_LOCAL);
 }

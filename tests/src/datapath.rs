@@ -1,7 +1,7 @@
 //! The programs and maps of lb, loaded for packet tests: no link, no agent, a bpffs of their own.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result};
 use aya::Ebpf;
@@ -14,7 +14,7 @@ use lb_userspace::dataplane::Kernel;
 use lb_userspace::dataplane::load::{self, Constants};
 use lb_userspace::dataplane::maps::Maps;
 use lb_userspace::dataplane::pins::Pins;
-use lb_userspace::desired::{BackendShare, Desired, DesiredPort, Family, ServicePortName};
+use lb_userspace::desired::{BackendShare, Desired, DesiredPort, Family, ServicePortName, ServiceRanges};
 use lb_userspace::flows::{self, FlowView};
 use lb_userspace::plan::{Limits, Planner};
 use lb_userspace::plane::Plane;
@@ -64,6 +64,20 @@ pub fn service(proto: Proto, frontend: &str, backends: &[&str]) -> (ServicePortN
     (name, port)
 }
 
+/// The same service on another frontend too; `kind` NodePort takes the port alone.
+pub fn also_on(
+    (name, mut port): (ServicePortName, DesiredPort),
+    kind: FrontendKind,
+    frontend: &str,
+) -> (ServicePortName, DesiredPort) {
+    let Endpoint { mut addr, port: number, .. } = endpoint(frontend);
+    if kind == FrontendKind::NodePort {
+        addr = name.family.unspecified();
+    }
+    port.frontends.insert(FrontendKey::new(addr, number, name.proto as u8), kind);
+    (name, port)
+}
+
 pub fn endpoint(text: &str) -> Endpoint {
     let Place(addr) = text.into();
     of(addr)
@@ -108,9 +122,23 @@ impl Datapath {
         self.settle()
     }
 
+    /// The node's own addresses that NodePorts answer on.
+    pub fn set_node_addresses(&mut self, addresses: &[&str]) -> Result<()> {
+        let addresses = addresses.iter().map(|text| Ok(text.parse::<IpAddr>()?.into()));
+        self.desire(Desired { node_addresses: Some(addresses.collect::<Result<_>>()?), ..Desired::default() })
+    }
+
+    /// Where ClusterIPs are, beside those of the services.
+    pub fn set_service_ranges(&mut self, ranges: ServiceRanges) -> Result<()> {
+        self.desire(Desired { service_ranges: Some(ranges), ..Desired::default() })
+    }
+
     fn settle(&mut self) -> Result<()> {
-        let mut desired =
-            Desired { services: std::mem::take(&mut self.services), complete: false, ..Desired::default() };
+        let services = std::mem::take(&mut self.services);
+        self.desire(Desired { services, ..Desired::default() })
+    }
+
+    fn desire(&mut self, mut desired: Desired) -> Result<()> {
         loop {
             let plan = self.planner.plan(std::mem::take(&mut desired));
             self.kernel.apply(&plan.ops)?;

@@ -4,10 +4,12 @@ use std::io;
 
 use anyhow::{Context, bail};
 use aya::Pod;
-use aya::maps::{HashMap, Map, MapData, MapInfo, MapType, PerCpuArray};
+use aya::maps::lpm_trie::Key;
+use aya::maps::{HashMap, LpmTrie, Map, MapData, MapInfo, MapType, PerCpuArray};
 use lb_common::{
-    Backend, COUNTERS, Counter, Flow, FlowKey, Frontend, FrontendKey, INTEREST_WORDS, Service, ServiceName,
-    Slot, Traffic, capacity, names,
+    Addr, Affinity, AffinityKey, Backend, COARSE_FIRST, COARSE_WORDS, COUNTERS, Counter, Flow, FlowKey,
+    Frontend, FrontendKey, INTEREST_WORDS, Service, ServiceName, Slot, SourceClient, Traffic, capacity,
+    names,
 };
 
 use super::pins::{Pins, Set};
@@ -28,7 +30,12 @@ const fn shape<K, V>(name: &'static str, map_type: MapType, entries: usize) -> S
 
 const SHAPES: [Shape; names::MAPS.len()] = [
     shape::<u32, u64>(names::INTEREST, MapType::Array, INTEREST_WORDS),
+    shape::<u32, u64>(names::INTEREST_COARSE, MapType::Array, COARSE_WORDS),
     shape::<FrontendKey, Frontend>(names::FRONTENDS, MapType::Hash, capacity::FRONTENDS),
+    shape::<Addr, u32>(names::LOCAL_ADDRS, MapType::Hash, capacity::LOCAL_ADDRS),
+    shape::<Key<Addr>, u32>(names::SERVICE_RANGES, MapType::LpmTrie, capacity::SERVICE_RANGES),
+    shape::<Key<SourceClient>, u32>(names::SOURCE_RANGES, MapType::LpmTrie, capacity::SOURCE_RANGES),
+    shape::<AffinityKey, Affinity>(names::AFFINITY, MapType::LruHash, capacity::AFFINITY),
     shape::<u32, Service>(names::SERVICES, MapType::Array, capacity::SERVICES),
     shape::<u32, ServiceName>(names::NAMES, MapType::Hash, capacity::SERVICES),
     shape::<u32, Slot>(names::SLOTS, MapType::Array, capacity::SLOTS),
@@ -70,8 +77,12 @@ pub fn check_shapes(tables: &Set) -> anyhow::Result<()> {
 
 /// Typed handles of all pinned maps.
 pub struct Maps {
-    pub interest: Mapped<u64>,
+    pub interest: Bitmaps,
     pub frontends: HashMap<MapData, FrontendKey, Frontend>,
+    pub local_addrs: HashMap<MapData, Addr, u32>,
+    pub service_ranges: LpmTrie<MapData, Addr, u32>,
+    pub source_ranges: LpmTrie<MapData, SourceClient, u32>,
+    pub affinity: HashMap<MapData, AffinityKey, Affinity>,
     pub services: Mapped<Service>,
     pub names: HashMap<MapData, u32, ServiceName>,
     pub slots: Mapped<Slot>,
@@ -97,8 +108,15 @@ impl Maps {
             MapData::from_pin(&path).with_context(|| format!("open {}", path.display()))
         };
         Ok(Self {
-            interest: mapped(&data(names::INTEREST)?, writable)?,
+            interest: Bitmaps {
+                fine: mapped(&data(names::INTEREST)?, writable)?,
+                coarse: mapped(&data(names::INTEREST_COARSE)?, writable)?,
+            },
             frontends: Map::HashMap(data(names::FRONTENDS)?).try_into()?,
+            local_addrs: Map::HashMap(data(names::LOCAL_ADDRS)?).try_into()?,
+            service_ranges: Map::LpmTrie(data(names::SERVICE_RANGES)?).try_into()?,
+            source_ranges: Map::LpmTrie(data(names::SOURCE_RANGES)?).try_into()?,
+            affinity: Map::LruHashMap(data(names::AFFINITY)?).try_into()?,
             services: mapped(&data(names::SERVICES)?, writable)?,
             names: Map::HashMap(data(names::NAMES)?).try_into()?,
             slots: mapped(&data(names::SLOTS)?, writable)?,
@@ -153,6 +171,29 @@ impl Maps {
             sys::for_each(map.fd().as_fd(), Flow::BLANK, |key, flow| visit(part, key, flow))?;
         }
         Ok(())
+    }
+}
+
+/// `interest` and `interest_coarse`, whose bits are numbered in one row.
+pub struct Bitmaps {
+    fine: Mapped<u64>,
+    coarse: Mapped<u64>,
+}
+
+impl Bitmaps {
+    /// Sets or clears one bit, beside a packet path that sets others.
+    pub fn store(&self, bit: u32, on: bool) {
+        let (map, at) = match bit.checked_sub(COARSE_FIRST) {
+            Some(at) => (&self.coarse, at),
+            None => (&self.fine, bit),
+        };
+        sys::store_bit(map.word64(at >> 6, 0), at & 63, on);
+    }
+
+    /// The words of both, one map behind the other.
+    pub fn words(&self) -> Vec<u64> {
+        let words = |map: &Mapped<u64>| (0..map.entries()).map(|index| map.get(index)).collect::<Vec<_>>();
+        [words(&self.fine), words(&self.coarse)].concat()
     }
 }
 

@@ -7,11 +7,11 @@ use std::collections::HashSet;
 
 use anyhow::Context;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
-use lb_common::{Flow, FlowKey, Phase, SWEEP_BATCH, TICK_SHIFT, interest_bit, timeout};
+use lb_common::{Flow, FlowKey, Phase, RangeRule, SWEEP_BATCH, TICK_SHIFT, interest_bit, port_bit, timeout};
 
 use super::maps::Maps;
 use crate::desired::Family;
-use crate::tables::Tables;
+use crate::tables::{Interest, Tables};
 
 /// Length of the Ethernet header that a test run wants in front.
 const HEADER: usize = 14;
@@ -59,9 +59,12 @@ impl Sweep {
         program: &mut SchedClassifier,
         tables: &Tables,
     ) -> anyhow::Result<(Report, Vec<u32>)> {
-        let mut idle_bits = set_bits(maps);
+        let mut idle_bits: HashSet<u32> = Interest::from_words(maps.interest.words()).bits().collect();
         for key in tables.frontends.keys() {
-            idle_bits.remove(&interest_bit(key.addr, key.port, key.proto));
+            idle_bits.remove(&key.bit());
+        }
+        for (prefix, _) in tables.ranges.iter().filter(|(_, rule)| **rule != RangeRule::Others) {
+            prefix.block_bits().for_each(|bit| _ = idle_bits.remove(&bit));
         }
         for backend in tables.backends.values().filter(|b| b.state != lb_common::BackendState::Free as u8) {
             idle_bits.remove(&interest_bit(backend.addr, backend.port, backend.proto));
@@ -75,7 +78,9 @@ impl Sweep {
                 idle[Family::of(key.dst) as usize].push(*key);
                 return;
             }
-            // Looked up by its destination where it enters, by its source where a reply leaves.
+            // Looked up by its destination where it enters (a NodePort by its number), by its source where a
+            // reply leaves.
+            idle_bits.remove(&port_bit(key.dport));
             idle_bits.remove(&interest_bit(key.dst, key.dport, key.proto));
             idle_bits.remove(&interest_bit(key.src, key.sport, key.proto));
         })
@@ -89,18 +94,6 @@ impl Sweep {
         self.idle_bits = idle_bits;
         Ok((report, clear))
     }
-}
-
-fn set_bits(maps: &Maps) -> HashSet<u32> {
-    let mut bits = HashSet::new();
-    for index in 0..maps.interest.entries() {
-        let mut word = maps.interest.get(index);
-        while word != 0 {
-            bits.insert(index * 64 + word.trailing_zeros());
-            word &= word - 1;
-        }
-    }
-    bits
 }
 
 fn remove(program: &SchedClassifier, keys: &[FlowKey]) -> anyhow::Result<u32> {

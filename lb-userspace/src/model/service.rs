@@ -190,9 +190,6 @@ impl Service {
                 "only its ClusterIPs are served: node ports, load balancer addresses and externalIPs are not yet",
             );
         }
-        if self.affinity_timeout != 0 {
-            say("sessionAffinity is not obeyed yet: each connection may get another backend");
-        }
         if self.ports.iter().any(|port| port.proto == Proto::Sctp) {
             say("SCTP is not translated yet");
         }

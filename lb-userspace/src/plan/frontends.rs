@@ -1,6 +1,6 @@
 //! The frontends of a service port, and the interest bits that lead packets to them.
 
-use lb_common::{Endpoint, Frontend, FrontendKey, interest_bit, names};
+use lb_common::{Frontend, FrontendKey, names};
 
 use super::{Hold, Op, Planner};
 use crate::desired::{DesiredPort, ServicePortName};
@@ -39,15 +39,8 @@ impl Planner {
                 self.owners.of(before.service).frontends.remove(key);
             }
             self.owners.of(service).frontends.insert(*key);
-            self.want_interest(&Endpoint::new(key.addr, key.port), key.proto, draft);
+            self.want_bits([key.bit()], draft);
             self.push(draft, Op::PutFrontend { key: *key, frontend });
-        }
-    }
-
-    pub(super) fn want_interest(&mut self, endpoint: &Endpoint, proto: u8, draft: &mut Vec<Op>) {
-        let bit = interest_bit(endpoint.addr, endpoint.port, proto);
-        if !self.tables.interest.contains(bit) {
-            self.push(draft, Op::SetInterest { bit });
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use lb_common::{Active, Backend, BackendState, Frontend, FrontendKey, ServiceName, ServiceRecord, Slot};
+use lb_common::{
+    Active, Addr, Backend, BackendState, COARSE_FIRST, Frontend, FrontendKey, Port, Prefix, RangeRule,
+    ServiceName, ServiceRecord, Slot,
+};
 
 /// What `apply` does, one table entry or run of entries at a time.
 ///
@@ -12,11 +15,12 @@ use lb_common::{Active, Backend, BackendState, Frontend, FrontendKey, ServiceNam
 /// anything freed. This list is the only statement of that order: [`Op::rank`] numbers it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
-    /// Packets of this address and port are worth a look. Index of a bit, see [`lb_common::interest_bit`].
+    /// Packets of this address and port are worth a look. Index of a bit, see [`lb_common::interest_bit`],
+    /// [`lb_common::port_bit`] and [`lb_common::block_bit`].
     SetInterest {
         bit: u32,
     },
-    /// A fresh backend, or another weight of one that is in use (then only that word differs).
+    /// A fresh backend, or one in use that has another weight or joins a set (then only that word differs).
     WriteBackend {
         id: u32,
         backend: Backend,
@@ -30,6 +34,11 @@ pub enum Op {
     WriteName {
         id: u32,
         name: ServiceName,
+    },
+    /// A range of clients more, before the record that asks for it is in force.
+    PutSourceRange {
+        service: u32,
+        prefix: Prefix,
     },
     /// The record that is not in force; `index` is 0 or 1.
     WriteRecord {
@@ -47,12 +56,36 @@ pub enum Op {
         key: FrontendKey,
         frontend: Frontend,
     },
+    /// An address of the node that NodePorts answer on.
+    PutLocalAddr {
+        addr: Addr,
+    },
     DeleteFrontend {
         key: FrontendKey,
+    },
+    DeleteLocalAddr {
+        addr: Addr,
+    },
+    /// What holds for addresses and ports that are no frontends: after those that are.
+    PutRange {
+        prefix: Prefix,
+        rule: RangeRule,
+    },
+    DeleteRange {
+        prefix: Prefix,
+    },
+    DeleteSourceRange {
+        service: u32,
+        prefix: Prefix,
     },
     SetBackendState {
         id: u32,
         state: BackendState,
+    },
+    /// `Backend::sets` of one that left a set.
+    SetBackendSets {
+        id: u32,
+        sets: u8,
     },
     /// State `Free` and the next generation, so that slots and flows which remember the old one notice.
     RetireBackend {
@@ -76,14 +109,21 @@ impl Op {
             Self::WriteBackend { .. } => 1,
             Self::WriteSlots { .. } => 2,
             Self::WriteName { .. } => 3,
-            Self::WriteRecord { .. } => 4,
-            Self::Flip { .. } => 5,
-            Self::PutFrontend { .. } => 6,
-            Self::DeleteFrontend { .. } => 7,
-            Self::SetBackendState { .. } => 8,
-            Self::RetireBackend { .. } => 9,
-            Self::DeleteName { .. } => 10,
-            Self::ClearInterest { .. } => 11,
+            Self::PutSourceRange { .. } => 4,
+            Self::WriteRecord { .. } => 5,
+            Self::Flip { .. } => 6,
+            Self::PutFrontend { .. } => 7,
+            Self::PutLocalAddr { .. } => 8,
+            Self::DeleteFrontend { .. } => 9,
+            Self::DeleteLocalAddr { .. } => 10,
+            Self::PutRange { .. } => 11,
+            Self::DeleteRange { .. } => 12,
+            Self::DeleteSourceRange { .. } => 13,
+            Self::SetBackendState { .. } => 14,
+            Self::SetBackendSets { .. } => 15,
+            Self::RetireBackend { .. } => 16,
+            Self::DeleteName { .. } => 17,
+            Self::ClearInterest { .. } => 18,
         }
     }
 }
@@ -91,7 +131,7 @@ impl Op {
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Self::SetInterest { bit } => write!(f, "set interest {bit}"),
+            Self::SetInterest { bit } => write!(f, "set {}", Bit(*bit)),
             Self::WriteBackend { id, backend: b } => write!(
                 f,
                 "write backend {id}: {} generation {} service {} weight {} {}",
@@ -109,6 +149,12 @@ impl fmt::Display for Op {
                 Some(name) => write!(f, "write name {id}: {name}"),
                 None => write!(f, "write name {id}: not readable"),
             },
+            Self::PutSourceRange { service, prefix } => {
+                write!(f, "put source range {prefix} -> service {service}")
+            }
+            Self::DeleteSourceRange { service, prefix } => {
+                write!(f, "delete source range {prefix} -> service {service}")
+            }
             Self::WriteRecord { service, index, record: r } => write!(
                 f,
                 "write record {service}[{index}]: cluster {}+{} local {}+{} flags {} affinity {}s algorithm {}",
@@ -127,12 +173,17 @@ impl fmt::Display for Op {
                 write!(f, "put frontend {} -> service {}", FrontendText(key), frontend.service)
             }
             Self::DeleteFrontend { key } => write!(f, "delete frontend {}", FrontendText(key)),
+            Self::PutLocalAddr { addr } => write!(f, "put local address {addr}"),
+            Self::DeleteLocalAddr { addr } => write!(f, "delete local address {addr}"),
+            Self::PutRange { prefix, rule } => write!(f, "put range {prefix} {}", rule_name(*rule)),
+            Self::DeleteRange { prefix } => write!(f, "delete range {prefix}"),
+            Self::SetBackendSets { id, sets } => write!(f, "set backend {id} sets {}", sets_name(*sets)),
             Self::SetBackendState { id, state } => write!(f, "set backend {id} {}", state_name(*state as u8)),
             Self::RetireBackend { id, generation } => {
                 write!(f, "retire backend {id}: generation {generation}")
             }
             Self::DeleteName { id } => write!(f, "delete name {id}"),
-            Self::ClearInterest { bit } => write!(f, "clear interest {bit}"),
+            Self::ClearInterest { bit } => write!(f, "clear {}", Bit(*bit)),
         }
     }
 }
@@ -148,6 +199,35 @@ pub const fn state_name(state: u8) -> &'static str {
     }
 }
 
+const fn rule_name(rule: RangeRule) -> &'static str {
+    match rule {
+        RangeRule::Unallocated => "unallocated",
+        RangeRule::ClusterIp => "ClusterIP",
+        RangeRule::Others => "another proxy's",
+    }
+}
+
+const fn sets_name(sets: u8) -> &'static str {
+    match sets & (Backend::IN_CLUSTER | Backend::IN_LOCAL) {
+        Backend::IN_CLUSTER => "cluster",
+        Backend::IN_LOCAL => "local",
+        0 => "-",
+        _ => "cluster, local",
+    }
+}
+
+/// A bit by the name and index that it has in its map.
+struct Bit(u32);
+
+impl fmt::Display for Bit {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.0.checked_sub(COARSE_FIRST) {
+            Some(bit) => write!(f, "coarse interest {bit}"),
+            None => write!(f, "interest {}", self.0),
+        }
+    }
+}
+
 struct FrontendText<'a>(&'a FrontendKey);
 
 impl fmt::Display for FrontendText<'_> {
@@ -157,7 +237,7 @@ impl fmt::Display for FrontendText<'_> {
 }
 
 /// `address:port/protocol`, IPv6 in brackets.
-struct Authority(lb_common::Addr, lb_common::Port, u8);
+struct Authority(Addr, Port, u8);
 
 impl fmt::Display for Authority {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {

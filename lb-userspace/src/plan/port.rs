@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::{Active, Backend, Endpoint, ServiceRecord, Slot, SlotRange, names};
+use lb_common::{Active, Backend, Endpoint, Prefix, ServiceRecord, Slot, SlotRange, interest_bit, names};
 
 use super::{Hold, Op, Planner, Region};
 use crate::desired::{BackendShare, DesiredPort, ServicePortName};
@@ -26,8 +26,10 @@ impl Planner {
             }
             if !self.is_changed(service, port) {
                 self.check_backends(Some(service), port)?;
+                self.check_source_ranges(Some(service), port)?;
                 self.add_backends(service, name, port, draft);
                 self.settle_backends(service, port, draft);
+                self.settle_source_ranges(service, port, draft);
                 return Ok(());
             }
             if self.settling.contains_key(&service) {
@@ -35,6 +37,7 @@ impl Planner {
             }
         }
         self.check_backends(known, port)?;
+        self.check_source_ranges(known, port)?;
         if known.is_none() && self.service_ids.available() == 0 {
             return Err(self.full(names::SERVICES, self.service_ids.has_pending()));
         }
@@ -47,6 +50,7 @@ impl Planner {
         self.change_record(service, port, region, draft);
         self.move_frontends(service, port, draft);
         self.settle_backends(service, port, draft);
+        self.settle_source_ranges(service, port, draft);
         Ok(())
     }
 
@@ -63,6 +67,7 @@ impl Planner {
         if let Some(region) = owned.region {
             self.regions.release(region, self.batch);
         }
+        self.drop_source_ranges(service, &BTreeSet::new(), draft);
         if name.is_some() {
             self.push(draft, Op::DeleteName { id: service });
         }
@@ -77,6 +82,16 @@ impl Planner {
         }
         for id in std::mem::take(&mut self.owners.strays) {
             self.retire(id, draft);
+        }
+        let nobodys: Vec<u32> = self
+            .tables
+            .source_ranges
+            .keys()
+            .filter(|id| !self.tables.names.contains_key(id))
+            .copied()
+            .collect();
+        for service in nobodys {
+            self.drop_source_ranges(service, &BTreeSet::new(), draft);
         }
     }
 
@@ -97,13 +112,44 @@ impl Planner {
         Ok(())
     }
 
+    fn check_source_ranges(&self, service: Option<u32>, port: &DesiredPort) -> Result<(), Hold> {
+        let ranges = &self.tables.source_ranges;
+        let known = service.and_then(|service| ranges.get(&service));
+        let fresh =
+            port.source_ranges.iter().filter(|range| known.is_none_or(|known| !known.contains(range)));
+        let used: usize = ranges.values().map(BTreeSet::len).sum();
+        match fresh.count() {
+            0 => Ok(()),
+            fresh if used + fresh <= self.limits.source_ranges as usize => Ok(()),
+            _ => Err(Hold::Full(names::SOURCE_RANGES)),
+        }
+    }
+
+    /// Ranges that are new come before the record that asks for them, those that are gone go after.
+    fn settle_source_ranges(&mut self, service: u32, port: &DesiredPort, draft: &mut Vec<Op>) {
+        self.drop_source_ranges(service, &port.source_ranges, draft);
+        for prefix in &port.source_ranges {
+            if !self.tables.source_ranges.get(&service).is_some_and(|known| known.contains(prefix)) {
+                self.push(draft, Op::PutSourceRange { service, prefix: *prefix });
+            }
+        }
+    }
+
+    fn drop_source_ranges(&mut self, service: u32, keep: &BTreeSet<Prefix>, draft: &mut Vec<Op>) {
+        let known = self.tables.source_ranges.get(&service).into_iter().flatten();
+        let gone: Vec<Prefix> = known.filter(|prefix| !keep.contains(prefix)).copied().collect();
+        for prefix in gone {
+            self.push(draft, Op::DeleteSourceRange { service, prefix });
+        }
+    }
+
     /// Whether the record in force, or the slots behind it, would have to be others.
     fn is_changed(&mut self, service: u32, port: &DesiredPort) -> bool {
         if self.owners.of(service).damaged {
             return true;
         }
         let record = self.tables.record(service);
-        record.flags != port.flags
+        record.flags != flags(port)
             || record.affinity_timeout != port.affinity_timeout
             || record.algorithm != port.algorithm as u8
             || !self.holds(service, record.cluster, &port.cluster)
@@ -174,8 +220,10 @@ impl Planner {
                 generation,
                 service,
                 weight: share.weight,
+                sets: sets(port, endpoint),
+                pad: 0,
             };
-            self.want_interest(endpoint, name.proto as u8, draft);
+            self.want_bits([interest_bit(endpoint.addr, endpoint.port, name.proto as u8)], draft);
             self.push(draft, Op::WriteBackend { id, backend });
             self.owners.of(service).backends.insert(*endpoint, id);
         }
@@ -199,7 +247,7 @@ impl Planner {
         let record = ServiceRecord {
             cluster: SlotRange { offset, len: cluster },
             local: SlotRange { offset: offset + cluster, len: local },
-            flags: port.flags,
+            flags: flags(port),
             affinity_timeout: port.affinity_timeout,
             algorithm: port.algorithm as u8,
             pad: [0; 7],
@@ -232,7 +280,7 @@ impl Planner {
         let known: BTreeMap<Endpoint, u32> = self.owners.of(service).backends.clone();
         for (endpoint, id) in known {
             match port.backends.get(&endpoint) {
-                Some(share) => self.settle_backend(id, *share, draft),
+                Some(share) => self.settle_backend(id, *share, sets(port, &endpoint), draft),
                 None => {
                     self.owners.of(service).backends.remove(&endpoint);
                     self.retire(id, draft);
@@ -241,13 +289,17 @@ impl Planner {
         }
     }
 
-    fn settle_backend(&mut self, id: u32, share: BackendShare, draft: &mut Vec<Op>) {
+    fn settle_backend(&mut self, id: u32, share: BackendShare, sets: u8, draft: &mut Vec<Op>) {
         let Some(backend) = self.tables.backends.get(&id).copied() else { return };
-        if backend.weight != share.weight {
-            self.push(draft, Op::WriteBackend { id, backend: Backend { weight: share.weight, ..backend } });
+        let joined = Backend { weight: share.weight, sets: backend.sets | sets, ..backend };
+        if backend != joined {
+            self.push(draft, Op::WriteBackend { id, backend: joined });
         }
         if backend.state != share.state as u8 {
             self.push(draft, Op::SetBackendState { id, state: share.state });
+        }
+        if joined.sets != sets {
+            self.push(draft, Op::SetBackendSets { id, sets });
         }
     }
 
@@ -265,4 +317,15 @@ const fn next_generation(generation: u32) -> u32 {
         0 => FIRST_GENERATION,
         next => next,
     }
+}
+
+fn flags(port: &DesiredPort) -> u32 {
+    let ranges = if port.source_ranges.is_empty() { 0 } else { ServiceRecord::SOURCE_RANGES };
+    port.flags | ranges
+}
+
+/// The sets that a backend is in.
+fn sets(port: &DesiredPort, endpoint: &Endpoint) -> u8 {
+    let set = |set: &BTreeSet<Endpoint>, bit| if set.contains(endpoint) { bit } else { 0 };
+    set(&port.cluster, Backend::IN_CLUSTER) | set(&port.local, Backend::IN_LOCAL)
 }

@@ -7,7 +7,7 @@ use lb_common::{BackendState, Endpoint};
 use super::ids::{Batch, Ids};
 use super::owners::Owners;
 use super::regions::{Region, Regions};
-use super::{Limits, Planner};
+use super::{Limits, Planner, places};
 use crate::desired::ServicePortName;
 use crate::model::Board;
 use crate::tables::Tables;
@@ -33,6 +33,7 @@ pub(super) fn planner(tables: Tables, limits: Limits, batch: Batch) -> Planner {
         backend_ids: Ids::restore(limits.backends, &used_backends, tables.backends.keys().copied(), batch),
         regions: Regions::restore(limits.slots, &used_regions, touched_slots, batch),
         settling: tables.services.keys().map(|service| (*service, batch)).collect(),
+        service_ranges: places::service_ranges(&tables.ranges),
         tables,
         owners,
         limits,

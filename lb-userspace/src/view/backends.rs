@@ -29,7 +29,7 @@ pub struct BackendView {
     pub state: String,
     /// Counts the uses of the id.
     pub generation: u32,
-    pub weight: u32,
+    pub weight: u16,
     /// Which sets list it: of `cluster` and `local`. None means that it only keeps its flows.
     pub sets: Vec<String>,
 }

@@ -28,6 +28,8 @@ fn left(frontend: SocketAddr, backends: &[SocketAddr]) -> Tables {
             generation: 1,
             service: 0,
             weight: 1,
+            sets: Backend::IN_CLUSTER,
+            pad: 0,
         };
         tables.backends.insert(id, backend);
         tables.slots.push(Slot { backend: id, generation: 1 });

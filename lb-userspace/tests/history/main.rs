@@ -261,7 +261,7 @@ proptest! {
         steps in prop::collection::vec(step(), 0..60),
         (frontends, services, slots, backends) in (1..6_u32, 1..6_u32, 1..12_u32, 1..12_u32),
     ) {
-        let mut world = World::new(Limits { frontends, services, slots, backends });
+        let mut world = World::new(Limits { frontends, services, slots, backends, ..Limits::default() });
         for step in steps {
             world.step(step);
             let tables = world.plane.tables();

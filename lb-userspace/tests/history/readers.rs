@@ -69,8 +69,7 @@ pub fn assert_make_before_break(before: &Tables, ops: &[Op], readers: &[Reader])
                 tables.names.contains_key(&frontend.service) && behind(tables, frontend.service) == seen
             });
             assert!(stood_for, "{key:?} leads to a mixture after {op}: {seen:?}");
-            let bit = lb_common::interest_bit(key.addr, key.port, key.proto);
-            assert!(now.interest.contains(bit), "{key:?} is not looked at after {op}");
+            assert!(now.interest.contains(key.bit()), "{key:?} is not looked at after {op}");
         }
         readers.iter().for_each(|reader| reader.assert_undisturbed(&now));
     }

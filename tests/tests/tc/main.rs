@@ -1,14 +1,17 @@
 //! Packets as sentences, through the real programs: what goes in, what comes out.
 
+mod frontends;
+mod refusals;
+
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use anyhow::Result;
 use lb_common::{Counter, Proto, names};
 use lb_tests::datapath::{CONTINUE, DROP, Datapath, REDIRECT, service};
-use lb_tests::packet::{Extension, Mac, Packet, Tcp, Transport, assert_same, icmp, tcp, udp};
+use lb_tests::packet::{Extension, Mac, Packet, Transport, assert_same, icmp, tcp, udp};
 use lb_tests::program::Run;
-use lb_userspace::dataplane::load::Constants;
+use refusals::{checked_rst, expected_rst};
 
 /// The ends of a test, in one family.
 struct Ends {
@@ -184,10 +187,10 @@ fn not_ours_is_left_alone() -> Result<()> {
     each_family(|ends| {
         let mut path = Datapath::new()?;
         path.set([service(Proto::Tcp, ends.vip, &[ends.backend])])?;
-        // The same address on another port, the same port with another protocol, and the way back.
+        // Another address, and the way back.
         for packet in [
             tcp(ends.client, ends.other_vip).syn(),
-            udp(ends.client, ends.vip).payload("x"),
+            udp(ends.client, ends.other_vip).payload("x"),
             tcp(ends.backend, ends.client).ack(),
         ] {
             let outcome = path.from_pod(&packet)?;
@@ -257,77 +260,6 @@ fn a_repeated_syn_keeps_its_backend_and_is_counted() -> Result<()> {
     assert_eq!(path.flows()?[0].syn_count, 21);
     assert_eq!(path.counter(Counter::FlowCreated)?, 1);
     Ok(())
-}
-
-/// As [`checked`], for a segment that is trimmed: the kernel then stops vouching for its checksum
-/// (`__skb_trim_rcsum`), but its test run compares all the same. So only what is not trimmed runs with it.
-fn checked_rst(path: &mut Datapath, name: &str, packet: &Packet) -> Result<(i32, Packet)> {
-    let tcp = packet.tcp().expect("a segment");
-    if tcp.payload.is_empty() && tcp.options.is_empty() {
-        return checked(path, name, packet);
-    }
-    let outcome = Run::new().packet(path.program(name)?, packet)?;
-    Ok((outcome.verdict, outcome.packet()?))
-}
-
-/// What a RST must look like (RFC 9293 3.5.2).
-fn expected_rst(sent: &Packet) -> Packet {
-    let segment = sent.tcp().expect("a segment");
-    let rst = tcp(sent.to(), sent.from()).macs(sent.eth_dst, sent.eth_src).window(0);
-    if segment.flags & Tcp::ACK != 0 {
-        rst.rst().seq(segment.ack).acking(0)
-    } else {
-        let phantom = u32::from(segment.flags & Tcp::SYN != 0) + u32::from(segment.flags & Tcp::FIN != 0);
-        let len = segment.payload.len() as u32 + phantom;
-        rst.flags(Tcp::RST | Tcp::ACK).seq(0).acking(segment.seq + len)
-    }
-}
-
-#[test]
-fn a_segment_of_an_unknown_connection_is_reset() -> Result<()> {
-    each_family(|ends| {
-        let mut path = Datapath::new()?;
-        path.set([service(Proto::Tcp, ends.vip, &[ends.backend])])?;
-        let sent = tcp(ends.client, ends.vip).ack().seq(77).acking(4242);
-        for sent in [sent.clone(), sent.clone().payload(vec![7; 900]), sent.tcp_options(3).payload("odd")] {
-            for name in [names::POD_INGRESS, names::PORT_INGRESS] {
-                let (verdict, out) = checked_rst(&mut path, name, &sent)?;
-                assert_eq!(verdict, REDIRECT);
-                assert_same(&out, &expected_rst(&sent));
-            }
-        }
-        assert_eq!(path.counter(Counter::ResetUnknownFlow)?, 6);
-        // A RST is not answered.
-        assert_eq!(path.from_pod(&tcp(ends.client, ends.vip).rst())?.verdict, DROP);
-        Ok(())
-    })
-}
-
-#[test]
-fn with_adopt_an_unknown_connection_goes_on_to_the_kernel() -> Result<()> {
-    let mut path = Datapath::with(Constants { adopt: true })?;
-    path.set([service(Proto::Tcp, V4.vip, &[V4.backend])])?;
-    let sent = tcp(V4.client, V4.vip).ack();
-    let outcome = path.from_pod(&sent)?;
-    assert_eq!(outcome.verdict, CONTINUE);
-    assert_same(&outcome.packet()?, &sent);
-    Ok(())
-}
-
-#[test]
-fn a_service_without_endpoints_refuses_at_once() -> Result<()> {
-    each_family(|ends| {
-        let mut path = Datapath::new()?;
-        path.set([service(Proto::Tcp, ends.vip, &[]), service(Proto::Udp, ends.vip, &[])])?;
-        let sent = tcp(ends.client, ends.vip).syn().seq(5).tcp_options(5);
-        let (verdict, out) = checked_rst(&mut path, names::POD_INGRESS, &sent)?;
-        assert_eq!(verdict, REDIRECT);
-        assert_same(&out, &expected_rst(&sent));
-        assert_eq!(path.from_pod(&udp(ends.client, ends.vip).payload("x"))?.verdict, DROP);
-        assert_eq!(path.counter(Counter::ResetNoEndpoint)?, 1);
-        assert_eq!(path.counter(Counter::DropNoEndpoint)?, 1);
-        Ok(())
-    })
 }
 
 #[test]

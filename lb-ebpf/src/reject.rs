@@ -1,0 +1,32 @@
+//! Answers a packet that nobody will serve, so that its sender learns at once instead of by a timeout.
+
+use lb_common::Counter;
+
+use crate::maps;
+use crate::packet::{Packet, TCP_RST};
+use crate::reset;
+use crate::tc::Link;
+use crate::unreachable;
+use crate::verdict::{Drop, Verdict};
+
+/// Turns the packet into its own RST (TCP) or "port unreachable" and sends it back. There is no limit of rate: one
+/// smaller packet for each, to the pod that sent it.
+#[inline(always)]
+pub fn answer(packet: &mut Packet, link: Link, reason: Counter) -> Result<Verdict, Drop> {
+    let turned = if packet.is_tcp() {
+        // A RST is never answered.
+        packet.tcp_flags & TCP_RST == 0 && reset::turn(packet)
+    } else {
+        unreachable::turn(packet)
+    };
+    if !turned {
+        return Err(Drop(if packet.is_tcp() { reason } else { Counter::DropNoEndpoint }));
+    }
+    match packet.send_back(link) {
+        Some(code) => {
+            maps::count(reason);
+            Ok(Verdict::Redirect(code))
+        }
+        None => Err(Drop(reason)),
+    }
+}
