@@ -58,7 +58,8 @@ pub struct Times {
     /// The longest pause between two attempts.
     pub retry: Duration,
     /// A watch that was interrupted for longer is not resumed but listed anew: an etcd may have been restored
-    /// meanwhile.
+    /// meanwhile. (A server that was restarted has most watches listed anew anyway: it remembers no changes from
+    /// before.)
     pub resume: Duration,
     /// Before a list that lost more than half is asked for again.
     pub confirm: Duration,
@@ -72,7 +73,7 @@ impl Default for Times {
             connect: Duration::from_secs(5),
             answer: Duration::from_secs(30),
             retry: Duration::from_secs(5),
-            resume: Duration::from_secs(30),
+            resume: Duration::from_secs(5),
             confirm: Duration::from_secs(1),
             node: Duration::from_secs(30),
         }

@@ -1,0 +1,139 @@
+//! What a real server does to its clients when it is stopped, restored, renewed, or refuses.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::Result;
+use lb_tests::cluster::Cluster;
+
+use crate::stage::Stage;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_server_that_is_gone_older_or_renewed_costs_nothing() -> Result<()> {
+    let stage = Stage::new()?;
+    let mut cluster = Cluster::in_world(&stage.world)?;
+    stage.begin(&cluster, &[1])?;
+    let mut agent = stage.world.start_agent_on_api(&cluster.kubeconfig("admin")?, &[])?;
+    stage.wait_for(&[1])?;
+
+    // Gone, and back.
+    cluster.kill_apiserver()?;
+    agent.wait_for_text("what is known stays in force", LIMIT)?;
+    stage.assert_served_by(&["b1"]);
+    cluster.start_apiserver()?;
+    stage.change(&cluster, &[1, 2])?;
+    stage.wait_for(&[1, 2])?;
+    agent.wait_for_text("watched again", LIMIT)?;
+
+    // Back with an older state.
+    let saved = cluster.save()?;
+    stage.change(&cluster, &[3])?;
+    cluster.apply(&lb_tests::world::Service::new("late").vips(11).tcp(80, 8080).yaml())?;
+    stage.wait_for(&[3])?;
+    cluster.restore(&saved)?;
+    stage.wait_for(&[1, 2])?;
+    stage.assert_served_by(&["b1", "b2"]);
+    assert!(!stage.world.lb(&["services"])?.contains("late"), "a Service that the older state does not have");
+    // A version that was there before, with another content.
+    stage.change(&cluster, &[2, 3])?;
+    stage.wait_for(&[2, 3])?;
+
+    // Nothing changed while no agent ran.
+    agent.kill()?;
+    agent.start_again()?;
+    assert!(agent.log().contains("operations=0"), "{}", agent.log());
+
+    // With a certificate that nobody has seen; the kubeconfig names its file.
+    cluster.renew_certificate()?;
+    stage.assert_served_by(&["b2", "b3"]);
+    stage.change(&cluster, &[1])?;
+    stage.wait_for(&[1])?;
+    assert!(!agent.log().contains("ERROR"), "{}", agent.log());
+    Ok(())
+}
+
+#[test]
+fn a_network_that_stalls_slows_or_breaks_costs_nothing() -> Result<()> {
+    let stage = Stage::new()?;
+    let cluster = Cluster::shared()?;
+    let door = cluster.door(stage.world.node())?;
+    stage.begin(&cluster, &[1])?;
+    let agent = stage.world.start_agent_on_api(&cluster.kubeconfig_at("admin", door.address())?, &[])?;
+    stage.wait_for(&[1])?;
+
+    door.stall();
+    stage.change(&cluster, &[2])?;
+    std::thread::sleep(Duration::from_secs(1));
+    stage.assert_served_by(&["b1"]);
+    door.open();
+    stage.wait_for(&[2])?;
+
+    door.delay(Duration::from_millis(300));
+    stage.change(&cluster, &[3])?;
+    stage.wait_for(&[3])?;
+
+    door.shut();
+    stage.change(&cluster, &[1, 3])?;
+    std::thread::sleep(Duration::from_secs(1));
+    stage.assert_served_by(&["b3"]);
+    door.open();
+    stage.wait_for(&[1, 3])?;
+
+    door.cut();
+    stage.change(&cluster, &[2, 3])?;
+    stage.wait_for(&[2, 3])?;
+    assert!(!agent.log().contains("ERROR"), "{}", agent.log());
+    Ok(())
+}
+
+const GRANT: &str = "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: api-faults}
+rules:
+- {apiGroups: [''], resources: [services, nodes], verbs: [list, watch]}
+- {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list, watch]}
+- {apiGroups: [networking.k8s.io], resources: [servicecidrs], verbs: [list, watch]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: api-faults}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: api-faults}
+subjects:
+- {apiGroup: rbac.authorization.k8s.io, kind: User, name: nobody}
+";
+
+#[test]
+fn a_token_that_is_not_valid_and_a_right_that_is_missing_are_said_and_can_be_mended() -> Result<()> {
+    let stage = Stage::new()?;
+    let cluster = Cluster::shared()?;
+    let door = cluster.door(stage.world.node())?;
+    stage.begin(&cluster, &[1])?;
+    let kubeconfig = cluster.kubeconfig_at("admin", door.address())?;
+    let token = stage.world.folder().path().join("token");
+    let text = fs::read_to_string(&kubeconfig)?;
+    fs::write(&kubeconfig, text.replace("token: admin", &format!("tokenFile: {}", token.display())))?;
+    fs::write(&token, "admin")?;
+    let mut agent = stage.world.start_agent_on_api(&kubeconfig, &[])?;
+
+    fs::write(&token, "expired")?;
+    // kube reads a token file once a minute; a client of new connections reads it at once.
+    door.shut();
+    agent.wait_for_text("Connection reset", LIMIT)?;
+    door.open();
+    agent.wait_for_text("401, the API server does not accept our credentials", LIMIT)?;
+    fs::write(&token, "nobody")?;
+    agent.wait_for_text("403, not allowed to watch endpointslices.discovery.k8s.io", LIMIT)?;
+    agent.wait_for_text("deploy/base/rbac.yaml", LIMIT)?;
+    stage.change(&cluster, &[2])?;
+    stage.assert_served_by(&["b1"]);
+
+    cluster.apply(GRANT)?;
+    let outcome = stage.wait_for(&[2]);
+    for kind in ["ClusterRoleBinding", "ClusterRole"] {
+        cluster.delete("rbac.authorization.k8s.io/v1", kind, "", "api-faults")?;
+    }
+    outcome
+}
