@@ -107,7 +107,7 @@ struct ApiArgs {
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// Address of the API server, over that of kubeconfig or environment
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", env = "LB_API_SERVER")]
     api_server: Option<String>,
 }
 

@@ -95,13 +95,17 @@ pub fn pod() -> Result<PodSpec> {
     daemon_set.spec.and_then(|spec| spec.template.spec).context("a DaemonSet without a pod")
 }
 
-/// What the container is started with, where its variables have these values.
-pub fn args(values: &[(&str, &str)]) -> Result<Vec<String>> {
-    let pod = pod()?;
-    let args = pod.containers.into_iter().next().and_then(|container| container.args);
-    let fill =
-        |arg: String| values.iter().fold(arg, |arg, (name, value)| arg.replace(&format!("$({name})"), value));
-    Ok(args.context("arguments of the container")?.into_iter().map(fill).collect())
+/// What the container is started with.
+pub fn args() -> Result<Vec<String>> {
+    let container = pod()?.containers.into_iter().next();
+    container.and_then(|container| container.args).context("arguments of the container")
+}
+
+/// The names of its variables.
+pub fn variables() -> Result<Vec<String>> {
+    let container = pod()?.containers.into_iter().next();
+    let variables = container.and_then(|container| container.env).unwrap_or_default();
+    Ok(variables.into_iter().map(|variable| variable.name).collect())
 }
 
 /// The one file that is applied to a cluster.

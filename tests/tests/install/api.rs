@@ -8,8 +8,9 @@ use kube::api::PostParams;
 use kube::config::AuthInfo;
 use kube::{Api, Client, Config};
 use lb_tests::cluster::{ADDRESS, Cluster};
-use lb_tests::container::{args, capabilities, manifest};
+use lb_tests::container::{args, capabilities, manifest, variables};
 use lb_tests::world::{Layout, NODE_NAME, World};
+use lb_userspace::api::{NEEDED, Needed};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
@@ -84,19 +85,9 @@ fn the_role_is_to_read_and_to_report_events() -> Result<()> {
     cluster.apply(&fs::read_to_string(manifest())?)?;
     let token = token(&cluster)?;
     let rights = as_agent(&cluster, &token, rights)?;
-    let expected = [
-        "create events.k8s.io/events",
-        "list /nodes",
-        "list /services",
-        "list discovery.k8s.io/endpointslices",
-        "list networking.k8s.io/servicecidrs",
-        "patch events.k8s.io/events",
-        "watch /nodes",
-        "watch /services",
-        "watch discovery.k8s.io/endpointslices",
-        "watch networking.k8s.io/servicecidrs",
-    ];
-    assert_eq!(rights.iter().map(String::as_str).collect::<Vec<_>>(), expected);
+    let right = |needed: &Needed, verb| format!("{verb} {}/{}", needed.group, needed.resource);
+    let needed = NEEDED.iter().flat_map(|needed| needed.verbs.iter().map(move |verb| right(needed, verb)));
+    assert_eq!(rights, needed.collect());
     Ok(())
 }
 
@@ -120,16 +111,21 @@ fn the_agent_serves_in_the_container_and_with_the_role_of_the_manifest() -> Resu
     cluster.apply(&web(&world).yaml())?;
     let _echoes = echoes(&world)?;
 
+    assert_eq!(variables()?, ["NODE_NAME", "LB_API_SERVER"]);
     let container = container(&world)?
         .bind(&service_account(&world, &cluster)?, "/var/run/secrets/kubernetes.io/serviceaccount")?
-        .env("NODE_NAME", NODE_NAME);
-    let address = format!("https://{}", door.address());
-    let args = args(&[("API_SERVER", &address)])?;
+        .env("NODE_NAME", NODE_NAME)
+        .env("LB_API_SERVER", &format!("https://{}", door.address()));
+    let args = args()?;
     let args: Vec<_> = args.iter().map(String::as_str).collect();
     let mut agent = container.agent(&capabilities()?, &args)?;
     ask(&world).assert_clean();
     let log = agent.log();
     assert!(!log.contains("403") && !log.contains(" ERROR "), "{log}");
+
+    let checked = container.command(&capabilities()?, &["check"]).output()?;
+    let checked = String::from_utf8(checked.stdout)?;
+    assert!(checked.contains("it answers, and grants all that the agent asks for"), "{checked}");
     agent.terminate()?;
     Ok(())
 }
