@@ -56,7 +56,7 @@ impl Kernel {
             }
             Op::WriteName { id, name } => {
                 maps.clear_service_traffic(*id)?;
-                maps.names.insert(id, name, 0)?;
+                maps.names.insert(id, **name, 0)?;
             }
             Op::WriteRecord { service, index, record } => write_record(maps, *service, *index, record),
             Op::Flip { service, active } => {

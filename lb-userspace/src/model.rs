@@ -129,13 +129,13 @@ impl Model {
             Event::Service(change) => {
                 self.note_broken(Kind::Service, &change);
                 for (name, before) in self.services.apply(change) {
-                    self.service_changed(name, before.as_ref());
+                    self.service_changed(name, before.as_deref());
                 }
             }
             Event::Slice(change) => {
                 self.note_broken(Kind::EndpointSlice, &change);
                 for (name, before) in self.slices.apply(change) {
-                    self.slice_changed(name, before.as_ref());
+                    self.slice_changed(name, before.as_deref());
                 }
             }
             Event::Node(change) => {
@@ -144,7 +144,7 @@ impl Model {
                     return;
                 }
                 for (_, before) in self.nodes.apply(change) {
-                    self.node_changed(before.as_ref());
+                    self.node_changed(before.as_deref());
                 }
             }
             Event::ServiceCidr(change) => {

@@ -48,7 +48,7 @@ impl Tables {
                 self.slots[start..end].copy_from_slice(slots);
             }
             Op::WriteName { id, name } => {
-                self.names.insert(*id, *name);
+                self.names.insert(*id, **name);
             }
             Op::WriteRecord { service, index, record } => {
                 self.service_mut(*service).records[usize::from(index & 1)] = *record;

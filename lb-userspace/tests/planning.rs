@@ -274,7 +274,7 @@ fn a_creation_left_half_way_begins_anew() {
     grace(&mut first);
     let mut tables = first.tables().clone();
     let creation = first.plan(one("late", Some(port(vip(2), [])))).ops;
-    assert_eq!(creation[0], Op::WriteName { id: 0, name: name("late").to_table() });
+    assert_eq!(creation[0], Op::WriteName { id: 0, name: Box::new(name("late").to_table()) });
     tables.apply(&creation[0]);
 
     let mut planner = Planner::restore(tables, Limits::default());

@@ -106,6 +106,8 @@ impl Slice {
                 .flatten()
                 .filter_map(|endpoint| slice_endpoint(endpoint, family, problems))
                 .collect();
+            compact.ports.shrink_to_fit();
+            compact.endpoints.shrink_to_fit();
         }
         compact
     }

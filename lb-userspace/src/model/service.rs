@@ -142,6 +142,8 @@ impl Service {
             problems.push(Problem::new(Severity::Error, "name or namespace is not a DNS label (RFC 1123)"));
         }
         compact.problems = problems;
+        compact.cluster_ips.shrink_to_fit();
+        compact.ports.shrink_to_fit();
         compact
     }
 

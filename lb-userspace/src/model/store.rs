@@ -9,13 +9,17 @@ pub(super) trait Named {
     fn object_name(&self) -> &ObjectName;
 }
 
+/// Objects are boxed: nodes of a tree are seldom full.
 #[derive(Clone, Debug)]
 pub(super) struct Store<Object> {
-    objects: BTreeMap<ObjectName, Object>,
-    /// The list that is being delivered.
-    incoming: Option<BTreeMap<ObjectName, Object>>,
+    objects: BTreeMap<ObjectName, Box<Object>>,
+    /// The list that is being delivered; `None` for an object that is as it was, since most are.
+    incoming: Option<BTreeMap<ObjectName, Option<Box<Object>>>>,
     synced: bool,
 }
+
+/// What an object was, where it was.
+type Before<Object> = Option<Box<Object>>;
 
 impl<Object> Default for Store<Object> {
     fn default() -> Self {
@@ -23,9 +27,9 @@ impl<Object> Default for Store<Object> {
     }
 }
 
-impl<Object: Named + Clone + PartialEq> Store<Object> {
+impl<Object: Named + PartialEq> Store<Object> {
     /// Returns the names of the objects that are not what they were, with what they were.
-    pub(super) fn apply(&mut self, change: Change<Object>) -> Vec<(ObjectName, Option<Object>)> {
+    pub(super) fn apply(&mut self, change: Change<Object>) -> Vec<(ObjectName, Before<Object>)> {
         match change {
             Change::Init => {
                 self.incoming = Some(BTreeMap::new());
@@ -35,7 +39,8 @@ impl<Object: Named + Clone + PartialEq> Store<Object> {
                 let name = object.object_name().clone();
                 match &mut self.incoming {
                     Some(incoming) => {
-                        incoming.insert(name, object);
+                        let is_known = self.objects.get(&name).is_some_and(|known| **known == object);
+                        incoming.insert(name, (!is_known).then(|| Box::new(object)));
                         Vec::new()
                     }
                     None => self.put(name, object).into_iter().collect(),
@@ -49,8 +54,10 @@ impl<Object: Named + Clone + PartialEq> Store<Object> {
                 None => self.objects.remove(&name).map(|before| (name, Some(before))).into_iter().collect(),
             },
             Change::Broken(name, _) => {
-                if let (Some(incoming), Some(known)) = (&mut self.incoming, self.objects.get(&name)) {
-                    incoming.insert(name, known.clone());
+                if let Some(incoming) = &mut self.incoming
+                    && self.objects.contains_key(&name)
+                {
+                    incoming.insert(name, None);
                 }
                 Vec::new()
             }
@@ -59,11 +66,11 @@ impl<Object: Named + Clone + PartialEq> Store<Object> {
     }
 
     pub(super) fn get(&self, name: &ObjectName) -> Option<&Object> {
-        self.objects.get(name)
+        self.objects.get(name).map(Box::as_ref)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&ObjectName, &Object)> {
-        self.objects.iter()
+        self.objects.iter().map(|(name, object)| (name, object.as_ref()))
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &ObjectName> {
@@ -75,24 +82,34 @@ impl<Object: Named + Clone + PartialEq> Store<Object> {
         self.synced
     }
 
-    fn put(&mut self, name: ObjectName, object: Object) -> Option<(ObjectName, Option<Object>)> {
-        if self.objects.get(&name) == Some(&object) {
+    fn put(&mut self, name: ObjectName, object: Object) -> Option<(ObjectName, Before<Object>)> {
+        if self.objects.get(&name).is_some_and(|known| **known == object) {
             return None;
         }
-        let before = self.objects.insert(name.clone(), object);
+        let before = self.objects.insert(name.clone(), Box::new(object));
         Some((name, before))
     }
 
-    fn swap(&mut self) -> Vec<(ObjectName, Option<Object>)> {
+    /// The tree is built anew from a sorted list, and so is full.
+    fn swap(&mut self) -> Vec<(ObjectName, Before<Object>)> {
         self.synced = true;
         let Some(incoming) = self.incoming.take() else { return Vec::new() };
-        let gone: Vec<ObjectName> =
-            self.objects.keys().filter(|name| !incoming.contains_key(*name)).cloned().collect();
-        let mut changed: Vec<_> = gone
-            .into_iter()
-            .filter_map(|name| self.objects.remove(&name).map(|before| (name, Some(before))))
-            .collect();
-        changed.extend(incoming.into_iter().filter_map(|(name, object)| self.put(name, object)));
+        let mut before = std::mem::take(&mut self.objects);
+        let mut changed = Vec::new();
+        let mut listed = Vec::with_capacity(incoming.len());
+        for (name, object) in incoming {
+            let known = before.remove(&name);
+            match (object, known) {
+                (None, Some(known)) => listed.push((name, known)),
+                (None, None) => {}
+                (Some(object), known) => {
+                    changed.push((name.clone(), known));
+                    listed.push((name, object));
+                }
+            }
+        }
+        self.objects = listed.into_iter().collect();
+        changed.extend(before.into_iter().map(|(name, gone)| (name, Some(gone))));
         changed
     }
 }

@@ -194,7 +194,7 @@ impl Planner {
     fn add_service(&mut self, name: &ServicePortName, draft: &mut Vec<Op>) -> Result<u32, Hold> {
         let service = self.service_ids.take().ok_or(Hold::Full(names::SERVICES))?;
         self.owners.insert(name.clone(), service);
-        self.push(draft, Op::WriteName { id: service, name: name.to_table() });
+        self.push(draft, Op::WriteName { id: service, name: Box::new(name.to_table()) });
         Ok(service)
     }
 
