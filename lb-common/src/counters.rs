@@ -86,6 +86,19 @@ impl Counter {
         Self::DropSourceRange,
     ];
 
+    /// A packet ended here, without an answer.
+    pub const fn is_drop(self) -> bool {
+        matches!(
+            self,
+            Self::ClashDropped
+                | Self::DropNoEndpoint
+                | Self::DropNoLocalEndpoint
+                | Self::DropRewriteFailed
+                | Self::DropFlowInsert
+                | Self::DropIcmpRedirect
+        )
+    }
+
     /// The name in `lb status` and in metrics.
     pub const fn name(self) -> &'static str {
         match self {

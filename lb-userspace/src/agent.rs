@@ -1,17 +1,19 @@
 //! The loop: the only place where sources, model, planner and kernel meet.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use futures::StreamExt;
-use lb_common::names;
+use lb_common::{Addr, names};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, error, info, warn};
 
+use crate::agent_status;
 use crate::api;
 use crate::dataplane::Kernel;
 use crate::dataplane::attach::Mode;
@@ -20,8 +22,8 @@ use crate::dataplane::lock;
 use crate::dataplane::maps::Maps;
 use crate::dataplane::pins::Pins;
 use crate::dataplane::sweep::Sweep;
-use crate::desired::Desired;
-use crate::event::Event;
+use crate::desired::{Desired, Family};
+use crate::event::{Event, Kind};
 use crate::links::Links;
 use crate::manifests;
 use crate::model::{Model, Notice, Settings, Severity};
@@ -29,7 +31,9 @@ use crate::netdev::{Netdev, Overrides};
 use crate::pace::Pace;
 use crate::plan::{Batch, Limits, Op, Plan, Planner};
 use crate::plane::Plane;
-use crate::telemetry::{Health, Moment, Sync, Telemetry};
+use crate::recorder::Recorder;
+use crate::surfaces::{self, Surfaces, Traffic};
+use crate::telemetry::{Moment, Sync, Telemetry};
 
 /// Between two passes over the flow table.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
@@ -50,6 +54,11 @@ pub struct Config {
     pub attach: Mode,
     pub roles: Overrides,
     pub constants: Constants,
+    pub surfaces: surfaces::Config,
+    /// How long a change may wait for the tables before health says so.
+    pub health_timeout: Duration,
+    /// Service ports, and backends, that metrics show the traffic of.
+    pub metrics_limit: usize,
 }
 
 /// Where the objects come from.
@@ -59,6 +68,19 @@ pub enum Source {
     Manifests(PathBuf),
     /// A Kubernetes API server.
     Api(api::Config),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Manifests(dir) => write!(f, "folder {}", dir.display()),
+            Self::Api(api::Config { server: Some(server), .. }) => write!(f, "API server {server}"),
+            Self::Api(api::Config { kubeconfig: Some(file), .. }) => {
+                write!(f, "API server of {}", file.display())
+            }
+            Self::Api(_) => f.write_str("API server of the pod's cluster"),
+        }
+    }
 }
 
 /// Follows a source until it is dropped.
@@ -92,22 +114,49 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let planner = Planner::restore(tables, Limits::default());
 
     let (events_in, mut events) = mpsc::channel(1024);
+    let telemetry = Arc::new(Telemetry::new(Moment::now()));
+    let source = config.source.to_string();
     let watch = match config.source {
         Source::Manifests(dir) => Watch::Manifests { _watch: manifests::watch(dir, events_in)? },
         Source::Api(api) => {
+            let api = api::Config { requests: Some(telemetry.rest_client()), ..api };
             Watch::Api(api::watch(api, &config.node_name, planner.tables(), events_in).await?)
         }
     };
+    telemetry.health(|health| {
+        health.set_timeout(config.health_timeout);
+        if !planner.tables().names.is_empty() {
+            health.inherit();
+        }
+    });
+    let recorder = match &watch {
+        Watch::Manifests { .. } => None,
+        Watch::Api(watch) => {
+            Some(Recorder::start(watch.client.clone(), &config.node_name, Arc::clone(&telemetry)))
+        }
+    };
+    let identity = agent_status::Identity {
+        node_name: config.node_name.clone(),
+        source,
+        link_roles: config.roles.clone(),
+        watches: match &watch {
+            Watch::Manifests { .. } => None,
+            Watch::Api(watch) => Some(Arc::clone(&watch.state)),
+        },
+    };
+    let traffic = Traffic::new(Maps::open(&pins, false)?, config.metrics_limit)?;
+    surfaces::register(&telemetry, traffic, identity.watches.as_ref())?;
+    let status = (agent_status::listen(&config.pin_dir)?, identity);
+    let (surfaces, mut ports_failed) =
+        Surfaces::start(config.surfaces, Arc::clone(&telemetry), recorder.clone(), Some(status))?;
     let (netdev, mut link_changes) = Netdev::connect()?;
     let (reclaim_in, mut reclaimed) = mpsc::channel(4);
 
-    let telemetry = Arc::new(Telemetry::new(Moment::now()));
-    if !planner.tables().names.is_empty() {
-        telemetry.health(Health::inherit);
-    }
     let mut agent = Agent {
         watch,
-        telemetry,
+        telemetry: Arc::clone(&telemetry),
+        surfaces,
+        recorder,
         model: Model::with_settings(&config.node_name, config.settings),
         planner,
         kernel,
@@ -152,6 +201,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             () = sleep_until(links_due.unwrap_or_else(Instant::now)), if links_due.is_some() => {
                 links_due = agent.reconcile_links().await;
             }
+            () = telemetry.repair() => links_due = Some(Instant::now()),
+            Some(error) = ports_failed.recv() => return Err(error),
             _ = sweeps.tick() => agent.sweep(),
         }
     }
@@ -162,6 +213,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 struct Agent {
     watch: Watch,
     telemetry: Arc<Telemetry>,
+    surfaces: Surfaces,
+    /// Where objects come from an API server.
+    recorder: Option<Recorder>,
     model: Model,
     planner: Planner,
     kernel: Kernel,
@@ -191,7 +245,25 @@ impl Agent {
             self.telemetry.queued(triggers, Moment::now());
         }
         self.telemetry.health(|health| health.set_node(self.model.node()));
-        self.model.take_notices().iter().for_each(say);
+        self.say_news();
+    }
+
+    fn say_news(&mut self) {
+        let news = self.model.take_notices();
+        news.iter().for_each(|notice| self.say(notice));
+    }
+
+    fn say(&self, notice: &Notice) {
+        say(notice);
+        let subject = notice.subject.as_ref().filter(|subject| subject.kind == Kind::Service);
+        if let (Some(recorder), Some(reason), Some(subject)) = (&self.recorder, notice.reason, subject) {
+            recorder.report(&subject.name, reason, &notice.text);
+        }
+    }
+
+    fn primary_ips(&self) -> Vec<Addr> {
+        let node = self.model.node();
+        Family::BOTH.into_iter().filter_map(|family| node?.primary_ip(family)).collect()
     }
 
     /// Brings the tables to what the model asks for.
@@ -203,9 +275,10 @@ impl Agent {
         }
         let began = Instant::now();
         let desired = self.model.desired();
-        self.model.take_notices().iter().for_each(say);
+        self.say_news();
         self.telemetry.desired(&desired);
         self.carry_out(desired.served());
+        self.surfaces.set_health_checks(self.model.health_checks(), self.primary_ips());
         self.pace.wrote(began, Instant::now());
     }
 
@@ -213,7 +286,7 @@ impl Agent {
         let began = Instant::now();
         let (is_complete, is_idle) = (desired.complete, desired.is_empty());
         let plan = self.planner.plan(desired);
-        plan.notices.iter().for_each(say);
+        plan.notices.iter().for_each(|notice| self.say(notice));
         if self.apply(&plan) {
             let operations = plan.ops.len();
             let is_whole = !self.planner.deferred();
@@ -323,7 +396,7 @@ impl Agent {
     /// When to look at the links again, where not all could be done.
     async fn reconcile_links(&mut self) -> Option<Instant> {
         let is_done = self.links.reconcile().await;
-        self.telemetry.links(self.links.attached(), self.links.wanted());
+        self.telemetry.links(self.links.attached(), self.links.health(), self.links.probe());
         (!is_done).then(|| Instant::now() + RETRY_AFTER)
     }
 
@@ -339,6 +412,8 @@ impl Agent {
                 debug!(entries = report.entries, removed, bits = clear.len(), "swept");
                 self.telemetry.swept(began, report.removed, Moment::now());
                 self.telemetry.flows(report.entries);
+                self.telemetry.backends(report.backends);
+                self.telemetry.look_at_links(Moment::now());
                 // Before the first state is known, bits may be needed by what is yet to come.
                 if self.began {
                     for bit in clear {

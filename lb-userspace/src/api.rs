@@ -34,6 +34,7 @@ pub use state::{KindState, State};
 use crate::event::Event;
 use crate::model;
 use crate::tables::Tables;
+use crate::telemetry::RestClient;
 use client::Client;
 use follow::Follower;
 use guard::Guard;
@@ -46,6 +47,8 @@ pub struct Config {
     /// Overrides the address of the kubeconfig, or of the environment: a URL, or `host:port`.
     pub server: Option<String>,
     pub times: Times,
+    /// What requests are counted into.
+    pub requests: Option<RestClient>,
 }
 
 /// How long to wait for what. Tests have less patience.

@@ -1,6 +1,6 @@
 //! Programs on the node's links, as the links come and go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use aya::Ebpf;
@@ -10,6 +10,7 @@ use crate::dataplane::attach::{self, Hook, Mode};
 use crate::dataplane::lock;
 use crate::dataplane::pins::Pins;
 use crate::netdev::{Direction, Facts, Filter, Netdev, Overrides, Role, role};
+use crate::telemetry::LinkHealth;
 
 /// The programs, and the links that they hang on.
 pub struct Links {
@@ -20,8 +21,12 @@ pub struct Links {
     roles: Overrides,
     /// By interface index: what hangs there, so that only changes are acted upon.
     attached: BTreeMap<u32, Attached>,
-    /// How many links should have programs.
-    wanted: usize,
+    /// Names of the links that should have programs, by interface index.
+    wanted: BTreeMap<u32, String>,
+    /// Those that had none after the last look.
+    missing: BTreeSet<u32>,
+    /// And after the one before: a link may be about to go.
+    missing_before: BTreeSet<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +39,17 @@ struct Attached {
 
 impl Links {
     pub fn new(object: Ebpf, pins: Pins, netdev: Netdev, mode: Mode, roles: Overrides) -> Self {
-        Self { object, pins, netdev, mode, roles, attached: BTreeMap::new(), wanted: 0 }
+        Self {
+            object,
+            pins,
+            netdev,
+            mode,
+            roles,
+            attached: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            missing: BTreeSet::new(),
+            missing_before: BTreeSet::new(),
+        }
     }
 
     /// Number of links that have our programs.
@@ -42,9 +57,23 @@ impl Links {
         self.attached.len()
     }
 
-    /// Number of links that should have them, as of the last look.
-    pub fn wanted(&self) -> usize {
-        self.wanted
+    /// Links that should have programs, and those that had none twice in a row.
+    pub fn health(&self) -> LinkHealth {
+        let missing = self.missing.intersection(&self.missing_before);
+        let names = missing.filter_map(|index| self.wanted.get(index)).cloned();
+        LinkHealth { wanted: self.wanted.len(), missing: names.collect() }
+    }
+
+    /// Finds the links that lost their programs since, from any thread. Of those by clsact netlink tells.
+    pub fn probe(&self) -> impl Fn() -> Vec<String> + Send + 'static {
+        let pins = self.pins.clone();
+        let on_tcx = self.attached.iter().filter(|(_, attached)| attached.hook == Hook::Tcx);
+        let links: Vec<(u32, String)> =
+            on_tcx.map(|(index, attached)| (*index, attached.facts.name.clone())).collect();
+        move || {
+            let lost = links.iter().filter(|(index, _)| !attach::is_on_tcx(&pins, *index) && exists(*index));
+            lost.map(|(_, name)| name.clone()).collect()
+        }
     }
 
     /// Attaches to what is new, detaches from what is no pod's link any more. `false` where not all could be
@@ -60,7 +89,8 @@ impl Links {
         let mut all = true;
         let links = self.netdev.links().await?;
         self.collect_stale(&links)?;
-        self.wanted = links.iter().filter(|facts| role(facts, &self.roles).0 == Role::Pod).count();
+        let wanted = links.iter().filter(|facts| role(facts, &self.roles).0 == Role::Pod);
+        self.wanted = wanted.map(|facts| (facts.index, facts.name.clone())).collect();
         for facts in &links {
             let (role, reason) = role(facts, &self.roles);
             if role == Role::Pod {
@@ -70,6 +100,8 @@ impl Links {
                 self.detach(facts).await;
             }
         }
+        let has_none = self.wanted.keys().filter(|index| !self.attached.contains_key(*index));
+        self.missing_before = std::mem::replace(&mut self.missing, has_none.copied().collect());
         Ok(all)
     }
 
@@ -84,7 +116,11 @@ impl Links {
         let foreign = filters.iter().flatten().filter(|filter| !attach::is_ours(filter)).count();
         let ours = filters.iter().all(|filters| filters.iter().any(attach::is_ours));
         if self.attached.get(&facts.index).is_some_and(|known| {
-            known.facts == *facts && known.foreign == foreign && (known.hook == Hook::Tcx || ours)
+            let is_there = match known.hook {
+                Hook::Tcx => attach::is_on_tcx(&self.pins, facts.index),
+                Hook::Clsact => ours,
+            };
+            known.facts == *facts && known.foreign == foreign && is_there
         }) {
             return true;
         }
@@ -96,6 +132,7 @@ impl Links {
             }
             // It may have gone again meanwhile.
             Err(failed) => {
+                self.attached.remove(&facts.index);
                 warn!("{failed:#}");
                 false
             }
@@ -126,6 +163,13 @@ impl Links {
         }
         Ok(())
     }
+}
+
+/// Is the interface still in this network namespace?
+fn exists(index: u32) -> bool {
+    let mut name = [0; libc::IF_NAMESIZE];
+    // SAFETY: the buffer is as long as the call wants it.
+    !unsafe { libc::if_indextoname(index, name.as_mut_ptr()) }.is_null()
 }
 
 async fn detach(pins: &Pins, netdev: &Netdev, link: &Facts) -> anyhow::Result<()> {

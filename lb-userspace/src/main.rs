@@ -7,16 +7,16 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lb_common::Addr;
+use lb_userspace::config::{self, Flags};
 use lb_userspace::dataplane::attach::Mode;
 use lb_userspace::dataplane::load::Constants;
 use lb_userspace::dataplane::maps::Maps;
 use lb_userspace::dataplane::pins::Pins;
 use lb_userspace::leftovers::Cleanup;
-use lb_userspace::leftovers::host::Host;
 use lb_userspace::model::{ExternalIpCidrs, NodePortAddresses, Notice, Settings};
 use lb_userspace::netdev::{Overrides, Role};
 use lb_userspace::tables::Tables;
-use lb_userspace::{agent, api, capabilities, check, dataplane, flows, links, status, view};
+use lb_userspace::{agent, api, capabilities, check, dataplane, flows, links, status, surfaces, view};
 
 /// Kubernetes Services by eBPF, in place of kube-proxy.
 #[derive(Parser)]
@@ -29,7 +29,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Keep the node's tables true; runs until SIGTERM, and leaves the data path working
-    Agent(AgentArgs),
+    Agent(Box<AgentArgs>),
     /// Service ports: frontends, endpoints, policies
     Services(ViewArgs),
     /// Backends: one endpoint of one service port each
@@ -72,9 +72,15 @@ enum Command {
 struct AgentArgs {
     #[command(flatten)]
     source: SourceArgs,
-    /// Name of this node's Node object: says which endpoints are local [default: the host name]
-    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    /// Name of this node's Node object: says which endpoints are local [default: that of the configuration, else the
+    /// host name]
+    #[arg(long, value_name = "NAME", env = "NODE_NAME", visible_alias = "hostname-override")]
     node_name: Option<String>,
+    #[command(flatten)]
+    kube_proxy: KubeProxyArgs,
+    /// Service ports, and backends, that metrics show the traffic of
+    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    metrics_limit: usize,
     #[command(flatten)]
     pins: PinArgs,
     /// How programs hang on links
@@ -113,17 +119,45 @@ struct ApiArgs {
 
 impl ApiArgs {
     fn config(self) -> api::Config {
-        api::Config { kubeconfig: self.kubeconfig, server: self.api_server, times: api::Times::default() }
+        api::Config { kubeconfig: self.kubeconfig, server: self.api_server, ..api::Config::default() }
     }
 }
 
 impl SourceArgs {
-    fn source(self) -> agent::Source {
+    /// `kubeconfig` is that of file or flag.
+    fn source(self, kubeconfig: Option<PathBuf>) -> agent::Source {
         match self.manifests {
             Some(dir) => agent::Source::Manifests(dir),
-            None => agent::Source::Api(self.api.config()),
+            None => agent::Source::Api(api::Config { kubeconfig, ..self.api.config() }),
         }
     }
+}
+
+/// Configuration and flags of kube-proxy; a flag wins over the file.
+#[derive(Args)]
+#[command(next_help_heading = "As kube-proxy has it (docs/config.md)")]
+struct KubeProxyArgs {
+    /// KubeProxyConfiguration (v1alpha1), as kubeadm writes it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Write the configuration in force to a file and exit
+    #[arg(long, value_name = "FILE")]
+    write_config_to: Option<PathBuf>,
+    /// Its family is that of the default addresses of the two servers below
+    #[arg(long, value_name = "ADDRESS")]
+    bind_address: Option<String>,
+    /// Where /healthz and /livez are; empty: nowhere [default: 0.0.0.0:10256]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    healthz_bind_address: Option<String>,
+    /// Where /metrics is; empty: nowhere [default: 127.0.0.1:10249]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics_bind_address: Option<String>,
+    /// End when one of these ports cannot be had, instead of trying again
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    bind_address_hard_fail: Option<bool>,
+    /// How unlikely the kernel is to end this process when memory is short: -1000 to 1000
+    #[arg(long, value_name = "SCORE", allow_hyphen_values = true)]
+    oom_score_adj: Option<i32>,
 }
 
 #[derive(Args)]
@@ -140,7 +174,7 @@ struct CleanupArgs {
     /// Also while kube-proxy runs
     #[arg(long, requires = "kube_proxy")]
     force: bool,
-    /// Where the host's file system is mounted, for its iptables-legacy and ipvsadm
+    /// Where the host's file system is mounted, for its iptables-legacy
     #[arg(long, value_name = "DIR", default_value = "/", requires = "kube_proxy")]
     host_root: PathBuf,
 }
@@ -294,7 +328,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Agent(args) => run_agent(args),
+        Command::Agent(args) => run_agent(*args),
         Command::Services(args) => {
             let services = match args.files()? {
                 Some((dir, node)) => {
@@ -339,7 +373,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Cleanup(args) => {
             let done = if args.kube_proxy {
                 let CleanupArgs { dry_run, force, host_root, .. } = args;
-                runtime()?.block_on(Cleanup { dry_run, force, host: Host { root: host_root } }.run())?
+                runtime()?.block_on(Cleanup { dry_run, force, host_root }.run())?
             } else {
                 runtime()?.block_on(links::cleanup(args.pins.pin_dir))?
             };
@@ -360,14 +394,46 @@ fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
+    let settings = config::Settings::new(&Flags {
+        config: args.kube_proxy.config,
+        kubeconfig: args.source.api.kubeconfig.clone(),
+        hostname_override: args.node_name,
+        bind_address: args.kube_proxy.bind_address,
+        healthz_bind_address: args.kube_proxy.healthz_bind_address,
+        metrics_bind_address: args.kube_proxy.metrics_bind_address,
+        bind_address_hard_fail: args.kube_proxy.bind_address_hard_fail,
+        nodeport_addresses: args.rules.nodeport_addresses.as_ref().map(ToString::to_string),
+        oom_score_adj: args.kube_proxy.oom_score_adj,
+    })?;
+    for remark in &settings.remarks {
+        if remark.is_warning {
+            tracing::warn!("{remark}");
+        } else {
+            tracing::info!("{remark}");
+        }
+    }
+    if let Some(path) = args.kube_proxy.write_config_to {
+        return settings.write(&path);
+    }
+    settings.adjust_oom_score();
+    let node_port_addresses = settings.node_port_addresses()?;
     runtime()?.block_on(agent::run(agent::Config {
         roles: args.roles.overrides(),
-        source: args.source.source(),
-        node_name: node_name(args.node_name)?,
-        settings: args.rules.settings(),
+        source: args.source.source(settings.kubeconfig),
+        node_name: node_name(settings.hostname_override)?,
+        settings: Settings { node_port_addresses, ..args.rules.settings() },
         pin_dir: args.pins.pin_dir,
         attach: args.attach,
         constants: Constants { adopt: args.adopt },
+        surfaces: surfaces::Config {
+            healthz: settings.healthz,
+            metrics: settings.metrics,
+            hard_fail: settings.hard_fail,
+            node_port_addresses: settings.node_port_addresses,
+            configz: serde_json::to_value(&settings.effective)?,
+        },
+        health_timeout: settings.health_timeout,
+        metrics_limit: args.metrics_limit,
     }))
 }
 

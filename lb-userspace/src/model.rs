@@ -292,6 +292,7 @@ impl Model {
                 subject: Some(subject.clone()),
                 file: None,
                 text: format!("cannot be decoded: {reason}; what was last known of it stays in force"),
+                reason: None,
             };
             self.broken.insert(subject.clone());
             self.board.replace(Source::Undecoded(subject), [notice]);
@@ -416,6 +417,7 @@ impl Model {
                 (None, _) => {}
             }
         }
+        decided.problems.extend(decided.ports.iter().filter_map(policy::sctp_port_change));
         decided.problems.extend(endpoints::unmatched_ports(service, &slices));
         decided
     }
@@ -469,6 +471,7 @@ fn notices(
             subject: Some(subject.clone()),
             file: file.clone(),
             text: problem.text.clone(),
+            reason: problem.reason,
         })
         .collect()
 }

@@ -242,6 +242,7 @@ impl Planner {
                     }),
                     file: None,
                     text: format!("table `{table}` is full ({entries} entries): {name}: {state}"),
+                    reason: Some("TableFull"),
                 };
                 self.board.replace(name.clone(), [notice]);
                 self.starved.insert(name, port);

@@ -4,6 +4,7 @@ use anyhow::Context;
 use lb_common::{Counter, SCHEMA, capacity};
 use serde::Serialize;
 
+use crate::agent_status::{self, AgentStatus};
 use crate::dataplane::attach::{Hook, is_ours};
 use crate::dataplane::lock;
 use crate::dataplane::maps::Maps;
@@ -17,6 +18,9 @@ use crate::view::columns::render;
 pub struct Status {
     pub schema: u32,
     pub agent_running: bool,
+    /// What the agent itself says; absent where none answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentStatus>,
     pub links: Vec<LinkStatus>,
     pub tables: Vec<Fill>,
     /// Counters that are not zero, by name.
@@ -47,7 +51,8 @@ pub struct Count {
     pub value: u64,
 }
 
-/// Looks at the pinned tables and at the links of this network namespace.
+/// Looks at the pinned tables and at the links of this network namespace, and asks the agent. Without `overrides` the
+/// agent's own are in force.
 ///
 /// # Errors
 /// Where there are no tables, or a map or the links cannot be read.
@@ -63,6 +68,11 @@ pub async fn read(pins: &Pins, overrides: &Overrides) -> anyhow::Result<Status> 
         .into_iter()
         .map(|counter| Ok(Count { name: counter.name(), value: maps.counter(counter)? }))
         .collect::<anyhow::Result<Vec<_>>>()?;
+    let agent = agent_status::ask(pins.root());
+    let overrides = match &agent {
+        Some(agent) if overrides.is_empty() => &agent.link_roles,
+        _ => overrides,
+    };
     Ok(Status {
         schema: SCHEMA,
         agent_running: lock::is_taken(pins),
@@ -84,6 +94,7 @@ pub async fn read(pins: &Pins, overrides: &Overrides) -> anyhow::Result<Status> 
             fill("flows_syn", flows[0], capacity::FLOWS_UNASSURED),
             fill("flows_udp", flows[1], capacity::FLOWS_UNASSURED),
         ],
+        agent,
         counters: counters.into_iter().filter(|count| count.value != 0).collect(),
     })
 }
@@ -105,10 +116,48 @@ async fn links(pins: &Pins, overrides: &Overrides) -> anyhow::Result<Vec<LinkSta
     Ok(links)
 }
 
+fn agent_text(agent: &AgentStatus) -> String {
+    let mut lines = vec![
+        format!("agent   running since {}, version {}, process {}", agent.since, agent.version, agent.pid),
+        format!("node    {}", agent.node_name),
+        format!("source  {}", agent.source),
+    ];
+    if !agent.link_roles.is_empty() {
+        let roles: Vec<String> =
+            agent.link_roles.iter().map(|(link, role)| format!("{link}={role}")).collect();
+        lines.push(format!("roles   {} (--link-role)", roles.join(" ")));
+    }
+    let health = if agent.healthy { "healthy" } else { "not healthy" };
+    let eligible = if agent.node_eligible { "node eligible" } else { "node not eligible" };
+    lines.push(format!("health  {health}, {eligible}"));
+    lines.extend(agent.complaints.iter().map(|complaint| format!("        {complaint}")));
+    if let Some(error) = &agent.last_error {
+        lines.push(format!("error   {} {}", error.at, error.text));
+    }
+    let kinds: Vec<[String; 4]> = agent
+        .kinds
+        .iter()
+        .map(|(kind, status)| {
+            let seconds =
+                |time: Option<f64>| time.map_or_else(|| "-".to_owned(), |time| format!("{time:.1} s"));
+            let fault = status.fault.clone().unwrap_or_else(|| "-".to_owned());
+            [kind.clone(), seconds(status.age_seconds), seconds(status.interrupted_seconds), fault]
+        })
+        .collect();
+    let mut text = lines.join("\n") + "\n";
+    if !kinds.is_empty() {
+        text = format!("{text}\n{}\n", render(["KIND", "AGE", "INTERRUPTED", "FAULT"], &kinds));
+    }
+    text
+}
+
 /// The status as text.
 pub fn text(status: &Status) -> String {
-    let agent =
-        if status.agent_running { "running" } else { "not running (the data path goes on without it)" };
+    let agent = match &status.agent {
+        Some(agent) => agent_text(agent),
+        None if status.agent_running => "agent   running, but it does not answer\n".to_owned(),
+        None => "agent   not running (the data path goes on without it)\n".to_owned(),
+    };
     let links: Vec<[String; 4]> = status
         .links
         .iter()
@@ -129,7 +178,7 @@ pub fn text(status: &Status) -> String {
     let counters: Vec<[String; 2]> =
         status.counters.iter().map(|count| [count.name.to_owned(), count.value.to_string()]).collect();
     format!(
-        "agent   {agent}\nschema  v{}\n\n{}\n{}\n{}",
+        "{agent}schema  v{}\n\n{}\n{}\n{}",
         status.schema,
         render(["LINK", "ROLE", "REASON", "HOOK"], &links),
         render(["TABLE", "USED", "CAPACITY"], &tables),

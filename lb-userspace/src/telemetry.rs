@@ -8,16 +8,19 @@ mod kubeproxy;
 mod metrics;
 mod moment;
 mod no_local;
+mod rest;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
 use lb_common::names;
 use prometheus::Registry;
+use tokio::sync::Notify;
 
 pub use health::{Eligibility, Health, LinkHealth};
 pub use moment::Moment;
+pub use rest::RestClient;
 
 use crate::desired::{Desired, Family};
 use crate::event::{Change, Event};
@@ -30,9 +33,21 @@ pub struct Telemetry {
     registry: Registry,
     kubeproxy: KubeProxy,
     metrics: Metrics,
+    rest: RestClient,
     began: Moment,
     state: Mutex<State>,
+    probe: Mutex<Option<Probe>>,
+    repair: Notify,
 }
+
+/// Finds out which links lost their programs.
+struct Probe {
+    look: Box<dyn Fn() -> Vec<String> + Send>,
+    looked: Moment,
+}
+
+/// Between two looks at the links.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 struct State {
@@ -48,6 +63,15 @@ struct State {
 pub struct Failure {
     pub at: Moment,
     pub text: String,
+}
+
+/// What became of a Kubernetes Event that was due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventOutcome {
+    Sent,
+    /// Held back: too many, or the same again.
+    Limited,
+    Failed,
 }
 
 /// One pass from the model to the tables.
@@ -71,9 +95,12 @@ impl Telemetry {
         Self {
             kubeproxy: KubeProxy::new(&registry),
             metrics: Metrics::new(&registry),
+            rest: RestClient::new(&registry),
             registry,
             began: now,
             state: Mutex::default(),
+            probe: Mutex::default(),
+            repair: Notify::new(),
         }
     }
 
@@ -158,9 +185,48 @@ impl Telemetry {
         self.metrics.set_entries(names::FLOWS, entries);
     }
 
-    /// Links that have programs, and those that should.
-    pub fn links(&self, attached: usize, wanted: usize) {
-        self.metrics.set_links(attached, wanted);
+    /// Entries of the map of backends that are in use.
+    pub fn backends(&self, entries: usize) {
+        self.metrics.set_entries(names::BACKENDS, entries);
+    }
+
+    /// Links that have programs, and what is known of those that should. `look` finds those that lost them since, from
+    /// any thread.
+    pub fn links(&self, attached: usize, links: LinkHealth, look: impl Fn() -> Vec<String> + Send + 'static) {
+        self.metrics.set_links(attached, links.wanted);
+        self.health(|health| health.set_links(links));
+        *self.probe() = Some(Probe { look: Box::new(look), looked: Moment::now() });
+    }
+
+    /// Looks whether programs are where they should be, unless that was done within the last second. What is missing
+    /// makes the agent unhealthy and wakes [`Telemetry::repair`].
+    pub fn look_at_links(&self, now: Moment) {
+        let mut probe = self.probe();
+        let Some(probe) = probe.as_mut() else { return };
+        if now.mono.saturating_duration_since(probe.looked.mono) < LOOK_EVERY {
+            return;
+        }
+        probe.looked = now;
+        let lost = (probe.look)();
+        if !lost.is_empty() {
+            self.health(|health| health.lose_links(lost));
+            self.repair.notify_one();
+        }
+    }
+
+    /// Returns when links are to be looked after.
+    pub async fn repair(&self) {
+        self.repair.notified().await;
+    }
+
+    /// What requests to the API server are counted into.
+    pub fn rest_client(&self) -> RestClient {
+        self.rest.clone()
+    }
+
+    /// What became of a Kubernetes Event.
+    pub fn event_sent(&self, reason: &str, outcome: EventOutcome) {
+        self.metrics.count_event(reason, outcome);
     }
 
     /// Changes and reads health.
@@ -180,6 +246,10 @@ impl Telemetry {
     /// Counts an answer of `/livez`.
     pub fn answered_livez(&self, code: u16) {
         self.kubeproxy.livez.with_label_values(&[&code.to_string()]).inc();
+    }
+
+    fn probe(&self) -> MutexGuard<'_, Option<Probe>> {
+        self.probe.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A panic elsewhere must not end the surfaces: what is counted is whole after each statement.

@@ -2,7 +2,7 @@
 //! hand do not work.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -135,10 +135,16 @@ impl Client {
 
     async fn send(&self, inner: Inner, request: Request<Body>) -> Result<Response<Incoming>, BoxError> {
         let patience = self.config.times.answer;
-        match tokio::time::timeout(patience, inner.oneshot(request)).await {
+        let (began, method) = (Instant::now(), request.method().clone());
+        let outcome = match tokio::time::timeout(patience, inner.oneshot(request)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(format!("no answer within {} s", patience.as_secs_f32()).into()),
+        };
+        if let Some(requests) = &self.config.requests {
+            let code = outcome.as_ref().ok().map(|response| response.status().as_u16());
+            requests.count(method.as_str(), &self.route.host(), code, began.elapsed());
         }
+        outcome
     }
 
     /// What to do where no connection can be made.

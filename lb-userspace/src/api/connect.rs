@@ -32,6 +32,8 @@ pub struct Route(Arc<Mutex<Ways>>);
 struct Ways {
     /// The configured address; `None` where it is a name.
     server: Option<SocketAddr>,
+    /// It as the URL has it.
+    host: String,
     /// What was last known to be behind it; the first is tried first.
     backends: Vec<SocketAddr>,
 }
@@ -59,11 +61,18 @@ impl Route {
         !self.lock().backends.is_empty()
     }
 
+    /// Address and port of the server, for metrics.
+    pub(super) fn host(&self) -> String {
+        self.lock().host.clone()
+    }
+
     pub(super) fn set_server(&self, server: &Uri) {
         let address = literal(server);
         let mut ways = self.lock();
+        ways.host = server.authority().map(ToString::to_string).unwrap_or_default();
         if ways.server != address {
-            *ways = Ways { server: address, backends: Vec::new() };
+            ways.server = address;
+            ways.backends.clear();
         }
     }
 

@@ -192,6 +192,13 @@ fn attach_tcx(
     Ok(())
 }
 
+/// Do the pinned TCX links of an interface hang where they should?
+pub fn is_on_tcx(pins: &Pins, ifindex: u32) -> bool {
+    Direction::BOTH.iter().all(|direction| {
+        sys::pinned_ifindex(&pins.link(ifindex, direction.name())).is_ok_and(|at| at == ifindex)
+    })
+}
+
 fn add_clsact(name: &str) -> anyhow::Result<()> {
     match qdisc_add_clsact(name) {
         Ok(()) => Ok(()),

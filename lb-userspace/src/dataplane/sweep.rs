@@ -31,6 +31,8 @@ pub struct Report {
     pub entries: usize,
     /// Entries removed, by [`Family`].
     pub removed: [u32; 2],
+    /// Backends in use.
+    pub backends: usize,
 }
 
 /// Ticks of `CLOCK_MONOTONIC_COARSE`, as the packet path counts them.
@@ -59,6 +61,7 @@ impl Sweep {
         program: &mut SchedClassifier,
         tables: &Tables,
     ) -> anyhow::Result<(Report, Vec<u32>)> {
+        let mut report = Report::default();
         let mut idle_bits: HashSet<u32> = Interest::from_words(maps.interest.words()).bits().collect();
         for key in tables.frontends.keys() {
             idle_bits.remove(&key.bit());
@@ -68,9 +71,9 @@ impl Sweep {
         }
         for backend in tables.backends.values().filter(|b| b.state != lb_common::BackendState::Free as u8) {
             idle_bits.remove(&interest_bit(backend.addr, backend.port, backend.proto));
+            report.backends += 1;
         }
         let now = now();
-        let mut report = Report::default();
         let mut idle = [Vec::new(), Vec::new()];
         maps.for_each_flow(|_, key, flow| {
             report.entries += 1;

@@ -14,6 +14,7 @@ use aya::maps::MapData;
 const BPF_MAP_CREATE: u32 = 0;
 const BPF_MAP_UPDATE_ELEM: u32 = 2;
 const BPF_OBJ_GET: u32 = 7;
+const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
 const BPF_PROG_QUERY: u32 = 16;
 const BPF_MAP_LOOKUP_BATCH: u32 = 24;
 const BPF_LINK_DETACH: u32 = 34;
@@ -277,6 +278,47 @@ pub fn detach_pinned(pin: &Path) -> io::Result<()> {
     // SAFETY: the kernel gave this descriptor to us alone.
     let link = unsafe { OwnedFd::from_raw_fd(fd) };
     bpf(BPF_LINK_DETACH, &mut (link.as_raw_fd() as u32)).map(drop)
+}
+
+#[repr(C)]
+struct InfoAttr {
+    fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// `struct bpf_link_info` of TCX.
+#[repr(C)]
+#[derive(Default)]
+struct TcxLinkInfo {
+    link_type: u32,
+    id: u32,
+    program: u32,
+    pad: u32,
+    ifindex: u32,
+    attach_type: u32,
+    /// The kernel's struct is longer.
+    rest: [u64; 8],
+}
+
+/// The interface that a pinned TCX link is attached to; 0 where it is attached no more: its interface is gone, or
+/// somebody detached it.
+///
+/// # Errors
+/// The kernel's; `NotFound` where nothing is pinned.
+pub fn pinned_ifindex(pin: &Path) -> io::Result<u32> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let fd = bpf(BPF_OBJ_GET, &mut GetAttr { path: path.as_ptr() as u64, fd: 0, flags: 0 })?;
+    // SAFETY: the kernel gave this descriptor to us alone.
+    let link = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut info = TcxLinkInfo::default();
+    let mut attr = InfoAttr {
+        fd: link.as_raw_fd() as u32,
+        info_len: size_of::<TcxLinkInfo>() as u32,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info.ifindex)
 }
 
 #[repr(C)]

@@ -96,6 +96,7 @@ impl Folder {
                         subject: Some(subject),
                         file: Some(name.clone()),
                         text,
+                        reason: None,
                     };
                     doubles.entry(name.clone()).or_default().push(notice);
                 } else {
@@ -140,6 +141,7 @@ impl File {
                     subject: None,
                     file: Some(name.clone()),
                     text: format!("cannot be read: {reason}"),
+                    reason: None,
                 });
                 return;
             }

@@ -69,7 +69,8 @@ pub fn parse(file: &Arc<str>, text: &str) -> Result<Parsed, Notice> {
             "skipped, for only Service, EndpointSlice, Node and ServiceCIDR are read: {}",
             skipped.join(", ")
         );
-        let notice = Notice { severity: Severity::Info, subject: None, file: Some(file.clone()), text };
+        let notice =
+            Notice { severity: Severity::Info, subject: None, file: Some(file.clone()), text, reason: None };
         reader.parsed.notices.push(notice);
     }
     Ok(reader.parsed)
@@ -200,7 +201,7 @@ impl Reader<'_> {
     }
 
     fn broken(&self, subject: Option<Subject>, text: String) -> Notice {
-        Notice { severity: Severity::Error, subject, file: Some(self.file.clone()), text }
+        Notice { severity: Severity::Error, subject, file: Some(self.file.clone()), text, reason: None }
     }
 }
 

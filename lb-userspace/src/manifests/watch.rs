@@ -99,6 +99,7 @@ impl Follower {
                     subject: None,
                     file: Some(name.clone()),
                     text: format!("the folder cannot be read: {error}; its last good objects stay in force"),
+                    reason: None,
                 };
                 self.send(Event::File { file: name, notices: vec![notice] })
             }

@@ -101,6 +101,7 @@ pub(super) fn conflict(claim: &Claim, winner: &Claim) -> Problem {
             port.port, owner.port, owner.namespace, owner.name,
         ),
     )
+    .told("AddressConflict")
 }
 
 /// The key of a NodePort: it stands once, under the unspecified address.

@@ -15,6 +15,8 @@ pub struct Notice {
     /// Where the object was read from; `None` where it came from the Kubernetes API.
     pub file: Option<Arc<str>>,
     pub text: String,
+    /// What an Event about the object gives as reason; `None` where none is due.
+    pub reason: Option<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,7 +95,7 @@ mod tests {
     use super::*;
 
     fn notice(text: &str) -> Notice {
-        Notice { severity: Severity::Warning, subject: None, file: None, text: text.into() }
+        Notice { severity: Severity::Warning, subject: None, file: None, text: text.into(), reason: None }
     }
 
     #[test]

@@ -8,9 +8,10 @@ use lb_common::{Addr, Algorithm, BackendState, Endpoint, Proto, ServiceRecord};
 use super::endpoints::{self, Hints, Slice, SliceEndpoint};
 use super::node::Node;
 use super::node_ports::NodePortAddresses;
-use super::service::{Policy, Service, ServicePort};
+use super::notice::Severity;
+use super::service::{Policy, Problem, Service, ServicePort};
 use super::settings::Settings;
-use crate::desired::{BackendShare, DesiredPort, Family};
+use crate::desired::{BackendShare, DesiredPort, Family, ServicePortName};
 
 /// Where the agent is, and what it was told.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +60,21 @@ pub(super) fn port(
         affinity_timeout: service.affinity_timeout,
         source_ranges: service.admitted(family, place.ip(family)),
     }
+}
+
+/// The checksum of SCTP covers the whole packet, so a port in it is not changed; addresses are not part of it.
+pub(super) fn sctp_port_change((name, port): (&ServicePortName, &DesiredPort)) -> Option<Problem> {
+    if name.proto != Proto::Sctp {
+        return None;
+    }
+    let frontend = port.frontends.keys().next()?.port;
+    let other = port.backends.keys().find(|backend| backend.port != frontend)?;
+    let text = format!(
+        "port \"{}\": SCTP keeps its port, {frontend}, and {} of an endpoint cannot be reached through it: make port and \
+         targetPort the same",
+        name.port, other.port
+    );
+    Some(Problem::new(Severity::Warning, text).told("SCTPPortChange"))
 }
 
 fn cluster_set(endpoints: &Endpoints, place: Place) -> BTreeSet<Endpoint> {

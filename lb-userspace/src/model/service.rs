@@ -80,11 +80,18 @@ pub enum Policy {
 pub struct Problem {
     pub severity: Severity,
     pub text: String,
+    /// What an Event gives as reason; `None` where none is due.
+    pub reason: Option<&'static str>,
 }
 
 impl Problem {
     pub(crate) fn new(severity: Severity, text: impl Into<String>) -> Self {
-        Self { severity, text: text.into() }
+        Self { severity, text: text.into(), reason: None }
+    }
+
+    /// With an Event.
+    pub(crate) fn told(self, reason: &'static str) -> Self {
+        Self { reason: Some(reason), ..self }
     }
 }
 

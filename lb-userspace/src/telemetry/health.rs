@@ -93,6 +93,15 @@ impl Health {
         self.links = links;
     }
 
+    /// These had programs and lost them.
+    pub fn lose_links(&mut self, lost: Vec<String>) {
+        for link in lost {
+            if !self.links.missing.contains(&link) {
+                self.links.missing.push(link);
+            }
+        }
+    }
+
     pub fn links(&self) -> &LinkHealth {
         &self.links
     }

@@ -40,7 +40,7 @@ pub fn times() -> Times {
 
 impl Agent {
     pub async fn start(server: &Server) -> Self {
-        let config = Config { kubeconfig: None, server: Some(server.url()), times: times() };
+        let config = Config { server: Some(server.url()), times: times(), ..Config::default() };
         Self::with(config, Tables::default()).await
     }
 

@@ -129,7 +129,7 @@ async fn a_token_that_was_replaced_is_read_at_once() {
         "users": [{"name": "u", "user": {"tokenFile": token}}],
     });
     std::fs::write(&kubeconfig, text.to_string()).unwrap();
-    let config = Config { kubeconfig: Some(kubeconfig), server: None, times: times() };
+    let config = Config { kubeconfig: Some(kubeconfig), times: times(), ..Config::default() };
     let mut agent = Agent::with(config, Tables::default()).await;
     agent.until(BOTH).await;
     // It expired, and nobody replaced it yet.

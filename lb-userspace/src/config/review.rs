@@ -1,0 +1,171 @@
+//! What of a configuration has no effect here, said once by name.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use anyhow::ensure;
+use serde_json::Value;
+
+use super::kube_proxy::KubeProxyConfiguration;
+
+/// Something that a configuration says and the agent does not do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// `section.field`.
+    pub field: String,
+    pub text: &'static str,
+    /// The node behaves otherwise than the field asks. Where not, nothing is missing.
+    pub is_warning: bool,
+}
+
+impl Remark {
+    pub(super) fn unknown(field: String) -> Self {
+        Self { field, text: "not a field of KubeProxyConfiguration v1alpha1: ignored", is_warning: true }
+    }
+}
+
+impl fmt::Display for Remark {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "configuration: {}: {}", self.field, self.text)
+    }
+}
+
+/// Fields that are used.
+const USED: [&str; 13] = [
+    "apiVersion",
+    "kind",
+    "bindAddress",
+    "bindAddressHardFail",
+    "clientConnection.kubeconfig",
+    "healthzBindAddress",
+    "hostnameOverride",
+    "iptables.syncPeriod",
+    "ipvs.syncPeriod",
+    "metricsBindAddress",
+    "nftables.syncPeriod",
+    "nodePortAddresses",
+    "oomScoreAdj",
+];
+
+const NO_CONNTRACK: &str = "cannot be obeyed: connections are not tracked by the host's conntrack but in tables of our \
+                            own, whose times are fixed";
+const OF_IPVS: &str = "cannot be obeyed: there is no IPVS here";
+const NOT_WINDOWS: &str = "cannot be obeyed: of Windows only";
+const NO_MASQUERADE: &str =
+    "cannot be obeyed: sources are kept wherever the reply comes back through this node";
+const SOURCE_IS_KNOWN: &str =
+    "not needed: the link that a packet came by says whether a pod of this node sent it";
+const AT_ONCE: &str = "not needed: a change is in the tables at once, a storm of them in batches";
+const OWN_CLIENT: &str = "not needed: a few watches are all that the API server is asked for";
+
+/// By field or section: whether something is missing, and why it is not used.
+const UNUSED: [(&str, bool, &str); 28] = [
+    ("clientConnection", false, OWN_CLIENT),
+    ("clusterCIDR", false, SOURCE_IS_KNOWN),
+    ("configSyncPeriod", false, OWN_CLIENT),
+    ("conntrack", true, NO_CONNTRACK),
+    ("detectLocal", false, SOURCE_IS_KNOWN),
+    ("detectLocalMode", false, SOURCE_IS_KNOWN),
+    ("enableProfiling", true, "cannot be obeyed: there is no profiler of Go here"),
+    ("featureGates", true, "cannot be obeyed: a feature gate of Kubernetes"),
+    ("iptables.localhostNodePorts", true, "cannot be obeyed: of the iptables mode only"),
+    ("iptables.masqueradeAll", true, NO_MASQUERADE),
+    ("iptables.masqueradeBit", false, "not needed: no mark is put on packets"),
+    ("iptables.minSyncPeriod", false, AT_ONCE),
+    ("ipvs.excludeCIDRs", false, "not needed: there is no IPVS here"),
+    ("ipvs.minSyncPeriod", false, AT_ONCE),
+    ("ipvs.scheduler", true, "cannot be obeyed: backends are chosen at random"),
+    (
+        "ipvs.strictARP",
+        false,
+        "not needed: addresses of Services stand on no interface, so nothing answers ARP for them",
+    ),
+    ("ipvs.tcpFinTimeout", true, OF_IPVS),
+    ("ipvs.tcpTimeout", true, OF_IPVS),
+    ("ipvs.udpTimeout", true, OF_IPVS),
+    ("logging", true, "cannot be obeyed: LB_LOG says what is logged (docs/config.md)"),
+    (
+        "mode",
+        false,
+        "not needed: this is a mode of its own, ebpf; what the other wrote, `lb cleanup --kube-proxy` removes",
+    ),
+    ("nftables.masqueradeAll", true, NO_MASQUERADE),
+    ("nftables.masqueradeBit", false, "not needed: no mark is put on packets"),
+    ("nftables.minSyncPeriod", false, AT_ONCE),
+    ("portRange", false, "not needed: kube-proxy does not use it either"),
+    ("showHiddenMetricsForVersion", false, "not needed: no metric is hidden"),
+    ("windowsRunAsService", true, NOT_WINDOWS),
+    ("winkernel", true, NOT_WINDOWS),
+];
+
+/// A remark for each field that differs from its default and has no effect.
+///
+/// # Errors
+/// Where a value that is used does not read, as kube-proxy refuses it too.
+pub fn review(given: &KubeProxyConfiguration) -> anyhow::Result<Vec<Remark>> {
+    check(given)?;
+    let leaves = |config: &KubeProxyConfiguration| -> anyhow::Result<BTreeMap<String, Value>> {
+        let mut config = config.clone();
+        config.set_defaults();
+        let mut leaves = BTreeMap::new();
+        collect("", serde_json::to_value(&config)?, &mut leaves);
+        Ok(leaves)
+    };
+    let defaults = leaves(&KubeProxyConfiguration::default())?;
+    let differ = leaves(given)?.into_iter().filter(|(field, value)| defaults.get(field) != Some(value));
+    Ok(differ.filter_map(|(field, _)| remark(field)).collect())
+}
+
+fn remark(field: String) -> Option<Remark> {
+    let (_, is_warning, text) = UNUSED.iter().find(|(name, ..)| is_within(&field, name))?;
+    Some(Remark { text, is_warning: *is_warning, field })
+        .filter(|remark| !USED.contains(&remark.field.as_str()))
+}
+
+/// Is it that field, or one of that section?
+fn is_within(field: &str, name: &str) -> bool {
+    field.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+fn check(config: &KubeProxyConfiguration) -> anyhow::Result<()> {
+    super::parse_node_ports(config.node_port_addresses.as_deref().unwrap_or_default())?;
+    if let Some(score) = config.oom_score_adj {
+        ensure!((-1000..=1000).contains(&score), "oomScoreAdj: {score} is not within -1000 to 1000");
+    }
+    Ok(())
+}
+
+/// Scalars and lists by their path.
+fn collect(path: &str, value: Value, leaves: &mut BTreeMap<String, Value>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                let path = if path.is_empty() { name } else { format!("{path}.{name}") };
+                collect(&path, field, leaves);
+            }
+        }
+        leaf => {
+            leaves.insert(path.to_owned(), leaf);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_field_is_used_or_has_a_reason_why_not() {
+        let mut config = KubeProxyConfiguration::default();
+        config.set_defaults();
+        config.windows_run_as_service = true;
+        config.feature_gates.insert("X".into(), true);
+        let mut leaves = BTreeMap::new();
+        collect("", serde_json::to_value(&config).unwrap(), &mut leaves);
+        for field in leaves.keys() {
+            let is_known = USED.contains(&field.as_str()) || remark(field.clone()).is_some();
+            assert!(is_known, "{field}");
+        }
+        assert!(leaves.len() > 50, "{}", leaves.len());
+    }
+}
