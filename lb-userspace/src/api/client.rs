@@ -27,12 +27,18 @@ use crate::event::Kind;
 /// A watch that says nothing for so long is dead; kube's watchers give up earlier.
 const WATCH_SILENCE: Duration = Duration::from_secs(600);
 
-const ADVICE: &str = "KUBERNETES_SERVICE_HOST is usually a ClusterIP, which nobody serves on a node without \
+const ADVICE: &str = "; KUBERNETES_SERVICE_HOST is usually a ClusterIP, which nobody serves on a node without \
                       kube-proxy before the first start of lb: give the address of an API server by --api-server \
                       HOST:PORT";
 
-/// Answers requests over connections of its own.
-type Inner = BoxCloneSyncService<Request<Body>, Response<Incoming>, BoxError>;
+/// What address, credentials and certificates were read, and connections by them.
+#[derive(Clone)]
+struct Inner {
+    /// Counts renewals: watches find out at the same time that one is needed.
+    number: u64,
+    server: String,
+    service: BoxCloneSyncService<Request<Body>, Response<Incoming>, BoxError>,
+}
 
 /// The body of an answer: it notes when it came.
 type Answer = UnsyncBoxBody<Bytes, BoxError>;
@@ -41,16 +47,15 @@ pub(super) struct Client {
     config: Config,
     route: Route,
     state: Arc<State>,
-    /// Counts renewals: watches find out at the same time that one is needed.
-    inner: Mutex<(u64, Inner)>,
+    inner: Mutex<Inner>,
 }
 
 impl Client {
     /// # Errors
     /// Where files or variables are missing or cannot be read. Nothing is asked of the API server yet.
     pub(super) async fn new(config: Config, route: Route, state: Arc<State>) -> anyhow::Result<Self> {
-        let inner = connect(&config, &route).await?;
-        Ok(Self { config, route, state, inner: Mutex::new((0, inner)) })
+        let inner = connect(&config, &route, 0).await?;
+        Ok(Self { config, route, state, inner: Mutex::new(inner) })
     }
 
     pub(super) fn into_kube(self) -> kube::Client {
@@ -93,26 +98,24 @@ impl Client {
         let again = again(&request);
         let kind = kind(request.uri().path());
         let is_watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
-        let (mut number, inner) = self.current();
-        let mut outcome = self.send(inner, request).await;
+        let mut inner = self.current();
+        let mut outcome = self.send(&inner, request).await;
         if matches!(&outcome, Ok(response) if response.status() == StatusCode::UNAUTHORIZED) {
-            self.renew(number).await;
+            self.renew(inner.number).await;
             if let Some(again) = again {
-                let (renewed, inner) = self.current();
-                number = renewed;
-                outcome = self.send(inner, again).await;
+                inner = self.current();
+                outcome = self.send(&inner, again).await;
             }
         }
         let is_of_no_use = match &outcome {
             Ok(response) => response.status().is_server_error(),
             Err(_) => true,
         };
-        let advice = self.advice();
         if is_of_no_use {
-            if self.current().0 == number {
+            if self.current().number == inner.number {
                 self.route.rotate();
             }
-            self.renew(number).await;
+            self.renew(inner.number).await;
         }
         if let (Some(kind), true, Ok(response)) = (kind, is_watch, &outcome)
             && response.status().is_success()
@@ -122,7 +125,7 @@ impl Client {
         }
         let patience = if is_watch { WATCH_SILENCE } else { self.config.times.answer };
         let state = Arc::clone(&self.state);
-        Ok(outcome.map_err(|error| advised(error, advice))?.map(|body| {
+        Ok(outcome.map_err(|error| self.explained(&inner.server, &*error))?.map(|body| {
             let noted = body.map_frame(move |frame| {
                 if let Some(kind) = kind {
                     state.hear(kind);
@@ -133,10 +136,10 @@ impl Client {
         }))
     }
 
-    async fn send(&self, inner: Inner, request: Request<Body>) -> Result<Response<Incoming>, BoxError> {
+    async fn send(&self, inner: &Inner, request: Request<Body>) -> Result<Response<Incoming>, BoxError> {
         let patience = self.config.times.answer;
         let (began, method) = (Instant::now(), request.method().clone());
-        let outcome = match tokio::time::timeout(patience, inner.oneshot(request)).await {
+        let outcome = match tokio::time::timeout(patience, inner.service.clone().oneshot(request)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(format!("no answer within {} s", patience.as_secs_f32()).into()),
         };
@@ -147,35 +150,36 @@ impl Client {
         outcome
     }
 
-    /// What to do where no connection can be made.
-    fn advice(&self) -> Option<&'static str> {
+    /// With the address that was asked, and what to do where that may be the reason.
+    fn explained(&self, server: &str, error: &(dyn std::error::Error + 'static)) -> BoxError {
         let is_environments = self.config.kubeconfig.is_none() && self.config.server.is_none();
-        (is_environments && !self.route.is_served_by_us()).then_some(ADVICE)
+        let advice = if is_environments && !self.route.is_served_by_us() { ADVICE } else { "" };
+        format!("{server}: {}{advice}", fault::chain(error)).into()
     }
 
     /// New connections, by what files and environment say now. Where they cannot be read, the old ones go on: a file
     /// may be about to be replaced.
     async fn renew(&self, number: u64) {
-        let fresh = connect(&self.config, &self.route).await;
+        let fresh = connect(&self.config, &self.route, number + 1).await;
         let mut inner = self.lock();
         match fresh {
-            Ok(fresh) if inner.0 == number => *inner = (number + 1, fresh),
+            Ok(fresh) if inner.number == number => *inner = fresh,
             Ok(_) => {}
             Err(error) => debug!("access to the API server stays as it was: {error:#}"),
         }
     }
 
-    fn current(&self) -> (u64, Inner) {
+    fn current(&self) -> Inner {
         self.lock().clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, (u64, Inner)> {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nothing can panic half-way through a change.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn connect(config: &Config, route: &Route) -> anyhow::Result<Inner> {
+async fn connect(config: &Config, route: &Route, number: u64) -> anyhow::Result<Inner> {
     let access = access::read(config).await?;
     route.set_server(&access.cluster_url);
     let connector = Connector::new(route.clone(), config.times.connect);
@@ -188,7 +192,8 @@ async fn connect(config: &Config, route: &Route) -> anyhow::Result<Inner> {
         .layer(access.extra_headers_layer().context("headers for the API server")?)
         .map_err(BoxError::from)
         .service(http);
-    Ok(BoxCloneSyncService::new(service))
+    let server = access.cluster_url.to_string().trim_end_matches('/').to_owned();
+    Ok(Inner { number, server, service: BoxCloneSyncService::new(service) })
 }
 
 /// The same request, where it can be made twice.
@@ -209,11 +214,4 @@ fn kind(path: &str) -> Option<Kind> {
         "servicecidrs" => Kind::ServiceCidr,
         _ => return None,
     })
-}
-
-fn advised(error: BoxError, advice: Option<&str>) -> BoxError {
-    match advice {
-        Some(advice) => format!("{}; {advice}", fault::chain(&*error)).into(),
-        None => error,
-    }
 }

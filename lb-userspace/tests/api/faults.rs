@@ -54,7 +54,8 @@ async fn a_server_that_comes_back_is_found() {
     agent.wait("a fault", |agent| agent.watch.state.fault(Kind::Service).is_some()).await;
     agent.stays(BOTH, PAUSE * 3).await;
     let fault = agent.watch.state.fault(Kind::Service).unwrap();
-    assert!(fault.contains("Connection refused"), "{fault}");
+    let expected = format!("cannot watch services: {}: ", server.url());
+    assert!(fault.starts_with(&expected) && fault.contains("Connection refused"), "{fault}");
     server.again();
     agent
         .wait("watched again", |agent| {
