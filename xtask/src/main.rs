@@ -39,8 +39,8 @@ enum Command {
     Image(image::Options),
     /// Check formatting, and let clippy look at everything
     Lint,
-    /// Measure ns per packet
-    Bench,
+    /// Measure ns per packet; `bench api`: what a change on a real API server takes and costs
+    Bench(bench::Options),
     /// Remove what was built
     Clean(clean::Options),
 }
@@ -66,7 +66,7 @@ fn execute(command: Command) -> Result<()> {
         Command::Build => build::run(),
         Command::Image(options) => image::run(&options),
         Command::Lint => lint::run(),
-        Command::Bench => bench::run(),
+        Command::Bench(options) => bench::run(&options),
         Command::Clean(options) => clean::run(&options),
     }
 }

@@ -1,0 +1,79 @@
+//! `cargo xtask bench api`: how fast, and at what cost, changes on a real API server reach the packets of a node;
+//! beside a bare `kube` client, and beside kube-proxy in nftables mode.
+//!
+//! One world with kube-apiserver and etcd on its node, for each population. What is measured, and how, is in
+//! docs/benchmarks.md.
+
+mod bare;
+mod population;
+mod probe;
+mod results;
+mod round;
+mod subject;
+mod usage;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use population::Size;
+
+/// Measures what a change on the API server takes and costs
+#[derive(Parser)]
+#[command(name = "lb-bench")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure `lb`, a bare client and kube-proxy on a real API server, and print tables
+    Api(Options),
+    /// Follow Services and EndpointSlices, keep nothing, say when the lists are whole: what `lb` is compared with
+    #[command(hide = true)]
+    BareClient { kubeconfig: PathBuf },
+}
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// The `lb` to measure; without it, the one beside this program
+    #[arg(long)]
+    lb: Option<PathBuf>,
+    /// Services x endpoints of each, as often as wanted
+    #[arg(long = "size", default_values = ["10000x2", "1000x100"])]
+    sizes: Vec<Size>,
+    /// Single changes, one after another; kube-proxy gets a hundredth of them
+    #[arg(long, default_value_t = 1_000)]
+    changes: usize,
+    /// Starts, and bursts of 500 changes; medians are shown
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Measure `lb` and the bare client only
+    #[arg(long)]
+    without_kube_proxy: bool,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Api(options) => api(&options),
+        Command::BareClient { kubeconfig } => bare::run(&kubeconfig),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn api(options: &Options) -> Result<()> {
+    let mut all = Vec::new();
+    for size in &options.sizes {
+        all.extend(round::measure(*size, options)?);
+    }
+    println!("{}", results::tables(&all));
+    Ok(())
+}
