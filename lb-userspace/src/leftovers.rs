@@ -2,6 +2,7 @@
 //! `lb cleanup --kube-proxy`. It would go on to send packets to endpoints of the past.
 
 pub mod chains;
+pub mod host;
 pub mod ipvs;
 pub mod legacy;
 pub mod nft;
@@ -10,7 +11,6 @@ mod xtables;
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 
@@ -71,31 +71,8 @@ impl Leftovers {
 
     /// What is there, a phrase each.
     pub fn summary(&self) -> Vec<String> {
-        let own = self.nft.own.iter().map(|family| format!("nftables table {family} kube-proxy"));
-        let mut phrases: Vec<String> = own.collect();
-        for (family, table, removal) in self.nft.iptables.iter().filter(|(_, _, removal)| !removal.is_empty())
-        {
-            let (rules, chains) = (removal.rules.len(), removal.chains.len() + removal.emptied.len());
-            phrases.push(format!(
-                "iptables-nft {family} {table}: {}, {}",
-                count(chains, "chain"),
-                count(rules, "jump")
-            ));
-        }
-        for found in &self.legacy {
-            let chains = count(found.chains.len(), "chain");
-            phrases.push(format!("iptables-legacy {} {}: {chains}", found.family, found.table));
-        }
-        if let Some((_, addresses)) = &self.ipvs.device {
-            phrases.push(format!("{} with {}", ipvs::DEVICE, count(addresses.len(), "address")));
-        }
-        if !self.ipvs.sets.is_empty() {
-            phrases.push(count(self.ipvs.sets.len(), "ipset"));
-        }
-        if !self.ipvs.servers.is_empty() {
-            phrases.push(count(self.ipvs.servers.len(), "IPVS virtual server"));
-        }
-        phrases
+        let legacy = self.legacy.iter().map(legacy::Found::summary);
+        self.nft.summary().into_iter().chain(legacy).chain(self.ipvs.summary()).collect()
     }
 }
 
@@ -115,8 +92,8 @@ pub struct Cleanup {
     pub dry_run: bool,
     /// Also while a kube-proxy runs.
     pub force: bool,
-    /// The root of the file system that has `iptables-legacy-restore`.
-    pub host_root: PathBuf,
+    /// Where `iptables-legacy-restore` and `ipvsadm` are.
+    pub host: host::Host,
 }
 
 impl Cleanup {
@@ -138,38 +115,49 @@ impl Cleanup {
         if self.dry_run {
             return Ok(self.commands(&found)?.join("\n"));
         }
-        let mut failed = Vec::new();
-        if let Err(error) = remove_nft(found.nft.clone()) {
-            failed.push(format!("nftables: {error}"));
-        }
+        self.remove(&netdev, found).await
+    }
+
+    async fn remove(&self, netdev: &Netdev, found: Leftovers) -> anyhow::Result<String> {
+        let (mut removed, mut failed) = (Vec::new(), Vec::new());
         let mut stays = stays(&found);
+        match remove_nft(found.nft.clone()) {
+            Ok(()) => removed.extend(found.nft.summary()),
+            Err(error) => failed.push(format!("nftables: {error}")),
+        }
         for found in &found.legacy {
             match self.remove_legacy(found) {
-                Ok(held) => stays.extend(held),
-                Err(error) => {
-                    failed.push(format!("iptables-legacy {} {}: {error:#}", found.family, found.table));
+                Ok(held) => {
+                    removed.push(found.summary());
+                    stays.extend(held);
                 }
+                Err(error) => failed.push(format!("{}: {error:#}", found.summary())),
             }
         }
-        if let Err(error) = found.ipvs.remove(&netdev).await {
-            failed.push(format!("IPVS: {error:#}"));
+        match found.ipvs.remove(netdev, &self.host).await {
+            Ok(()) => removed.extend(found.ipvs.summary()),
+            Err(error) => failed.push(format!("IPVS: {error:#}")),
         }
-        let removed = match found.summary() {
-            nothing if nothing.is_empty() => "there was nothing of kube-proxy's".to_owned(),
+        let removed = match removed.as_slice() {
+            [] => "nothing was removed".to_owned(),
             phrases => format!("removed: {}", phrases.join("; ")),
         };
-        stays.insert(0, removed);
-        if failed.is_empty() {
-            return Ok(stays.join("\n"));
+        if !failed.is_empty() {
+            bail!("not everything of kube-proxy's could be removed: {}; {removed}", failed.join("; "));
         }
-        bail!("not everything of kube-proxy's could be removed: {}", failed.join("; "))
+        if found.is_empty() {
+            stays.insert(0, "there was nothing of kube-proxy's".to_owned());
+        } else {
+            stays.insert(0, removed);
+        }
+        Ok(stays.join("\n"))
     }
 
     fn commands(&self, found: &Leftovers) -> anyhow::Result<Vec<String>> {
         let mut lines = found.nft.commands();
         let mut stays = stays(found);
         for table in &found.legacy {
-            let plan = legacy::Programs::find(table.family, &self.host_root)?.plan(&table.table)?;
+            let plan = legacy::Programs::find(table.family, &self.host)?.plan(&table.table)?;
             lines.push(plan.command());
             stays.extend(held(&plan.removal, "iptables-legacy", table.family, &table.table));
         }
@@ -182,7 +170,7 @@ impl Cleanup {
     }
 
     fn remove_legacy(&self, found: &legacy::Found) -> anyhow::Result<Vec<String>> {
-        let programs = legacy::Programs::find(found.family, &self.host_root)?;
+        let programs = legacy::Programs::find(found.family, &self.host)?;
         let plan = programs.plan(&found.table)?;
         programs.apply(&plan)?;
         Ok(held(&plan.removal, "iptables-legacy", found.family, &found.table))

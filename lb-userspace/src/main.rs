@@ -13,6 +13,7 @@ use lb_userspace::dataplane::load::Constants;
 use lb_userspace::dataplane::maps::Maps;
 use lb_userspace::dataplane::pins::Pins;
 use lb_userspace::leftovers::Cleanup;
+use lb_userspace::leftovers::host::Host;
 use lb_userspace::model::{ExternalIpCidrs, NodePortAddresses, Notice, Settings};
 use lb_userspace::netdev::{Overrides, Role};
 use lb_userspace::tables::Tables;
@@ -174,7 +175,7 @@ struct CleanupArgs {
     /// Also while kube-proxy runs
     #[arg(long, requires = "kube_proxy")]
     force: bool,
-    /// Where the host's file system is mounted, for its iptables-legacy
+    /// Where the host's file system is mounted, for its iptables-legacy and ipvsadm
     #[arg(long, value_name = "DIR", default_value = "/", requires = "kube_proxy")]
     host_root: PathBuf,
 }
@@ -373,7 +374,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Cleanup(args) => {
             let done = if args.kube_proxy {
                 let CleanupArgs { dry_run, force, host_root, .. } = args;
-                runtime()?.block_on(Cleanup { dry_run, force, host_root }.run())?
+                runtime()?.block_on(Cleanup { dry_run, force, host: Host { root: host_root } }.run())?
             } else {
                 runtime()?.block_on(links::cleanup(args.pins.pin_dir))?
             };

@@ -20,6 +20,10 @@ const BATCH_GENID: u16 = 1;
 /// Length of `struct nlmsghdr` and of `struct nfgenmsg`.
 const HEADERS: usize = 20;
 
+/// Room for a part of a dump. The kernel fills what it is offered, up to 32 KiB, and begins each part by going
+/// through the list from its start.
+const DATAGRAM: usize = 1 << 16;
+
 /// Attributes of a message, one after the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attributes(Vec<u8>);
@@ -197,8 +201,10 @@ impl Nfnetlink {
     fn receive(&mut self, first: u32, last: u32, mut visit: impl FnMut(&[u8])) -> io::Result<()> {
         const NLM_F_DUMP_INTR: u16 = 16;
         let mut interrupted = false;
+        let mut datagram = Vec::with_capacity(DATAGRAM);
         loop {
-            let (datagram, _) = self.socket.recv_from_full()?;
+            datagram.clear();
+            self.socket.recv(&mut datagram, 0)?;
             let mut rest = &datagram[..];
             while rest.len() >= HEADERS {
                 let message = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;

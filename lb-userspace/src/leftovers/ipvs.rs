@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use libc::NFNL_SUBSYS_IPSET;
 
+use super::count;
+use super::host::{Host, said};
 use crate::netdev::Netdev;
 use crate::nfnetlink::{Attributes, Message, Nfnetlink, text};
 
@@ -173,6 +174,16 @@ impl Found {
         self.device.is_none() && self.sets.is_empty() && self.servers.is_empty()
     }
 
+    /// What is there, a phrase each.
+    pub fn summary(&self) -> Vec<String> {
+        let device = self.device.iter();
+        let device =
+            device.map(|(_, addresses)| format!("{DEVICE} with {}", count(addresses.len(), "address")));
+        let counts = [(self.sets.len(), "ipset"), (self.servers.len(), "IPVS virtual server")];
+        let counts = counts.into_iter().filter(|(number, _)| *number > 0);
+        device.chain(counts.map(|(number, what)| count(number, what))).collect()
+    }
+
     /// Commands that do what [`Found::remove`] does.
     pub fn commands(&self) -> Vec<String> {
         let servers = self.servers.iter().map(|server| format!("ipvsadm --delete-service {server}"));
@@ -185,10 +196,10 @@ impl Found {
     ///
     /// # Errors
     /// What could not be removed, each; the rest was.
-    pub async fn remove(&self, netdev: &Netdev) -> anyhow::Result<()> {
+    pub async fn remove(&self, netdev: &Netdev, host: &Host) -> anyhow::Result<()> {
         let mut failed = Vec::new();
         for server in &self.servers {
-            if let Err(error) = delete_server(server) {
+            if let Err(error) = delete_server(server, host) {
                 failed.push(format!("{error:#}"));
             }
         }
@@ -206,15 +217,13 @@ impl Found {
     }
 }
 
-fn delete_server(server: &Server) -> anyhow::Result<()> {
+fn delete_server(server: &Server, host: &Host) -> anyhow::Result<()> {
     let command = format!("ipvsadm --delete-service {server}");
-    let mut words = command.split(' ');
-    let output = Command::new(words.next().unwrap_or_default()).args(words).output();
+    let words: Vec<&str> = command.split(' ').collect();
+    let output = host.run(words[0], &words[1..], "");
     let output = output.with_context(|| format!("type `{command}` on the host"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    bail!("`{command}`: {}", String::from_utf8_lossy(&output.stderr).trim())
+    ensure!(output.status.success(), "`{command}`: {}", said(&output));
+    Ok(())
 }
 
 #[cfg(test)]

@@ -2,16 +2,13 @@
 //! removed by `iptables-legacy-restore`, one transaction a table.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::io::{self, Write};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::io;
 
 use anyhow::{Context, bail, ensure};
 
 use super::chains::{Chain, Removal, Rule, is_kube_proxys, removal};
-use super::{Family, xtables};
+use super::host::{Host, said};
+use super::{Family, count, xtables};
 
 /// Chains of kube-proxy in a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +16,13 @@ pub struct Found {
     pub family: Family,
     pub table: String,
     pub chains: Vec<String>,
+}
+
+impl Found {
+    /// A phrase.
+    pub fn summary(&self) -> String {
+        format!("iptables-legacy {} {}: {}", self.family, self.table, count(self.chains.len(), "chain"))
+    }
 }
 
 /// Tables of this network namespace that have chains of kube-proxy. Makes no table: only those that the kernel
@@ -58,16 +62,15 @@ fn tables(family: Family) -> io::Result<Vec<String>> {
 pub struct Programs {
     save: String,
     restore: String,
-    /// Where the root of the file system is that has them.
-    root: PathBuf,
+    host: Host,
 }
 
 impl Programs {
-    /// Looks for them in the usual folders below `root`.
+    /// Looks for them.
     ///
     /// # Errors
     /// Where there are none: says what to do.
-    pub fn find(family: Family, root: &Path) -> anyhow::Result<Self> {
+    pub fn find(family: Family, host: &Host) -> anyhow::Result<Self> {
         let prefix = match family {
             Family::V4 => "iptables",
             Family::V6 => "ip6tables",
@@ -76,9 +79,9 @@ impl Programs {
             let programs = Self {
                 save: format!("{prefix}{variant}-save"),
                 restore: format!("{prefix}{variant}-restore"),
-                root: root.to_path_buf(),
+                host: host.clone(),
             };
-            match programs.run(&programs.save, &["--version"], "") {
+            match host.run(&programs.save, &["--version"], "") {
                 // Before 1.8 there was but one variant, and no word for it.
                 Ok(output) if !String::from_utf8_lossy(&output.stdout).contains("nf_tables") => {
                     return Ok(programs);
@@ -89,36 +92,10 @@ impl Programs {
             }
         }
         bail!(
-            "there is no {prefix}-legacy-restore in {}: type `lb cleanup --kube-proxy` on the host, or give \
-             the host's file system with --host-root",
-            root.display()
+            "there is no {prefix}-legacy-restore in {}: type `lb cleanup --kube-proxy` on a host that has it, give \
+             the host's file system with --host-root, or run `kube-proxy --cleanup` in kube-proxy's own image",
+            host.root.display()
         )
-    }
-
-    fn run(&self, program: impl AsRef<OsStr>, args: &[&str], input: &str) -> io::Result<Output> {
-        let mut command = Command::new(program.as_ref());
-        command.args(args).env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        if self.root != Path::new("/") {
-            let root = std::ffi::CString::new(self.root.as_os_str().as_encoded_bytes())?;
-            // SAFETY: between fork and exec only two calls that are async-signal-safe, on a string made before.
-            unsafe {
-                command.pre_exec(move || {
-                    if libc::chroot(root.as_ptr()) == 0 && libc::chdir(c"/".as_ptr()) == 0 {
-                        Ok(())
-                    } else {
-                        Err(io::Error::last_os_error())
-                    }
-                });
-            }
-        }
-        let mut child = command.spawn()?;
-        let mut stdin = child.stdin.take().ok_or_else(|| io::Error::other("no stdin"))?;
-        let written = stdin.write_all(input.as_bytes());
-        drop(stdin);
-        let output = child.wait_with_output()?;
-        // What it says matters more than that it did not read to the end.
-        if output.status.success() { written.map(|()| output) } else { Ok(output) }
     }
 
     /// What takes kube-proxy out of a table.
@@ -126,7 +103,7 @@ impl Programs {
     /// # Errors
     /// Where the table cannot be read.
     pub fn plan(&self, table: &str) -> anyhow::Result<Plan> {
-        let output = self.run(&self.save, &["-t", table], "").with_context(|| self.save.clone())?;
+        let output = self.host.run(&self.save, &["-t", table], "").with_context(|| self.save.clone())?;
         ensure!(output.status.success(), "{}: {}", self.save, said(&output));
         let text = String::from_utf8_lossy(&output.stdout);
         let removal = removal(&parse(&text));
@@ -140,15 +117,12 @@ impl Programs {
     pub fn apply(&self, plan: &Plan) -> anyhow::Result<()> {
         // The lock is the one that every iptables-legacy takes.
         let output = self
+            .host
             .run(&self.restore, &["--noflush", "--wait", "10"], &plan.input)
             .with_context(|| self.restore.clone())?;
         ensure!(output.status.success(), "{}: {}", self.restore, said(&output));
         Ok(())
     }
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).trim().to_owned()
 }
 
 /// Of one table.

@@ -10,8 +10,8 @@ use libc::{
     NFT_MSG_GETGEN, NFT_MSG_GETRULE, NFT_MSG_GETTABLE,
 };
 
-use super::Family;
-use super::chains::{Chain, Removal, Rule, removal};
+use super::chains::{Chain, Removal, Rule, is_kube_proxys, removal};
+use super::{Family, count};
 use crate::nfnetlink::{Attributes, Message, Nfnetlink, all_attributes, attribute, be32, be64, text};
 
 /// Attributes of `linux/netfilter/nf_tables.h`.
@@ -114,14 +114,18 @@ fn chains(netlink: &mut Nfnetlink, family: Family, table: &str) -> io::Result<Ve
             chains.insert(name.clone(), Chain { name, builtin, rules: Vec::new() });
         }
     })?;
-    let list = message(NFT_MSG_GETRULE, family, Attributes::new().text(nfta::RULE_TABLE, table));
-    netlink.dump(&list, |attributes| {
-        let chain = text(attributes, nfta::RULE_CHAIN).and_then(|name| chains.get_mut(&name));
-        if let (Some(chain), true) = (chain, of_table(attributes, nfta::RULE_TABLE)) {
-            let id = be64(attributes, nfta::RULE_HANDLE).unwrap_or_default().to_string();
-            chain.rules.push(Rule { jump: jump(attributes), id });
-        }
-    })?;
+    // What is in chains of kube-proxy does not matter, and may be a hundred thousand rules.
+    for chain in chains.values_mut().filter(|chain| !is_kube_proxys(&chain.name)) {
+        let name = chain.name.clone();
+        let of_chain = Attributes::new().text(nfta::RULE_TABLE, table).text(nfta::RULE_CHAIN, &name);
+        netlink.dump(&message(NFT_MSG_GETRULE, family, of_chain), |attributes| {
+            let is_of_it = text(attributes, nfta::RULE_CHAIN).as_deref() == Some(&*name);
+            if is_of_it && of_table(attributes, nfta::RULE_TABLE) {
+                let id = be64(attributes, nfta::RULE_HANDLE).unwrap_or_default().to_string();
+                chain.rules.push(Rule { jump: jump(attributes), id });
+            }
+        })?;
+    }
     Ok(chains.into_values().collect())
 }
 
@@ -140,6 +144,18 @@ fn jump(rule: &[u8]) -> Option<String> {
 impl Found {
     pub fn is_empty(&self) -> bool {
         self.own.is_empty() && self.iptables.iter().all(|(_, _, removal)| removal.is_empty())
+    }
+
+    /// What is there, a phrase each.
+    pub fn summary(&self) -> Vec<String> {
+        let own = self.own.iter().map(|family| format!("nftables table {family} {TABLE}"));
+        let chains = self.iptables.iter().filter(|(_, _, removal)| !removal.is_empty());
+        let chains = chains.map(|(family, table, removal)| {
+            let jumps = count(removal.rules.len(), "jump");
+            let chains = count(removal.chains.len() + removal.emptied.len(), "chain");
+            format!("iptables-nft {family} {table}: {chains}, {jumps}")
+        });
+        own.chain(chains).collect()
     }
 
     /// Commands of `nft` that do what [`Found::remove`] does.

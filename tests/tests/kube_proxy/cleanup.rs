@@ -252,8 +252,12 @@ fn without_iptables_legacy_the_rest_goes_and_what_to_type_is_said() -> Result<()
     fs::create_dir(&empty)?;
     let empty = empty.to_string_lossy();
     let said = refused(&world, &["cleanup", "--kube-proxy", "--host-root", &empty])?;
-    assert!(said.contains("iptables-legacy ip nat: there is no iptables-legacy-restore in"), "{said}");
-    assert!(said.contains("type `lb cleanup --kube-proxy` on the host"), "{said}");
+    assert!(
+        said.contains("iptables-legacy ip nat: 7 chains: there is no iptables-legacy-restore in"),
+        "{said}"
+    );
+    assert!(said.contains("type `lb cleanup --kube-proxy` on a host that has it"), "{said}");
+    assert!(said.contains("removed: iptables-nft ip nat: 7 chains, 3 jumps; "), "{said}");
     let left = saved(node)?;
     assert!(!left.iter().any(|line| line.contains("tables-nft") && line.contains("KUBE-")), "{left:#?}");
     assert!(left.iter().any(|line| line.contains("tables-legacy") && line.contains("KUBE-")), "{left:#?}");
