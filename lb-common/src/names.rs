@@ -38,8 +38,23 @@ pub const FLOWS_UDP: &str = "flows_udp";
 pub const COUNTERS: &str = "counters";
 pub const SERVICE_STATS: &str = "service_stats";
 pub const BACKEND_STATS: &str = "backend_stats";
+/// The parts of the flow table that [`FLOWS`] and its siblings took the place of, while they are read through to.
+pub const OLD_FLOWS: &str = "old_flows";
+pub const OLD_FLOWS_SYN: &str = "old_flows_syn";
+pub const OLD_FLOWS_UDP: &str = "old_flows_udp";
 /// Updated to learn that every program which ran before has ended; not pinned.
 pub const GRACE: &str = "grace";
+
+/// The name of a part of the flow table as the programs know the one before.
+#[cfg(feature = "user")]
+pub fn before(part: &str) -> Option<&'static str> {
+    Some(match part {
+        FLOWS => OLD_FLOWS,
+        FLOWS_SYN => OLD_FLOWS_SYN,
+        FLOWS_UDP => OLD_FLOWS_UDP,
+        _ => return None,
+    })
+}
 
 pub const POD_INGRESS: &str = "pod_ingress";
 pub const POD_EGRESS: &str = "pod_egress";

@@ -248,6 +248,8 @@ pub extern "C" fn forget(key: *const FlowKey) -> u32 {
     // A reverse entry that was evicted and made again may be in the other part.
     maps::flow_remove(Part::Assured, &other);
     maps::flow_remove(Part::Unassured, &other);
+    maps::forget_before(key);
+    maps::forget_before(&other);
     1
 }
 

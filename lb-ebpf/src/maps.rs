@@ -47,6 +47,14 @@ static FLOWS: HashMap<FlowKey, Flow, { capacity::FLOWS }, NO_PREALLOC> = HashMap
 static FLOWS_SYN: LruHashMap<FlowKey, Flow, { capacity::FLOWS_UNASSURED }> = LruHashMap::new();
 #[btf_map(name = "flows_udp")]
 static FLOWS_UDP: LruHashMap<FlowKey, Flow, { capacity::FLOWS_UNASSURED }> = LruHashMap::new();
+/// The flow table before, while tables of another size take its place; else one entry each, and never looked at.
+/// An entry that only it has is taken over by the first packet that asks.
+#[btf_map(name = "old_flows")]
+static OLD_FLOWS: HashMap<FlowKey, Flow, 1, NO_PREALLOC> = HashMap::new();
+#[btf_map(name = "old_flows_syn")]
+static OLD_FLOWS_SYN: LruHashMap<FlowKey, Flow, 1> = LruHashMap::new();
+#[btf_map(name = "old_flows_udp")]
+static OLD_FLOWS_UDP: LruHashMap<FlowKey, Flow, 1> = LruHashMap::new();
 #[btf_map(name = "counters")]
 static COUNTS: PerCpuArray<u64, COUNTERS> = PerCpuArray::new();
 #[btf_map(name = "service_stats")]
@@ -74,6 +82,15 @@ pub struct Pair {
 /// kube-proxy's time. 0: it gets a RST.
 #[unsafe(no_mangle)]
 static ADOPT: Global<u8> = Global::new(0);
+
+/// 1: flows are looked for in the table before, too. A constant: the verifier removes what it turns off.
+#[unsafe(no_mangle)]
+static READ_THROUGH: Global<u8> = Global::new(0);
+
+#[inline(always)]
+fn reads_through() -> bool {
+    READ_THROUGH.load() != 0
+}
 
 #[inline(always)]
 pub fn adopt() -> bool {
@@ -241,6 +258,52 @@ pub fn flow_in<'a>(part: Part, key: &FlowKey) -> Option<&'a mut Flow> {
 /// A flow, wherever it is.
 #[inline(always)]
 pub fn flow<'a>(key: &FlowKey) -> Option<(&'a mut Flow, Part)> {
+    match flow_here(key) {
+        None if reads_through() && take_over(key) != 0 => flow_here(key),
+        found => found,
+    }
+}
+
+/// From now on the entry is here, if the table before has it.
+#[inline(always)]
+pub fn bring_over(key: &FlowKey) {
+    if reads_through() {
+        take_over(key);
+    }
+}
+
+/// Was an entry copied from the table before? It stays there too, for a link whose other direction has its former
+/// program still.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn take_over(key: *const FlowKey) -> u32 {
+    // SAFETY: null, or the caller's key.
+    let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+    let (old, part) = match OLD_FLOWS.get_ptr(key) {
+        Some(old) => (Some(old), Part::Assured),
+        None if key.proto == Proto::Tcp as u8 => (OLD_FLOWS_SYN.get_ptr(key), Part::Unassured),
+        None => (OLD_FLOWS_UDP.get_ptr(key), Part::Unassured),
+    };
+    let Some(old) = old else { return 0 };
+    // SAFETY: the kernel gave a pointer to a live value of this type.
+    match flow_insert_new(part, key, unsafe { &*old }) {
+        Ok(()) => 1,
+        Err(_) => 0,
+    }
+}
+
+/// An entry that was removed must not come back from the table before.
+#[inline(always)]
+pub fn forget_before(key: &FlowKey) {
+    if reads_through() {
+        // Absent is fine.
+        let _ = OLD_FLOWS.remove(key);
+        let _ = if key.proto == Proto::Tcp as u8 { OLD_FLOWS_SYN.remove(key) } else { OLD_FLOWS_UDP.remove(key) };
+    }
+}
+
+#[inline(always)]
+fn flow_here<'a>(key: &FlowKey) -> Option<(&'a mut Flow, Part)> {
     if let Some(flow) = flow_in(Part::Assured, key) {
         return Some((flow, Part::Assured));
     }

@@ -251,6 +251,7 @@ extern "C" fn claim_tuple(pair: *mut Pair) -> u32 {
     // SAFETY: null, or this CPU's scratch.
     let Some(pair) = (unsafe { pair.as_mut() }) else { return Claim::Failed as u32 };
     let Pair { reverse, other, stale, .. } = pair;
+    maps::bring_over(other);
     match maps::flow_insert_new(Part::Unassured, other, reverse) {
         // The tuple's owner may have moved to `flows`, which the insert did not see.
         Ok(()) if maps::flow_in(Part::Assured, other).is_none() => return Claim::Ours as u32,

@@ -17,10 +17,12 @@ use crate::agent_status;
 use crate::api;
 use crate::dataplane::Kernel;
 use crate::dataplane::attach::Mode;
-use crate::dataplane::load::{self, Constants};
+use crate::dataplane::load::{self, Constants, Opened};
 use crate::dataplane::lock;
 use crate::dataplane::maps::Maps;
+use crate::dataplane::migrate;
 use crate::dataplane::pins::Pins;
+use crate::dataplane::shape::Sizes;
 use crate::dataplane::sweep::Sweep;
 use crate::desired::{Desired, Family};
 use crate::event::{Event, Kind};
@@ -59,6 +61,7 @@ pub struct Config {
     pub health_timeout: Duration,
     /// Service ports, and backends, that metrics show the traffic of.
     pub metrics_limit: usize,
+    pub sizes: Sizes,
 }
 
 /// Where the objects come from.
@@ -104,11 +107,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let pins = Pins::new(&config.pin_dir);
     // Before it is had, nothing that another agent uses is touched.
     let _lock = tokio::select! {
-        lock = lock::take(&pins, || load::try_out(&pins, config.constants)) => lock?,
+        lock = lock::take(&pins, || load::try_out(&pins, config.constants, config.sizes)) => lock?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
-    let object = load::object(&pins, config.constants)?;
+    let Opened { object, migration } =
+        load::open(&pins, config.constants, config.sizes, migrate::CONVERTERS)?;
     let mut kernel = Kernel::new(Maps::open(&pins, true)?)?;
     let tables = kernel.read().context("read the tables back")?;
     let planner = Planner::restore(tables, Limits::default());
@@ -170,6 +174,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         began: false,
         first_operations: 0,
     };
+    if let Some(migration) = migration {
+        agent.links.migrate(migration).await.context("take over the flows of the tables before")?;
+    }
     let mut links_due = agent.reconcile_links().await;
     agent.start_grace();
 

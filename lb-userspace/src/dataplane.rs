@@ -4,8 +4,10 @@ pub mod attach;
 pub mod load;
 pub mod lock;
 pub mod maps;
+pub mod migrate;
 pub mod pins;
 pub mod probe;
+pub mod shape;
 pub mod sweep;
 pub mod sys;
 

@@ -2,15 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use aya::Ebpf;
 use tracing::{error, info, warn};
 
 use crate::dataplane::attach::{self, Hook, Mode};
 use crate::dataplane::lock;
+use crate::dataplane::migrate::{self, Migration};
 use crate::dataplane::pins::Pins;
 use crate::netdev::{Direction, Facts, Filter, Netdev, Overrides, Role, role};
 use crate::telemetry::LinkHealth;
+
+/// Tries to swap programs on links that come or go.
+const SWAP_TRIES: u32 = 5;
+const SWAP_AGAIN: Duration = Duration::from_millis(20);
 
 /// The programs, and the links that they hang on.
 pub struct Links {
@@ -83,6 +89,36 @@ impl Links {
             error!("links: {failed:#}");
             false
         })
+    }
+
+    /// Puts the programs of a change of the tables under all links, and takes over the flows that no packet asked
+    /// for meanwhile. The usual programs are then for [`Links::reconcile`] to put there.
+    ///
+    /// # Errors
+    /// Where flows cannot be copied.
+    pub async fn migrate(&mut self, migration: Migration) -> anyhow::Result<()> {
+        let Migration { plan, before, reading_through } = migration;
+        let usual = std::mem::replace(&mut self.object, reading_through);
+        let mut all = self.reconcile().await;
+        for _ in 0..SWAP_TRIES {
+            if all {
+                break;
+            }
+            tokio::time::sleep(SWAP_AGAIN).await;
+            all = self.reconcile().await;
+        }
+        self.object = usual;
+        let links = std::mem::take(&mut self.attached).len();
+        let copied = migrate::copy_flows(&plan, &before, &self.pins.tables())?;
+        info!(links, entries = copied, "the tables were replaced, and flows taken over");
+        if all {
+            before.remove()
+        } else {
+            warn!(
+                "a link still uses the tables before; its flows are taken over by the next start of an agent"
+            );
+            Ok(())
+        }
     }
 
     async fn try_reconcile(&mut self) -> anyhow::Result<bool> {

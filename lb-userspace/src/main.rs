@@ -7,11 +7,13 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lb_common::Addr;
+use lb_common::capacity;
 use lb_userspace::config::{self, Flags};
 use lb_userspace::dataplane::attach::Mode;
 use lb_userspace::dataplane::load::Constants;
 use lb_userspace::dataplane::maps::Maps;
 use lb_userspace::dataplane::pins::Pins;
+use lb_userspace::dataplane::shape::Sizes;
 use lb_userspace::leftovers::Cleanup;
 use lb_userspace::leftovers::host::Host;
 use lb_userspace::model::{ExternalIpCidrs, NodePortAddresses, Notice, Settings};
@@ -95,7 +97,14 @@ struct AgentArgs {
     /// connections of kube-proxy drain
     #[arg(long)]
     adopt: bool,
+    /// Connections that are remembered at once beside those that begin or end; may change from start to start
+    #[arg(long, value_name = "N", default_value_t = capacity::FLOWS as u32 / 2,
+          value_parser = clap::value_parser!(u32).range(1..=MOST_FLOWS))]
+    max_flows: u32,
 }
+
+/// Entries of a map are counted in 32 bits, and half of them already are some 200 GB.
+const MOST_FLOWS: i64 = 1 << 30;
 
 /// Without any of them: the API server, as a pod of its cluster.
 #[derive(Args)]
@@ -435,6 +444,8 @@ fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
         },
         health_timeout: settings.health_timeout,
         metrics_limit: args.metrics_limit,
+        // Two entries a flow.
+        sizes: Sizes { flows: args.max_flows * 2, ..Sizes::default() },
     }))
 }
 

@@ -63,6 +63,7 @@ pub async fn read(pins: &Pins, overrides: &Overrides) -> anyhow::Result<Status> 
     maps.for_each_flow(|part, _, _| flows[part] += 1)?;
     let affinity = maps.affinity.keys().filter(Result::is_ok).count();
     let in_use = tables.backends.values().filter(|b| b.state != lb_common::BackendState::Free as u8).count();
+    let room = maps.flow_capacities()?;
     let fill = |name, used, capacity| Fill { name, used, capacity };
     let counters = Counter::ALL
         .into_iter()
@@ -90,9 +91,9 @@ pub async fn read(pins: &Pins, overrides: &Overrides) -> anyhow::Result<Status> 
             fill("services", tables.names.len(), capacity::SERVICES),
             fill("slots", tables.slots.len(), capacity::SLOTS),
             fill("backends", in_use, capacity::BACKENDS),
-            fill("flows", flows[2], capacity::FLOWS),
-            fill("flows_syn", flows[0], capacity::FLOWS_UNASSURED),
-            fill("flows_udp", flows[1], capacity::FLOWS_UNASSURED),
+            fill("flows", flows[2], room[2]),
+            fill("flows_syn", flows[0], room[0]),
+            fill("flows_udp", flows[1], room[1]),
         ],
         agent,
         counters: counters.into_iter().filter(|count| count.value != 0).collect(),

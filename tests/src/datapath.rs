@@ -13,7 +13,9 @@ use lb_common::{
 use lb_userspace::dataplane::Kernel;
 use lb_userspace::dataplane::load::{self, Constants};
 use lb_userspace::dataplane::maps::Maps;
-use lb_userspace::dataplane::pins::Pins;
+use lb_userspace::dataplane::migrate::{self, Converter, Migration};
+use lb_userspace::dataplane::pins::{Pins, Set};
+use lb_userspace::dataplane::shape::Sizes;
 use lb_userspace::desired::{BackendShare, Desired, DesiredPort, Family, ServicePortName, ServiceRanges};
 use lb_userspace::flows::{self, FlowView};
 use lb_userspace::plan::{Limits, Planner};
@@ -36,6 +38,13 @@ pub struct Datapath {
     services: BTreeMap<ServicePortName, Option<DesiredPort>>,
     pins: Pins,
     _folder: TempDir,
+}
+
+/// A change of the tables that has begun.
+pub struct Change {
+    plan: migrate::Plan,
+    before: Set,
+    usual: Ebpf,
 }
 
 /// A service port in few words.
@@ -103,7 +112,7 @@ impl Datapath {
             tempfile::Builder::new().prefix("lbt-datapath").tempdir_in("/run").context("needs root")?;
         let pins = Pins::new(folder.path());
         pins.create()?;
-        let object = load::object(&pins, constants)?;
+        let object = load::open(&pins, constants, Sizes::default(), &[])?.object;
         let mut kernel = Kernel::new(Maps::open(&pins, true)?)?;
         let planner = Planner::restore(kernel.read()?, Limits::default());
         let services = BTreeMap::new();
@@ -150,6 +159,25 @@ impl Datapath {
                 return Ok(());
             }
         }
+    }
+
+    /// Puts tables of other sizes, or of this schema where those in force are older, in the place of those in force,
+    /// as a starting agent does. The programs are those that look for flows in the tables before, too.
+    pub fn change(&mut self, sizes: Sizes, converters: &[Converter]) -> Result<Change> {
+        let opened = load::open(&self.pins, Constants::default(), sizes, converters)?;
+        let Migration { plan, before, reading_through } = opened.migration.context("nothing has changed")?;
+        self.object = reading_through;
+        self.kernel = Kernel::new(Maps::open(&self.pins, true)?)?;
+        Ok(Change { plan, before, usual: opened.object })
+    }
+
+    /// Ends the change: the flows that no packet asked for are copied, and the programs are the usual ones. How many
+    /// entries were copied.
+    pub fn end(&mut self, change: Change) -> Result<usize> {
+        let copied = migrate::copy_flows(&change.plan, &change.before, &self.pins.tables())?;
+        change.before.remove()?;
+        self.object = change.usual;
+        Ok(copied)
     }
 
     /// Where a map is pinned.

@@ -5,8 +5,9 @@ use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use lb_common::names;
 
-use super::maps;
+use super::migrate::{self, Converter, Migration, Plan};
 use super::pins::{Pins, Set};
+use super::shape::{self, Sizes};
 
 /// Compiled by `build.rs`, so that the binary needs nothing but the kernel.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf"));
@@ -18,57 +19,106 @@ pub struct Constants {
     pub adopt: bool,
 }
 
-/// Loads the object on the tables in force, or on fresh ones where there are none. Under the lock.
+/// The object on the tables in force.
+pub struct Opened {
+    pub object: Ebpf,
+    /// Present where the tables were replaced: what is still to be done with the links.
+    pub migration: Option<Migration>,
+}
+
+/// Loads the object on the tables: those in force, fresh ones where there are none, or new ones of these sizes with
+/// the content of those in force. Under the lock.
 ///
 /// # Errors
-/// A map of another shape, a kernel that refuses a program (with the verifier's last words), no privilege. Then
-/// nothing has changed.
-pub fn object(pins: &Pins, constants: Constants) -> anyhow::Result<Ebpf> {
+/// Tables of which none can be made that this version wants, a kernel that refuses a program (with the verifier's
+/// last words), no privilege. Then nothing has changed.
+pub fn open(
+    pins: &Pins,
+    constants: Constants,
+    sizes: Sizes,
+    converters: &[Converter],
+) -> anyhow::Result<Opened> {
     pins.recover()?;
-    if let Some(tables) = pins.in_force()? {
-        maps::check_shapes(&tables)?;
-        return load(constants, On::Pins(&tables));
+    let load = |tables: &Set, before| load(constants, sizes, On::Pins { tables, before });
+    let Some(found) = pins.in_force()? else {
+        let next = pins.begin()?;
+        let object = load(&next, None).or_else(|error| next.remove().and(Err(error)))?;
+        pins.commit(&next)?;
+        return Ok(Opened { object, migration: None });
+    };
+    let wanted = shape::wanted(sizes);
+    let plan = migrate::plan(&found, &wanted, converters)?;
+    if migrate::is_same(&found, &plan) {
+        let object = load(&found, None)?;
+        // Links may still have programs that use the tables before: an agent was killed in the middle of a change.
+        let Some(before) = pins.replaced()?.pop() else { return Ok(Opened { object, migration: None }) };
+        let plan = migrate::plan(&before, &wanted, converters)?;
+        let reading_through = load(&found, Some((&before, &plan)))?;
+        return Ok(Opened { object, migration: Some(Migration { plan, before, reading_through }) });
+    }
+    for before in pins.replaced()? {
+        // A change upon one that was not ended: flows that begin from now on where its programs are not are lost.
+        migrate::copy_flows(
+            &migrate::plan(&before, &shape::of(&found, &wanted)?, converters)?,
+            &before,
+            &found,
+        )?;
+        before.remove()?;
     }
     let next = pins.begin()?;
-    match load(constants, On::Pins(&next)) {
-        Ok(object) => pins.commit(&next).map(|()| object),
-        Err(error) => {
-            next.remove()?;
-            Err(error)
-        }
-    }
+    let change = || {
+        migrate::keep(&plan, &found, &next)?;
+        let object = load(&next, None)?;
+        let reading_through = load(&next, Some((&found, &plan)))?;
+        migrate::copy_tables(&plan, &found, &next)?;
+        Ok((object, reading_through))
+    };
+    let (object, reading_through) = change().or_else(|error| next.remove().and(Err(error)))?;
+    let before = pins.commit(&next)?.context("the tables before went")?;
+    Ok(Opened { object, migration: Some(Migration { plan, before, reading_through }) })
 }
 
 /// Finds out, beside an agent that runs, whether this one could take over: whether the tables are what it wants,
-/// and whether the kernel takes its programs. They are loaded with maps of their own that have one entry each.
+/// or can become that, and whether the kernel takes its programs. They are loaded with maps of their own that have
+/// one entry each.
 ///
 /// # Errors
-/// Those of [`object`].
-pub fn try_out(pins: &Pins, constants: Constants) -> anyhow::Result<()> {
+/// Those of [`open`].
+pub fn try_out(pins: &Pins, constants: Constants, sizes: Sizes) -> anyhow::Result<()> {
     if let Some(tables) = pins.in_force()? {
-        maps::check_shapes(&tables)?;
+        migrate::plan(&tables, &shape::wanted(sizes), migrate::CONVERTERS)?;
     }
-    load(constants, On::Nothing).map(drop)
+    load(constants, sizes, On::Nothing).map(drop)
 }
 
 /// Where the object's maps are to be had.
 enum On<'a> {
-    /// Those that are pinned there; the others are made and pinned.
-    Pins(&'a Set),
+    /// Those that are pinned there; the others are made and pinned. Flows are looked for in the tables before, too.
+    Pins { tables: &'a Set, before: Option<(&'a Set, &'a Plan)> },
     /// Maps of one entry that go with the object.
     Nothing,
 }
 
-fn load(constants: Constants, on: On) -> anyhow::Result<Ebpf> {
+fn load(constants: Constants, sizes: Sizes, on: On) -> anyhow::Result<Ebpf> {
     let adopt = u8::from(constants.adopt);
+    let mut reads_through = 0_u8;
     let mut loader = EbpfLoader::new();
-    loader.override_global("ADOPT", &adopt, true);
-    for name in names::MAPS {
+    for (name, shape) in shape::wanted(sizes) {
         match on {
-            On::Pins(tables) => loader.map_pin_path(name, tables.map(name)),
+            On::Pins { tables, .. } => {
+                loader.map_max_entries(name, shape.entries).map_pin_path(name, tables.map(name))
+            }
             On::Nothing => loader.map_max_entries(name, 1),
         };
     }
+    if let On::Pins { before: Some((before, plan)), .. } = on {
+        for (part, entries) in migrate::read_through(plan, before)? {
+            let name = names::before(part).with_context(|| format!("no name for {part} before"))?;
+            loader.map_max_entries(name, entries).map_pin_path(name, before.map(part));
+            reads_through = 1;
+        }
+    }
+    loader.override_global("ADOPT", &adopt, true).override_global("READ_THROUGH", &reads_through, true);
     let mut object = loader.load(OBJECT).context(
         "load the packet path's maps: run as root (CAP_BPF and CAP_NET_ADMIN) on a kernel with BTF and BPF",
     )?;
@@ -89,27 +139,16 @@ pub fn program<'a>(object: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut S
     Ok(program.try_into()?)
 }
 
-/// Loads everything and lets it go again: no pin, no link, and maps of a few entries. Gives the number of programs
-/// and how many instructions the verifier walked.
+/// Loads everything and lets it go again: no pin, no link, and maps of one entry (the kernel checks an index when
+/// the program runs). Gives the number of programs and how many instructions the verifier walked.
 ///
 /// # Errors
 /// Where the kernel takes a map or a program not: with the verifier's last words.
 pub fn trial() -> anyhow::Result<(usize, u64)> {
-    /// The kernel checks an index when the program runs, so a map may be smaller than the agent's.
-    const ENTRIES: u32 = 4096;
-    let adopt = 0_u8;
-    let mut loader = EbpfLoader::new();
-    loader.override_global("ADOPT", &adopt, true);
-    for (name, entries) in maps::entries() {
-        loader.map_max_entries(name, ENTRIES.min(entries as u32));
-    }
-    let mut object = loader.load(OBJECT).context("the packet path's maps")?;
+    let object = load(Constants::default(), Sizes::default(), On::Nothing)?;
     let mut instructions = 0;
-    let programs = names::ON_LINKS.into_iter().chain([names::SWEEP]);
-    for name in programs.clone() {
-        let program = program(&mut object, name)?;
-        program.load().with_context(|| format!("program {name}"))?;
+    for (_, program) in object.programs() {
         instructions += u64::from(program.info()?.verified_instruction_count().unwrap_or_default());
     }
-    Ok((programs.count(), instructions))
+    Ok((object.programs().count(), instructions))
 }

@@ -2,78 +2,17 @@
 
 use std::io;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use aya::Pod;
-use aya::maps::lpm_trie::Key;
-use aya::maps::{HashMap, LpmTrie, Map, MapData, MapInfo, MapType, PerCpuArray};
+use aya::maps::{HashMap, LpmTrie, Map, MapData, MapType, PerCpuArray};
 use lb_common::{
-    Addr, Affinity, AffinityKey, Backend, COARSE_FIRST, COARSE_WORDS, COUNTERS, Counter, Flow, FlowKey,
-    Frontend, FrontendKey, INTEREST_WORDS, Service, ServiceName, Slot, SourceClient, Traffic, capacity,
-    names,
+    Addr, Affinity, AffinityKey, Backend, COARSE_FIRST, Counter, Flow, FlowKey, Frontend, FrontendKey,
+    Service, ServiceName, Slot, SourceClient, Traffic, names,
 };
 
 use super::pins::{Pins, Set};
+use super::shape::{self, Shape, Sizes};
 use super::sys::{self, Mapped};
-
-/// What a map must look like. The kernel hands out a pin of any shape under the right name.
-struct Shape {
-    name: &'static str,
-    map_type: MapType,
-    key: usize,
-    value: usize,
-    entries: usize,
-}
-
-const fn shape<K, V>(name: &'static str, map_type: MapType, entries: usize) -> Shape {
-    Shape { name, map_type, key: size_of::<K>(), value: size_of::<V>(), entries }
-}
-
-const SHAPES: [Shape; names::MAPS.len()] = [
-    shape::<u32, u64>(names::INTEREST, MapType::Array, INTEREST_WORDS),
-    shape::<u32, u64>(names::INTEREST_COARSE, MapType::Array, COARSE_WORDS),
-    shape::<FrontendKey, Frontend>(names::FRONTENDS, MapType::Hash, capacity::FRONTENDS),
-    shape::<Addr, u32>(names::LOCAL_ADDRS, MapType::Hash, capacity::LOCAL_ADDRS),
-    shape::<Key<Addr>, u32>(names::SERVICE_RANGES, MapType::LpmTrie, capacity::SERVICE_RANGES),
-    shape::<Key<SourceClient>, u32>(names::SOURCE_RANGES, MapType::LpmTrie, capacity::SOURCE_RANGES),
-    shape::<AffinityKey, Affinity>(names::AFFINITY, MapType::LruHash, capacity::AFFINITY),
-    shape::<u32, Service>(names::SERVICES, MapType::Array, capacity::SERVICES),
-    shape::<u32, ServiceName>(names::NAMES, MapType::Hash, capacity::SERVICES),
-    shape::<u32, Slot>(names::SLOTS, MapType::Array, capacity::SLOTS),
-    shape::<u32, Backend>(names::BACKENDS, MapType::Array, capacity::BACKENDS),
-    shape::<FlowKey, Flow>(names::FLOWS, MapType::Hash, capacity::FLOWS),
-    shape::<FlowKey, Flow>(names::FLOWS_SYN, MapType::LruHash, capacity::FLOWS_UNASSURED),
-    shape::<FlowKey, Flow>(names::FLOWS_UDP, MapType::LruHash, capacity::FLOWS_UNASSURED),
-    shape::<u32, u64>(names::COUNTERS, MapType::PerCpuArray, COUNTERS),
-    shape::<u32, Traffic>(names::SERVICE_STATS, MapType::PerCpuArray, capacity::SERVICES),
-    shape::<u32, Traffic>(names::BACKEND_STATS, MapType::PerCpuArray, capacity::BACKENDS),
-];
-
-/// Compares every pin that exists with what this program expects.
-///
-/// # Errors
-/// Names the first map of another shape, and what to do.
-pub fn check_shapes(tables: &Set) -> anyhow::Result<()> {
-    for expected in &SHAPES {
-        let path = tables.map(expected.name);
-        if !path.exists() {
-            continue;
-        }
-        let info = MapInfo::from_pin(&path).with_context(|| format!("open {}", path.display()))?;
-        let found = (info.map_type()?, info.key_size() as usize, info.value_size() as usize);
-        let wanted = (expected.map_type, expected.key, expected.value);
-        if found != wanted || info.max_entries() as usize != expected.entries {
-            bail!(
-                "{} is of another shape (type, key and value bytes {found:?}, {} entries) than this lb wants \
-                 ({wanted:?}, {}): it is not of this version. `lb cleanup` removes all of it; connections that \
-                 go through it end",
-                path.display(),
-                info.max_entries(),
-                expected.entries
-            );
-        }
-    }
-    Ok(())
-}
 
 /// Typed handles of all pinned maps.
 pub struct Maps {
@@ -102,7 +41,7 @@ impl Maps {
     /// Where there are none, one has another shape, or root is needed.
     pub fn open(pins: &Pins, writable: bool) -> anyhow::Result<Self> {
         pins.require()?;
-        check_shapes(&pins.tables())?;
+        check(&pins.tables())?;
         let data = |name: &str| {
             let path = pins.map(name);
             MapData::from_pin(&path).with_context(|| format!("open {}", path.display()))
@@ -126,6 +65,18 @@ impl Maps {
             service_stats: Map::PerCpuArray(data(names::SERVICE_STATS)?).try_into()?,
             backend_stats: Map::PerCpuArray(data(names::BACKEND_STATS)?).try_into()?,
         })
+    }
+
+    /// Room in each of [`Maps::flows`].
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn flow_capacities(&self) -> anyhow::Result<[usize; 3]> {
+        let mut entries = [0; 3];
+        for (entries, map) in entries.iter_mut().zip(&self.flows) {
+            *entries = map.info()?.max_entries() as usize;
+        }
+        Ok(entries)
     }
 
     /// The sum of a counter over all CPUs.
@@ -168,7 +119,7 @@ impl Maps {
     pub fn for_each_flow(&self, mut visit: impl FnMut(usize, &FlowKey, &Flow)) -> io::Result<()> {
         use std::os::fd::AsFd;
         for (part, map) in self.flows.iter().enumerate() {
-            sys::for_each(map.fd().as_fd(), Flow::BLANK, |key, flow| visit(part, key, flow))?;
+            sys::for_each(map.fd().as_fd(), |key: &FlowKey, flow: &Flow| visit(part, key, flow))?;
         }
         Ok(())
     }
@@ -197,6 +148,18 @@ impl Bitmaps {
     }
 }
 
+/// Are the pinned maps of the layout that this program reads? Their sizes are the agent's affair.
+fn check(tables: &Set) -> anyhow::Result<()> {
+    for (name, wanted) in shape::wanted(Sizes::default()) {
+        let pin = tables.map(name);
+        let found = Shape::pinned(&pin)?.with_context(|| format!("{} is missing", pin.display()))?;
+        if !found.has_layout_of(&wanted) {
+            return Err(shape::misfit(&pin, &found, &wanted));
+        }
+    }
+    Ok(())
+}
+
 fn mapped<T: Pod>(map: &MapData, writable: bool) -> anyhow::Result<Mapped<T>> {
     Mapped::new(map, writable)
 }
@@ -210,11 +173,6 @@ fn clear(stats: &mut PerCpuArray<MapData, Traffic>, index: u32) -> anyhow::Resul
     Ok(stats.set(index, aya::maps::PerCpuValues::try_from(zero)?, 0)?)
 }
 
-/// Name and number of entries of each map.
-pub fn entries() -> impl Iterator<Item = (&'static str, usize)> {
-    SHAPES.iter().map(|shape| (shape.name, shape.entries))
-}
-
 /// Memory of the kernel for all maps, in bytes: at once, and when every hash is full.
 pub fn memory(cpus: usize) -> (u64, u64) {
     /// Of the kernel's `struct htab_elem`; key and value follow, in steps of eight bytes.
@@ -222,7 +180,7 @@ pub fn memory(cpus: usize) -> (u64, u64) {
     /// Of its `struct bucket`, as many as entries.
     const BUCKET: usize = 16;
     let (mut at_once, mut full) = (0, 0);
-    for shape in &SHAPES {
+    for (_, shape) in shape::wanted(Sizes::default()) {
         let value = shape.value.next_multiple_of(8);
         let element = ELEMENT + shape.key.next_multiple_of(8) + value;
         let (fixed, by_use) = match shape.map_type {
@@ -232,8 +190,9 @@ pub fn memory(cpus: usize) -> (u64, u64) {
             MapType::Hash => (BUCKET, element),
             _ => (value, 0),
         };
-        at_once += shape.entries * fixed;
-        full += shape.entries * (fixed + by_use);
+        let entries = shape.entries as usize;
+        at_once += entries * fixed;
+        full += entries * (fixed + by_use);
     }
     (at_once as u64, full as u64)
 }

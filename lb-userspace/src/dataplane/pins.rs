@@ -207,16 +207,15 @@ impl Pins {
         Ok(next)
     }
 
-    /// Puts tables that are whole in force, and those that were so aside. Between both renames there are none in
+    /// Puts tables that are whole in force, and those that were so aside, which it gives. Between both renames there are none in
     /// force: [`Pins::recover`] ends what was begun.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn commit(&self, next: &Set) -> anyhow::Result<()> {
-        if let Some(before) = self.in_force()? {
-            before.become_stage(Stage::Old)?;
-        }
-        next.become_stage(Stage::Whole).map(drop)
+    pub fn commit(&self, next: &Set) -> anyhow::Result<Option<Set>> {
+        let before = self.in_force()?.map(|before| before.become_stage(Stage::Old)).transpose()?;
+        next.become_stage(Stage::Whole)?;
+        Ok(before)
     }
 
     /// Are there tables of this schema?

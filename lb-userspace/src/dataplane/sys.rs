@@ -12,7 +12,9 @@ use aya::Pod;
 use aya::maps::MapData;
 
 const BPF_MAP_CREATE: u32 = 0;
+const BPF_MAP_LOOKUP_ELEM: u32 = 1;
 const BPF_MAP_UPDATE_ELEM: u32 = 2;
+const BPF_OBJ_PIN: u32 = 6;
 const BPF_OBJ_GET: u32 = 7;
 const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
 const BPF_PROG_QUERY: u32 = 16;
@@ -42,23 +44,24 @@ struct BatchAttr {
     flags: u64,
 }
 
-/// Reads a hash table in batches: some 15 ms for 100,000 entries where one by one takes 127. Entries that come
-/// or go meanwhile may be missed or seen twice.
+/// Reads a map in batches: some 15 ms for 100,000 entries where one by one takes 127. Entries that come or go
+/// meanwhile may be missed or seen twice. `visit` gets keys and values of these sizes in bytes.
 ///
 /// # Errors
 /// The kernel's.
-pub fn for_each<K: Pod + Default, V: Pod>(
+pub fn for_each_bytes(
     map: BorrowedFd,
-    blank: V,
-    mut visit: impl FnMut(&K, &V),
+    key: usize,
+    value: usize,
+    mut visit: impl FnMut(&[u8], &[u8]),
 ) -> io::Result<()> {
     const BATCH: usize = 4096;
-    let mut keys = vec![K::default(); BATCH];
-    let mut values = vec![blank; BATCH];
+    let mut want = BATCH;
+    let mut keys = vec![0; want * key];
+    let mut values = vec![0; want * value];
     // Where the kernel goes on: a bucket number.
     let mut position = [0_u64; 2];
     let mut first = true;
-    let mut want = BATCH;
     loop {
         let mut attr = BatchAttr {
             in_batch: if first { 0 } else { position.as_ptr() as u64 },
@@ -77,21 +80,73 @@ pub fn for_each<K: Pod + Default, V: Pod>(
             // A bucket has more entries than there is room for.
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && want < 1 << 20 => {
                 want *= 2;
-                keys.resize(want, K::default());
-                values.resize(want, blank);
+                keys.resize(want * key, 0);
+                values.resize(want * value, 0);
                 continue;
             }
             Err(error) => {
                 return Err(io::Error::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO)));
             }
         }
-        for (key, value) in keys.iter().zip(&values).take(attr.count as usize) {
+        for (key, value) in keys.chunks_exact(key).zip(values.chunks_exact(value)).take(attr.count as usize) {
             visit(key, value);
         }
         if result.is_err() {
             return Ok(());
         }
         first = false;
+    }
+}
+
+/// As [`for_each_bytes`], for types. The map's keys and values are of their sizes.
+///
+/// # Errors
+/// The kernel's.
+pub fn for_each<K: Pod, V: Pod>(map: BorrowedFd, mut visit: impl FnMut(&K, &V)) -> io::Result<()> {
+    for_each_bytes(map, size_of::<K>(), size_of::<V>(), |key, value| {
+        // SAFETY: as many bytes as each type has, and any bit pattern is a value of it.
+        let (key, value) = unsafe {
+            (key.as_ptr().cast::<K>().read_unaligned(), value.as_ptr().cast::<V>().read_unaligned())
+        };
+        visit(&key, &value);
+    })
+}
+
+/// For [`update`]: whether the key is there or not.
+pub const ANY: u64 = 0;
+/// For [`update`]: the key must not be there.
+pub const NOEXIST: u64 = 1;
+
+/// Writes an entry, given as bytes of the map's sizes (per-CPU values: one for each possible CPU).
+///
+/// # Errors
+/// The kernel's: `AlreadyExists`, `E2BIG` where the map is full.
+pub fn update(map: BorrowedFd, key: &[u8], value: &[u8], flags: u64) -> io::Result<()> {
+    let mut attr = ElementAttr {
+        map_fd: map.as_raw_fd() as u64,
+        key: key.as_ptr() as u64,
+        value: value.as_ptr() as u64,
+        flags,
+    };
+    bpf(BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// Is the key there? Values have `value` bytes.
+///
+/// # Errors
+/// The kernel's.
+pub fn contains(map: BorrowedFd, key: &[u8], value: usize) -> io::Result<bool> {
+    let mut found = vec![0_u8; value];
+    let mut attr = ElementAttr {
+        map_fd: map.as_raw_fd() as u64,
+        key: key.as_ptr() as u64,
+        value: found.as_mut_ptr() as u64,
+        flags: 0,
+    };
+    match bpf(BPF_MAP_LOOKUP_ELEM, &mut attr) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -215,7 +270,7 @@ struct CreateAttr {
 }
 
 #[repr(C)]
-struct UpdateAttr {
+struct ElementAttr {
     map_fd: u64,
     key: u64,
     value: u64,
@@ -250,7 +305,7 @@ impl Grace {
     /// The kernel's; then nothing is proven.
     pub fn wait(&self) -> io::Result<()> {
         let (key, value) = (0_u32, self.inner.as_raw_fd() as u32);
-        let mut attr = UpdateAttr {
+        let mut attr = ElementAttr {
             map_fd: self.outer.as_raw_fd() as u64,
             key: std::ptr::from_ref(&key) as u64,
             value: std::ptr::from_ref(&value) as u64,
@@ -261,10 +316,31 @@ impl Grace {
 }
 
 #[repr(C)]
-struct GetAttr {
+struct PinAttr {
     path: u64,
     fd: u32,
     flags: u32,
+}
+
+/// Opens what is pinned there.
+///
+/// # Errors
+/// The kernel's; `NotFound` where nothing is pinned.
+pub fn get_pinned(pin: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let fd = bpf(BPF_OBJ_GET, &mut PinAttr { path: path.as_ptr() as u64, fd: 0, flags: 0 })?;
+    // SAFETY: the kernel gave this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Pins a map, a program or a link; it may have other pins.
+///
+/// # Errors
+/// The kernel's; `AlreadyExists` where something is pinned.
+pub fn pin(object: &OwnedFd, pin: &Path) -> io::Result<()> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let mut attr = PinAttr { path: path.as_ptr() as u64, fd: object.as_raw_fd() as u32, flags: 0 };
+    bpf(BPF_OBJ_PIN, &mut attr).map(drop)
 }
 
 /// Detaches a pinned link: when this returns, its program hangs there no more. (Removing the pin does it too, but
@@ -273,10 +349,7 @@ struct GetAttr {
 /// # Errors
 /// The kernel's; `NotFound` where nothing is pinned.
 pub fn detach_pinned(pin: &Path) -> io::Result<()> {
-    let path = CString::new(pin.as_os_str().as_bytes())?;
-    let fd = bpf(BPF_OBJ_GET, &mut GetAttr { path: path.as_ptr() as u64, fd: 0, flags: 0 })?;
-    // SAFETY: the kernel gave this descriptor to us alone.
-    let link = unsafe { OwnedFd::from_raw_fd(fd) };
+    let link = get_pinned(pin)?;
     bpf(BPF_LINK_DETACH, &mut (link.as_raw_fd() as u32)).map(drop)
 }
 
@@ -308,7 +381,7 @@ struct TcxLinkInfo {
 /// The kernel's; `NotFound` where nothing is pinned.
 pub fn pinned_ifindex(pin: &Path) -> io::Result<u32> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
-    let fd = bpf(BPF_OBJ_GET, &mut GetAttr { path: path.as_ptr() as u64, fd: 0, flags: 0 })?;
+    let fd = bpf(BPF_OBJ_GET, &mut PinAttr { path: path.as_ptr() as u64, fd: 0, flags: 0 })?;
     // SAFETY: the kernel gave this descriptor to us alone.
     let link = unsafe { OwnedFd::from_raw_fd(fd) };
     let mut info = TcxLinkInfo::default();

@@ -7,6 +7,7 @@ mod flood;
 mod kill;
 mod manifest;
 mod membership;
+mod migrate;
 mod rates;
 mod refusal;
 mod stage;

@@ -1,0 +1,135 @@
+//! What the tables look like: which maps, of which layout, how large.
+
+use std::fmt;
+use std::path::Path;
+
+use anyhow::{Context, anyhow};
+use aya::maps::lpm_trie::Key;
+use aya::maps::{MapInfo, MapType};
+use lb_common::{
+    Addr, Affinity, AffinityKey, Backend, COARSE_WORDS, COUNTERS, Flow, FlowKey, Frontend, FrontendKey,
+    INTEREST_WORDS, Service, ServiceName, Slot, SourceClient, Traffic, capacity, names,
+};
+
+/// Sizes that may differ from start to start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sizes {
+    /// Entries of `flows`; two a flow.
+    pub flows: u32,
+    /// Entries of `flows_syn` and of `flows_udp`; two a flow.
+    pub unassured: u32,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self { flows: capacity::FLOWS as u32, unassured: capacity::FLOWS_UNASSURED as u32 }
+    }
+}
+
+/// Kind and size of a map, and the bytes of its keys and values.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Shape {
+    pub map_type: MapType,
+    pub key: usize,
+    pub value: usize,
+    pub entries: u32,
+}
+
+impl Shape {
+    const fn of<K, V>(map_type: MapType, entries: usize) -> Self {
+        Self { map_type, key: size_of::<K>(), value: size_of::<V>(), entries: entries as u32 }
+    }
+
+    /// Of a pinned map; `None` where nothing is pinned.
+    ///
+    /// # Errors
+    /// Where it cannot be opened.
+    pub fn pinned(path: &Path) -> anyhow::Result<Option<Self>> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let info = MapInfo::from_pin(path).with_context(|| format!("open {}", path.display()))?;
+        Ok(Some(Self {
+            map_type: info.map_type()?,
+            key: info.key_size() as usize,
+            value: info.value_size() as usize,
+            entries: info.max_entries(),
+        }))
+    }
+
+    /// All but the size is the same. Equal bytes are no proof of an equal meaning: that is the schema's to say.
+    pub fn has_layout_of(&self, other: &Self) -> bool {
+        Self { entries: 0, ..*self } == Self { entries: 0, ..*other }
+    }
+
+    /// What a copy of one entry's value takes: per-CPU values come one for each CPU, rounded up.
+    ///
+    /// # Errors
+    /// Where the number of CPUs cannot be read.
+    pub fn value_bytes(&self) -> anyhow::Result<usize> {
+        Ok(match self.map_type {
+            MapType::PerCpuArray | MapType::PerCpuHash | MapType::LruPerCpuHash => {
+                self.value.next_multiple_of(8) * super::possible_cpus()?
+            }
+            _ => self.value,
+        })
+    }
+
+    /// Every index has a value, and 0 is none.
+    pub fn is_array(&self) -> bool {
+        matches!(self.map_type, MapType::Array | MapType::PerCpuArray)
+    }
+}
+
+/// Says that a pinned map is not what this version can use, and what to do.
+pub fn misfit(pin: &Path, found: &Shape, wanted: &Shape) -> anyhow::Error {
+    anyhow!(
+        "{} is of another shape ({found}) than this lb wants ({wanted}): it is not of this version. `lb cleanup` \
+         removes all of it; connections that go through it end",
+        pin.display()
+    )
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Self { map_type, key, value, entries } = self;
+        write!(f, "{map_type:?} of {entries}, keys of {key} bytes, values of {value}")
+    }
+}
+
+/// The shapes that maps of these names have now.
+///
+/// # Errors
+/// Where one is missing or cannot be opened.
+pub fn of(
+    tables: &super::pins::Set,
+    wanted: &[(&'static str, Shape)],
+) -> anyhow::Result<Vec<(&'static str, Shape)>> {
+    let shape = |name| Ok((name, Shape::pinned(&tables.map(name))?.with_context(|| format!("no {name}"))?));
+    wanted.iter().map(|(name, _)| shape(*name)).collect()
+}
+
+/// The maps of this version.
+pub fn wanted(sizes: Sizes) -> [(&'static str, Shape); names::MAPS.len()] {
+    use MapType::{Array, Hash, LpmTrie, LruHash, PerCpuArray};
+    let flows = |map_type, entries| Shape { entries, ..Shape::of::<FlowKey, Flow>(map_type, 0) };
+    [
+        (names::INTEREST, Shape::of::<u32, u64>(Array, INTEREST_WORDS)),
+        (names::INTEREST_COARSE, Shape::of::<u32, u64>(Array, COARSE_WORDS)),
+        (names::FRONTENDS, Shape::of::<FrontendKey, Frontend>(Hash, capacity::FRONTENDS)),
+        (names::LOCAL_ADDRS, Shape::of::<Addr, u32>(Hash, capacity::LOCAL_ADDRS)),
+        (names::SERVICE_RANGES, Shape::of::<Key<Addr>, u32>(LpmTrie, capacity::SERVICE_RANGES)),
+        (names::SOURCE_RANGES, Shape::of::<Key<SourceClient>, u32>(LpmTrie, capacity::SOURCE_RANGES)),
+        (names::AFFINITY, Shape::of::<AffinityKey, Affinity>(LruHash, capacity::AFFINITY)),
+        (names::SERVICES, Shape::of::<u32, Service>(Array, capacity::SERVICES)),
+        (names::NAMES, Shape::of::<u32, ServiceName>(Hash, capacity::SERVICES)),
+        (names::SLOTS, Shape::of::<u32, Slot>(Array, capacity::SLOTS)),
+        (names::BACKENDS, Shape::of::<u32, Backend>(Array, capacity::BACKENDS)),
+        (names::FLOWS, flows(Hash, sizes.flows)),
+        (names::FLOWS_SYN, flows(LruHash, sizes.unassured)),
+        (names::FLOWS_UDP, flows(LruHash, sizes.unassured)),
+        (names::COUNTERS, Shape::of::<u32, u64>(PerCpuArray, COUNTERS)),
+        (names::SERVICE_STATS, Shape::of::<u32, Traffic>(PerCpuArray, capacity::SERVICES)),
+        (names::BACKEND_STATS, Shape::of::<u32, Traffic>(PerCpuArray, capacity::BACKENDS)),
+    ]
+}

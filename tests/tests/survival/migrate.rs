@@ -1,0 +1,196 @@
+//! Tables of another size, or of an older layout, take the place of those in force.
+
+use crate::stage::{SHOP, Stage, WEB, operations, vip};
+use anyhow::{Context, Result};
+use lb_common::{Counter, Flow, FlowKey, Proto, names};
+use lb_tests::datapath::{Datapath, service};
+use lb_tests::load::{HeldTcp, HeldUdp, Pinger};
+use lb_tests::packet::{assert_same, tcp};
+use lb_tests::world::{Family, Layout};
+use lb_userspace::dataplane::migrate::Converter;
+use lb_userspace::dataplane::shape::Sizes;
+use std::fs;
+use std::net::SocketAddr;
+use std::thread::sleep;
+use std::time::Duration;
+
+/// New connections, datagrams and held connections while the flow table grows, shrinks, and grows again; also where
+/// the agent is killed in the middle.
+#[test]
+fn a_flow_table_of_another_size_loses_no_packet() -> Result<()> {
+    let stage = Stage::new(Layout::routed())?;
+    let client = &stage.world.client().netns;
+    let room = |stage: &Stage| -> Result<u64> {
+        let status = stage.json("status")?;
+        let tables = status["tables"].as_array().context("tables")?.clone();
+        tables.iter().find(|table| table["name"] == "flows").context("flows")?["capacity"]
+            .as_u64()
+            .context("room")
+    };
+    let mut agent = stage.world.start_agent(&["--max-flows", "20000"])?;
+    assert_eq!(room(&stage)?, 40_000, "two entries a flow");
+    let (mut tcp, mut udp) = (Vec::new(), Vec::new());
+    for family in Family::ALL {
+        let held = HeldTcp::open(client, vip(WEB, family, Proto::Tcp), 50)?;
+        tcp.push(Pinger::start(held, Duration::from_millis(1)));
+        let held = HeldUdp::open(client, vip(WEB, family, Proto::Udp), 50)?;
+        udp.push(Pinger::start(held, Duration::from_millis(1)));
+    }
+    let load = stage.load(SHOP, 250);
+    for (round, flows) in ["40000", "10000", "80000", "20000"].into_iter().enumerate() {
+        sleep(Duration::from_millis(200));
+        agent.terminate()?;
+        agent = stage.world.spawn_agent(&["--max-flows", flows])?;
+        if round % 2 == 1 {
+            // Somewhere in it: fresh tables, copies, or half of the links swapped.
+            let log = agent.wait_for_text("attached", Duration::from_secs(30));
+            agent.kill()?;
+            log?;
+            agent.start_again()?;
+        }
+        agent.wait_until_ready()?;
+        assert_eq!(operations(&agent)?, 0, "round {round}:\n{}", agent.log());
+        assert_eq!(room(&stage)?, 2 * flows.parse::<u64>()?);
+        for left in ["v1-old", "v1-next"] {
+            assert!(!stage.world.folder().pins().join(left).exists(), "round {round}: {left}");
+        }
+    }
+    println!("four changes of the flow table's size:");
+    load.assert_clean();
+    for pinger in tcp {
+        let rounds = pinger.rounds();
+        let (_, failures) = pinger.stop();
+        println!("TCP: {rounds} rounds of 50 held connections, {} failures", failures.len());
+        assert!(failures.is_empty(), "the first: {}", failures[0]);
+    }
+    for pinger in udp {
+        let rounds = pinger.rounds();
+        let (_, failures) = pinger.stop();
+        println!("UDP: {rounds} rounds of 50 sockets, {} failures", failures.len());
+        assert!(failures.is_empty(), "the first: {}", failures[0]);
+    }
+    Ok(())
+}
+
+const FRONTEND: &str = "10.96.0.10:80";
+const OTHER_FRONTEND: &str = "10.96.0.20:81";
+const BACKENDS: [&str; 3] = ["10.244.1.11:8080", "10.244.1.12:8080", "10.244.1.13:8080"];
+const BEGUN: &str = "10.244.1.10:40001";
+const KNOWN: &str = "10.244.1.10:40002";
+
+/// One connection whose SYN was seen, and one that is complete; to which backends.
+fn two_flows(path: &mut Datapath) -> Result<[SocketAddr; 2]> {
+    path.set([service(Proto::Tcp, FRONTEND, &BACKENDS)])?;
+    let begun = path.from_pod(&tcp(BEGUN, FRONTEND).syn())?.packet()?.to();
+    let known = path.from_pod(&tcp(KNOWN, FRONTEND).syn())?.packet()?.to();
+    path.to_pod(&tcp(known, KNOWN).syn_ack())?;
+    path.from_pod(&tcp(KNOWN, FRONTEND).ack())?;
+    assert_eq!((path.counter(Counter::FlowCreated)?, path.counter(Counter::FlowAssured)?), (2, 1));
+    Ok([begun, known])
+}
+
+/// Packets of both connections go where they went, in both directions, and so many flows were made in all.
+fn check_flows(path: &mut Datapath, [begun, known]: [SocketAddr; 2], created: u64) -> Result<()> {
+    let sent = tcp(KNOWN, FRONTEND).ack().payload("data");
+    assert_same(&path.from_pod(&sent)?.packet()?, &sent.clone().with_dst(known));
+    let reply = tcp(begun, BEGUN).syn_ack();
+    assert_same(&path.to_pod(&reply)?.packet()?, &reply.clone().with_src(FRONTEND));
+    let sent = tcp(BEGUN, FRONTEND).ack();
+    assert_same(&path.from_pod(&sent)?.packet()?, &sent.clone().with_dst(begun));
+    assert_eq!((path.counter(Counter::FlowCreated)?, path.counter(Counter::ResetUnknownFlow)?), (created, 0));
+    Ok(())
+}
+
+/// All parts of the flow table get another size: a packet whose flow only the tables before know finds it.
+#[test]
+fn flows_are_read_through_to_the_tables_before() -> Result<()> {
+    let mut path = Datapath::new()?;
+    let backends = two_flows(&mut path)?;
+    let keys = path.flow_keys()?.len();
+    let change = path.change(Sizes { flows: 4_096, unassured: 4_096 }, &[])?;
+    assert_eq!(path.flow_keys()?.len(), 0, "new tables");
+    // The tuple at the backend is another's, whom only the tables before know.
+    path.set([service(Proto::Tcp, OTHER_FRONTEND, &[&backends[0].to_string()])])?;
+    let clash = path.from_pod(&tcp(BEGUN, OTHER_FRONTEND).syn())?.packet()?;
+    assert!(
+        clash.to() == backends[0] && clash.from() != BEGUN.parse()?,
+        "{} to {}",
+        clash.from(),
+        clash.to()
+    );
+    check_flows(&mut path, backends, 3)?;
+    let keys = keys + 2;
+    let copied = path.end(change)?;
+    assert!(copied < keys, "{copied} of {keys} entries were left to copy");
+    assert_eq!(path.flow_keys()?.len(), keys);
+    check_flows(&mut path, backends, 3)?;
+    // An ended connection does not come back.
+    path.from_pod(&tcp(KNOWN, FRONTEND).rst())?;
+    path.from_pod(&tcp(KNOWN, FRONTEND).syn())?;
+    assert_eq!(path.counter(Counter::FlowCreated)?, 4);
+    Ok(())
+}
+
+/// What a flow has beyond `first_seen`, `last_seen` and its like was not there in a schema made up for this test.
+const OLDER_FLOW: usize = std::mem::offset_of!(Flow, mac);
+
+/// Tables of an older schema: one map of another layout, the others as they are.
+#[test]
+fn tables_of_an_older_layout_are_converted() -> Result<()> {
+    let mut path = Datapath::new()?;
+    let backends = two_flows(&mut path)?;
+    let keys = path.flow_keys()?.len();
+    let tables = lb_userspace::dataplane::read(&path.kernel.maps)?;
+    let now = path.pin(names::FLOWS);
+    let now = now.parent().context("a folder")?;
+    let older = now.with_file_name("v0");
+    fs::rename(now, &older)?;
+    let flows = older.join(names::FLOWS);
+    let mut kept = Vec::new();
+    path.kernel.maps.for_each_flow(|part, key, flow| kept.push((part, *key, *flow)))?;
+    fs::remove_file(&flows)?;
+    let flows = flows.to_string_lossy();
+    bpftool(
+        &["map", "create", &flows, "type", "hash", "key", "40", "value", &OLDER_FLOW.to_string()],
+        &["entries", "1000", "name", "flows", "flags", "1"],
+    )?;
+    for (_, key, flow) in kept.iter().filter(|(part, ..)| *part == 2) {
+        let (key, value) = (hex(key), hex(flow));
+        let mut words = vec!["key", "hex"];
+        words.extend(key.iter().map(String::as_str));
+        words.extend(["value", "hex"]);
+        words.extend(value[..OLDER_FLOW].iter().map(String::as_str));
+        bpftool(&["map", "update", "pinned", &flows], &words)?;
+    }
+
+    // Without a converter it is refused, and nothing changes.
+    let refused = path.change(Sizes::default(), &[]).err().context("no converter")?.to_string();
+    assert!(refused.contains("of another shape") && refused.contains(&*flows), "{refused}");
+    assert!(older.exists() && !now.exists());
+
+    let value = OLDER_FLOW;
+    let convert =
+        |key: &[u8], value: &[u8]| (key.to_vec(), [value, &[0; size_of::<Flow>() - OLDER_FLOW]].concat());
+    let converter = Converter { map: names::FLOWS, from: 0, key: size_of::<FlowKey>(), value, convert };
+    let change = path.change(Sizes::default(), &[converter])?;
+    assert!(lb_userspace::dataplane::read(&path.kernel.maps)? == tables, "ids and all");
+    assert_eq!(path.flow_keys()?.len(), keys, "converted before any program is swapped");
+    assert_eq!(path.end(change)?, 0);
+    assert_eq!(path.flow_keys()?.len(), keys);
+    assert!(!older.exists() && !older.with_file_name("v0-old").exists());
+    check_flows(&mut path, backends, 2)
+}
+
+/// The bytes of a value.
+fn hex<T: aya::Pod>(value: &T) -> Vec<String> {
+    // SAFETY: `repr(C)` without hidden padding.
+    let bytes = unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast::<u8>(), size_of::<T>()) };
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn bpftool(first: &[&str], rest: &[&str]) -> Result<()> {
+    let output = std::process::Command::new("bpftool").args(first).args(rest).output().context("bpftool")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.success(), "bpftool {}: {said}", first.join(" "));
+    Ok(())
+}
