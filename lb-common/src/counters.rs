@@ -96,6 +96,8 @@ impl Counter {
                 | Self::DropRewriteFailed
                 | Self::DropFlowInsert
                 | Self::DropIcmpRedirect
+                | Self::DropUnallocated
+                | Self::DropSourceRange
         )
     }
 

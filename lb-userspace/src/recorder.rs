@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{ObjectReference, Service};
+use kube::api::ListParams;
 use kube::runtime::events::{self, EventType, Reporter};
 use kube::{Api, Client, Resource};
 use tokio::sync::mpsc;
@@ -106,16 +107,18 @@ impl Publisher {
         self.recorder.publish(&event, &self.reference(&report.service).await?).await
     }
 
-    /// `kubectl describe` looks for Events by the object's uid, which nothing else here needs to know.
+    /// `kubectl describe` looks for Events by the object's uid, which nothing else here needs to know. Asked by a list,
+    /// which the agent's role grants, unlike `get`.
     async fn reference(&self, name: &ObjectName) -> kube::Result<ObjectReference> {
         let api: Api<Service> = Api::namespaced(self.client.clone(), &name.namespace);
-        let service = api.get_metadata(&name.name).await?;
+        let only = ListParams::default().fields(&format!("metadata.name={}", name.name));
+        let found = api.list_metadata(&only).await?.items.into_iter().next();
         Ok(ObjectReference {
             api_version: Some(Service::api_version(&()).into_owned()),
             kind: Some(Service::kind(&()).into_owned()),
             namespace: Some(name.namespace.clone()),
             name: Some(name.name.clone()),
-            uid: service.metadata.uid,
+            uid: found.and_then(|service| service.metadata.uid),
             ..ObjectReference::default()
         })
     }

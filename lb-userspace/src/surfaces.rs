@@ -133,6 +133,8 @@ async fn run(
     mut changes: watch::Receiver<HealthChecks>,
     fatal: mpsc::Sender<anyhow::Error>,
 ) {
+    // The loop waits at the other end, also where nothing is ever said.
+    let _open = fatal.clone();
     let fatal = config.hard_fail.then_some(fatal);
     if let Some(address) = config.healthz {
         let server = listen::Server {
@@ -152,8 +154,6 @@ async fn run(
         };
         tokio::spawn(server.run(introspection::router(Arc::clone(&telemetry), config.configz)));
     }
-    // Without `hard_fail` nobody else keeps it, and the loop waits for it.
-    let _fatal = fatal;
     let mut health = ServiceHealth::new(config.node_port_addresses, telemetry, recorder);
     loop {
         let wanted = changes.borrow_and_update().clone();

@@ -129,7 +129,7 @@ fn what_is_refused_says_where() {
         (head("nodePortAddresses: [10.0.0.0/8, somewhere]\n"), "nodePortAddresses: "),
         (head("oomScoreAdj: 1001\n"), "oomScoreAdj: 1001 is not within"),
         (head("configSyncPeriod: soon\n"), "configSyncPeriod"),
-        (String::new(), "empty"),
+        (String::new(), "apiVersion is \"\""),
     ] {
         let error = settings(&text, Flags::default()).map(drop).unwrap_err();
         assert!(format!("{error:#}").contains(expected), "{error:#}\ninstead of\n{expected}");

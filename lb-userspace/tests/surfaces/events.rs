@@ -22,10 +22,15 @@ struct Server {
 
 async fn answer(State(server): State<Server>, method: Method, uri: Uri, body: String) -> Response {
     if method == Method::GET {
-        let metadata = json!({"name": "web", "namespace": "shop", "uid": "u-1"});
-        let kind =
+        // What the agent's role grants: a list, not a single object.
+        assert_eq!(uri.path(), "/api/v1/namespaces/shop/services");
+        let name = uri.query().and_then(|query| query.split_once("metadata.name%3D")).expect("one name").1;
+        let metadata = json!({"name": name, "namespace": "shop", "uid": format!("uid-of-{name}")});
+        let item =
             json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": metadata});
-        return as_json(StatusCode::OK, &kind);
+        let list = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": {},
+            "items": [item]});
+        return as_json(StatusCode::OK, &list);
     }
     let event: Value = serde_json::from_str(&body).expect("JSON");
     server.events.lock().expect("nobody panicked").push((method, uri.path().to_owned(), event.clone()));
@@ -89,7 +94,7 @@ async fn an_event_tells_about_the_service_by_its_uid() {
     let regarding = &event["regarding"];
     assert_eq!(
         (&regarding["kind"], &regarding["apiVersion"], &regarding["name"], &regarding["uid"]),
-        (&json!("Service"), &json!("v1"), &json!("web"), &json!("u-1"))
+        (&json!("Service"), &json!("v1"), &json!("web"), &json!("uid-of-web"))
     );
 }
 
