@@ -162,6 +162,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         surfaces,
         recorder,
         model: Model::with_settings(&config.node_name, config.settings),
+        netdev: netdev.clone(),
         planner,
         kernel,
         links: Links::new(object, pins, netdev, config.attach, config.roles),
@@ -177,7 +178,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     if let Some(migration) = migration {
         agent.links.migrate(migration).await.context("take over the flows of the tables before")?;
     }
-    let mut links_due = agent.reconcile_links().await;
+    let mut links_due = agent.look_at_links().await;
     agent.start_grace();
 
     let mut sweeps = interval(SWEEP_EVERY);
@@ -206,7 +207,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
                 links_due.get_or_insert_with(|| Instant::now() + LINKS_SETTLE);
             }
             () = sleep_until(links_due.unwrap_or_else(Instant::now)), if links_due.is_some() => {
-                links_due = agent.reconcile_links().await;
+                links_due = agent.look_at_links().await;
+                if agent.pace.ask(Instant::now()) {
+                    agent.settle();
+                }
             }
             () = telemetry.repair() => links_due = Some(Instant::now()),
             Some(error) = ports_failed.recv() => return Err(error),
@@ -224,6 +228,7 @@ struct Agent {
     /// Where objects come from an API server.
     recorder: Option<Recorder>,
     model: Model,
+    netdev: Netdev,
     planner: Planner,
     kernel: Kernel,
     links: Links,
@@ -284,7 +289,7 @@ impl Agent {
         let desired = self.model.desired();
         self.say_news();
         self.telemetry.desired(&desired);
-        self.carry_out(desired.served());
+        self.carry_out(desired);
         self.surfaces.set_health_checks(self.model.health_checks(), self.primary_ips());
         self.pace.wrote(began, Instant::now());
     }
@@ -400,9 +405,18 @@ impl Agent {
         }
     }
 
-    /// When to look at the links again, where not all could be done.
-    async fn reconcile_links(&mut self) -> Option<Instant> {
-        let is_done = self.links.reconcile().await;
+    /// Programs on links, and the node's addresses. When to look again, where not all could be done.
+    async fn look_at_links(&mut self) -> Option<Instant> {
+        let mut is_done = self.links.reconcile().await;
+        match self.netdev.addresses(None).await {
+            Ok(addresses) => {
+                self.model.apply(Event::Addresses(addresses.into_iter().map(Addr::from).collect()));
+            }
+            Err(failed) => {
+                error!("addresses of the node: {failed:#}");
+                is_done = false;
+            }
+        }
         self.telemetry.links(self.links.attached(), self.links.health(), self.links.probe());
         (!is_done).then(|| Instant::now() + RETRY_AFTER)
     }

@@ -29,20 +29,6 @@ impl Desired {
             && self.node_addresses.is_none()
             && self.service_ranges.is_none()
     }
-
-    /// Less what the agent does not hand on yet: only ClusterIPs.
-    #[must_use]
-    pub fn served(mut self) -> Self {
-        for desired in self.services.values_mut() {
-            if let Some(port) = desired {
-                port.frontends.retain(|_, kind| *kind == FrontendKind::Cluster);
-                if port.frontends.is_empty() {
-                    *desired = None;
-                }
-            }
-        }
-        self
-    }
 }
 
 /// Where ClusterIPs are, beside those of the services.

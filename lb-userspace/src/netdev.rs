@@ -18,6 +18,8 @@ use rtnetlink::{Handle, RouteMessageBuilder};
 
 const RTMGRP_LINK: u32 = 1;
 const RTMGRP_TC: u32 = 8;
+const RTMGRP_IPV4_IFADDR: u32 = 0x10;
+const RTMGRP_IPV6_IFADDR: u32 = 0x100;
 
 /// `TCA_BPF_NAME` of `linux/pkt_cls.h`.
 const TCA_BPF_NAME: u16 = 7;
@@ -142,7 +144,7 @@ pub struct Netdev {
     handle: Handle,
 }
 
-/// Something about links or their filters changed; what, is to be looked up.
+/// Something about links, their filters or addresses changed; what, is to be looked up.
 pub struct Changed;
 
 impl Netdev {
@@ -155,7 +157,7 @@ impl Netdev {
         connection
             .socket_mut()
             .socket_mut()
-            .bind(&SocketAddr::new(0, RTMGRP_LINK | RTMGRP_TC))
+            .bind(&SocketAddr::new(0, RTMGRP_LINK | RTMGRP_TC | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))
             .context("follow changes of links")?;
         tokio::spawn(connection);
         let changes = messages.filter_map(|(message, _): (NetlinkMessage<RouteNetlinkMessage>, _)| {

@@ -199,7 +199,7 @@ impl Agent {
     }
 
     fn settle(&mut self, plane: &mut dyn Plane) -> anyhow::Result<()> {
-        let desired = self.model.desired().served();
+        let desired = self.model.desired();
         self.carry_out(desired, plane)
     }
 

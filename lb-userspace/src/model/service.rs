@@ -196,7 +196,7 @@ impl Service {
             || self.ports.iter().any(|port| port.node_port != Port::default())
         {
             say(
-                "only its ClusterIPs are served: node ports, load balancer addresses and externalIPs are not yet",
+                "its node ports, load balancer addresses and externalIPs are served to pods; clients outside the cluster are not yet",
             );
         }
         if self.ports.iter().any(|port| port.proto == Proto::Sctp) {

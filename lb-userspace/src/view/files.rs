@@ -43,7 +43,7 @@ pub fn tables_from_manifests(dir: &Path, node: Node) -> anyhow::Result<(Tables, 
     let (model, desired) = load(dir, node)?;
     let mut planner = Planner::restore(Tables::default(), Limits::default());
     let mut plane = MemoryPlane::default();
-    plane.apply(&planner.plan(desired.served()).ops)?;
+    plane.apply(&planner.plan(desired).ops)?;
     let notices = model.notices().chain(planner.notices()).cloned().collect();
     Ok((plane.into_tables(), notices))
 }

@@ -167,7 +167,7 @@ impl World {
     }
 
     fn carry_out(&mut self, desired: Option<Desired>) {
-        let desired = desired.unwrap_or_else(|| self.model.desired().served());
+        let desired = desired.unwrap_or_else(|| self.model.desired());
         let plan = self.planner.plan(desired);
         let expected = readers::assert_make_before_break(self.plane.tables(), &plan.ops, &self.readers);
         assert!(expected == *self.planner.tables(), "the planner's picture is not what its plan gives");
@@ -250,7 +250,7 @@ proptest! {
         }
         world.come_to_rest();
         world.restart();
-        let desired = world.model.desired().served();
+        let desired = world.model.desired();
         prop_assert!(desired.complete);
         prop_assert_eq!(world.planner.plan(desired).ops, vec![]);
     }

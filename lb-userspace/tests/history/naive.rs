@@ -35,7 +35,15 @@ pub fn frontends(
                 let behind = behind(service, *port, ip.is_ipv6(), slices, zone);
                 let order =
                     (service.created.unwrap_or(u32::MAX), format!("s{} {name}", service.name), behind);
-                claims.entry((SocketAddr::new(ip, number), protocol.to_string())).or_default().push(order);
+                let mut claim = |ip, number| {
+                    let key = (SocketAddr::new(ip, number), protocol.to_string());
+                    claims.entry(key).or_default().push(order.clone());
+                };
+                claim(ip, number);
+                if service.node_port {
+                    let any = if ip.is_ipv6() { IpAddr::from([0; 16]) } else { IpAddr::from([0; 4]) };
+                    claim(any, 30_000 + *port as u16);
+                }
             }
         }
     }

@@ -4,6 +4,7 @@ mod clash;
 mod hairpin;
 mod hold;
 mod hook;
+mod kinds;
 mod layout;
 mod removal;
 mod reply;
