@@ -93,6 +93,8 @@ impl Counter {
             Self::ClashDropped
                 | Self::DropNoEndpoint
                 | Self::DropNoLocalEndpoint
+                | Self::DropUnallocated
+                | Self::DropSourceRange
                 | Self::DropRewriteFailed
                 | Self::DropFlowInsert
                 | Self::DropIcmpRedirect
