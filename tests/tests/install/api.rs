@@ -101,6 +101,15 @@ fn service_account(world: &World, cluster: &Cluster) -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// The ConfigMap of the manifest, as the kubelet mounts it.
+fn config(world: &World, cluster: &Cluster) -> Result<PathBuf> {
+    let folder = world.folder().path().join("config");
+    fs::create_dir(&folder)?;
+    let map = cluster.get("v1", "ConfigMap", "kube-system", "lb")?;
+    fs::write(folder.join("config.yaml"), map["data"]["config.yaml"].as_str().context("config.yaml")?)?;
+    Ok(folder)
+}
+
 #[test]
 fn the_agent_serves_in_the_container_and_with_the_role_of_the_manifest() -> Result<()> {
     let world = World::new(Layout::routed())?;
@@ -114,6 +123,7 @@ fn the_agent_serves_in_the_container_and_with_the_role_of_the_manifest() -> Resu
     assert_eq!(variables()?, ["NODE_NAME", "LB_API_SERVER"]);
     let container = container(&world)?
         .bind(&service_account(&world, &cluster)?, "/var/run/secrets/kubernetes.io/serviceaccount")?
+        .bind(&config(&world, &cluster)?, "/etc/lb")?
         .env("NODE_NAME", NODE_NAME)
         .env("LB_API_SERVER", &format!("https://{}", door.address()));
     let args = args()?;
