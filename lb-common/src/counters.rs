@@ -98,8 +98,6 @@ impl Counter {
                 | Self::DropRewriteFailed
                 | Self::DropFlowInsert
                 | Self::DropIcmpRedirect
-                | Self::DropUnallocated
-                | Self::DropSourceRange
         )
     }
 
