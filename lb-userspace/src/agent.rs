@@ -26,6 +26,7 @@ use crate::dataplane::shape::Sizes;
 use crate::dataplane::sweep::Sweep;
 use crate::desired::{Desired, Family};
 use crate::event::{Event, Kind};
+use crate::heap;
 use crate::links::Links;
 use crate::manifests;
 use crate::model::{Model, Notice, Settings, Severity};
@@ -319,6 +320,7 @@ impl Agent {
         self.first_operations += operations;
         if !self.planner.deferred() {
             self.began = true;
+            heap::give_back();
             info!(
                 operations = self.first_operations,
                 services = self.planner.tables().names.len(),

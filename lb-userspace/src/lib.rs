@@ -23,6 +23,7 @@ pub mod check;
 pub mod config;
 pub mod dataplane;
 pub mod flows;
+pub mod heap;
 pub mod leftovers;
 pub mod links;
 pub mod netdev;

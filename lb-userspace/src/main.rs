@@ -19,7 +19,7 @@ use lb_userspace::leftovers::host::Host;
 use lb_userspace::model::{ExternalIpCidrs, NodePortAddresses, Notice, Settings};
 use lb_userspace::netdev::{Overrides, Role};
 use lb_userspace::tables::Tables;
-use lb_userspace::{agent, api, capabilities, check, dataplane, flows, links, status, surfaces, view};
+use lb_userspace::{agent, api, capabilities, check, dataplane, flows, heap, links, status, surfaces, view};
 
 /// Kubernetes Services by eBPF, in place of kube-proxy.
 #[derive(Parser)]
@@ -303,6 +303,7 @@ enum Output {
 }
 
 fn main() -> ExitCode {
+    heap::set_up();
     let cli = Cli::parse();
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,

@@ -32,6 +32,8 @@ pub struct Counted {
     /// Service ports and backends beyond the limit.
     pub left_out: [usize; 2],
     pub reasons: Vec<(Counter, u64)>,
+    /// Entries that all parts of the flow table have room for together.
+    pub flow_capacity: usize,
 }
 
 impl Traffic {
@@ -57,6 +59,7 @@ impl Traffic {
         for (id, name) in names.iter().take(self.limit) {
             counted.services.push((name.clone(), maps.service_traffic(*id)?));
         }
+        counted.flow_capacity = maps.flow_capacities()?.iter().sum();
         counted.left_out[0] = names.len().saturating_sub(self.limit);
         for id in 0..maps.backends.entries() {
             let backend = maps.backends.get(id);
@@ -120,7 +123,7 @@ pub fn families(counted: &Counted) -> prometheus::Result<Vec<MetricFamily>> {
         (names::SERVICES, capacity::SERVICES),
         (names::SLOTS, capacity::SLOTS),
         (names::BACKENDS, capacity::BACKENDS),
-        (names::FLOWS, capacity::FLOWS + 2 * capacity::FLOWS_UNASSURED),
+        (names::FLOWS, counted.flow_capacity),
     ] {
         families.capacity.with_label_values(&[map]).set(gauge(entries));
     }
