@@ -12,8 +12,8 @@ use aya_ebpf::{
 };
 use lb_common::{
     Addr, Affinity, AffinityKey, Backend, COARSE_FIRST, COARSE_WORDS, COUNTERS, Counter, Flow, FlowKey,
-    Frontend, FrontendKey, INTEREST_WORDS, Port, Prefix, Proto, RangeRule, Service, ServiceName, ServiceRecord, Slot,
-    SlotRange, SourceClient, Traffic, block_bit, capacity, interest_bit, port_bit,
+    Frontend, FrontendKey, INTEREST_WORDS, Port, Prefix, Proto, RangeRule, Service, ServiceName,
+    ServiceRecord, Slot, SlotRange, SourceClient, Traffic, block_bit, capacity, interest_bit, port_bit,
 };
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
@@ -298,7 +298,8 @@ pub fn forget_before(key: &FlowKey) {
     if reads_through() {
         // Absent is fine.
         let _ = OLD_FLOWS.remove(key);
-        let _ = if key.proto == Proto::Tcp as u8 { OLD_FLOWS_SYN.remove(key) } else { OLD_FLOWS_UDP.remove(key) };
+        let _ =
+            if key.proto == Proto::Tcp as u8 { OLD_FLOWS_SYN.remove(key) } else { OLD_FLOWS_UDP.remove(key) };
     }
 }
 

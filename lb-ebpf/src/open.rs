@@ -4,8 +4,8 @@ use core::ffi::{c_long, c_void};
 
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_loop};
 use lb_common::{
-    Action, Addr, Backend, Counter, Flow, FlowKey, FrontendKind, Phase, Port, Proto, RangeRule, ServiceRecord,
-    timeout,
+    Action, Addr, Backend, Counter, Flow, FlowKey, FrontendKind, Phase, Port, Proto, RangeRule,
+    ServiceRecord, timeout,
 };
 
 use crate::affinity::Sticky;

@@ -44,7 +44,7 @@ fn turn_v4(packet: &mut Packet) -> bool {
     let sum = u64::from(kind) + sum(&ip) + sum(&l4);
     let check = u32::from_ne_bytes(pack([0, !fold_16(sum)]));
     let mut header = [
-        (0x4500_0000 | IP + HEADER + IP + QUOTED).to_be(),
+        (0x4500_0000 | (IP + HEADER + IP + QUOTED)).to_be(),
         // Never to be fragmented, so it needs no id (RFC 6864).
         0x4000_u32.to_be(),
         (HOPS << 24 | u32::from(PROTO_ICMP) << 16).to_be(),
