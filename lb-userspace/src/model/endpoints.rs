@@ -125,8 +125,9 @@ impl Named for Slice {
 }
 
 /// The endpoints of a service port, merged: the controller moves endpoints between slices, so one may stand in
-/// two. A copy that does not terminate wins, the last one of them by name of slice (kube-proxy leaves that to
-/// chance).
+/// two. A copy that does not terminate wins. Of two such, the last of a slice (as k/k pkg/proxy/endpointslicecache.go
+/// has it); between slices, which kube-proxy leaves to chance, one that is ready, else the last by name of slice: a
+/// copy that is out of date must not take the only endpoint away while the other slice is on its way.
 pub(super) fn merged<'a>(
     port: &str,
     proto: Proto,
@@ -135,16 +136,29 @@ pub(super) fn merged<'a>(
 ) -> BTreeMap<Endpoint, &'a SliceEndpoint> {
     let mut merged: BTreeMap<Endpoint, &SliceEndpoint> = BTreeMap::new();
     for slice in slices.iter().filter(|slice| slice.family == Some(family)) {
-        for number in slice.ports.iter().filter(|p| p.name == port && p.proto == proto) {
-            for endpoint in &slice.endpoints {
-                let key = Endpoint::new(endpoint.addr, number.port);
-                if !endpoint.terminating || !merged.contains_key(&key) {
-                    merged.insert(key, endpoint);
-                }
+        for (key, endpoint) in of_slice(port, proto, slice) {
+            let wins = |known: &SliceEndpoint| {
+                !endpoint.terminating && (known.terminating || endpoint.ready || !known.ready)
+            };
+            if merged.get(&key).is_none_or(|known| wins(known)) {
+                merged.insert(key, endpoint);
             }
         }
     }
     merged
+}
+
+fn of_slice<'a>(port: &str, proto: Proto, slice: &'a Slice) -> BTreeMap<Endpoint, &'a SliceEndpoint> {
+    let mut endpoints: BTreeMap<Endpoint, &SliceEndpoint> = BTreeMap::new();
+    for number in slice.ports.iter().filter(|p| p.name == port && p.proto == proto) {
+        for endpoint in &slice.endpoints {
+            let key = Endpoint::new(endpoint.addr, number.port);
+            if !endpoint.terminating || !endpoints.contains_key(&key) {
+                endpoints.insert(key, endpoint);
+            }
+        }
+    }
+    endpoints
 }
 
 /// How many addresses have a ready endpoint on this node, over all ports of the slices, also those that the Service

@@ -109,7 +109,8 @@ fn behind(service: &TestService, port: usize, is_v6: bool, slices: &[TestSlice],
     }
 }
 
-/// One entry for each address and port; a copy that does not terminate replaces what is there.
+/// One entry for each address and port. A copy that does not terminate replaces what is there; but not a ready one of
+/// another slice, if it is not ready itself.
 fn endpoints(
     service: &TestService,
     port: usize,
@@ -123,19 +124,35 @@ fn endpoints(
         if slice.service != service.name || slice.is_v6 != is_v6 || slice.headless {
             continue;
         }
+        let mut here: Vec<(SocketAddr, TestEndpoint)> = Vec::new();
         for (slice_port, number) in &slice.ports {
             if *slice_port != port || *number == 0 || *number > 65_535 {
                 continue;
             }
             for endpoint in &slice.endpoints {
                 let address = SocketAddr::new(endpoint.ip(is_v6), *number as u16);
-                match found.iter().position(|(known, _)| *known == address) {
-                    None => found.push((address, endpoint.clone())),
-                    Some(at) if endpoint.terminating != Some(true) => found[at].1 = endpoint.clone(),
-                    Some(_) => {}
-                }
+                replace(&mut here, address, endpoint, |_| endpoint.terminating != Some(true));
             }
+        }
+        for (address, endpoint) in here {
+            replace(&mut found, address, &endpoint, |known| {
+                let is_good = known.ready != Some(false) && known.terminating != Some(true);
+                endpoint.terminating != Some(true) && (endpoint.ready != Some(false) || !is_good)
+            });
         }
     }
     found
+}
+
+fn replace(
+    list: &mut Vec<(SocketAddr, TestEndpoint)>,
+    address: SocketAddr,
+    endpoint: &TestEndpoint,
+    may: impl Fn(&TestEndpoint) -> bool,
+) {
+    match list.iter().position(|(known, _)| *known == address) {
+        None => list.push((address, endpoint.clone())),
+        Some(at) if may(&list[at].1) => list[at].1 = endpoint.clone(),
+        Some(_) => {}
+    }
 }

@@ -167,6 +167,17 @@ fn the_copy_that_does_not_terminate_wins_in_either_order() {
 }
 
 #[test]
+fn of_two_slices_the_copy_that_is_ready_wins_and_of_one_the_last() {
+    for (first, second) in [(DOWN, READY), (READY, DOWN)] {
+        let two = slice("a", &endpoint(1, first)) + &slice("b", &endpoint(1, second));
+        assert_eq!(ends(&World::new(&(service(VIP) + &two)).port().cluster), [1]);
+    }
+    let one = |first, second| slice("a", &(endpoint(1, first) + &endpoint(1, second)));
+    assert_eq!(ends(&World::new(&(service(VIP) + &one(DOWN, READY))).port().cluster), [1]);
+    assert_eq!(ends(&World::new(&(service(VIP) + &one(READY, DOWN))).port().cluster), [0; 0]);
+}
+
+#[test]
 fn a_slice_that_changes_its_service_takes_its_endpoints_along() {
     let yaml = service(VIP) + &slice("a", &endpoint(1, READY));
     let mut world = World::new(&yaml);
