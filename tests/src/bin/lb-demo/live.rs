@@ -5,7 +5,7 @@ use crate::stage::Stage;
 use crate::stop;
 use crate::table::{self, Table};
 use anyhow::Result;
-use lb_tests::load::{Report, Requests, Running};
+use lb_tests::load::{Requests, Running};
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write, stdout};
 use std::thread::sleep;
@@ -66,26 +66,15 @@ impl Clients {
 
     /// What happened since the last time, a second's share.
     fn table(&mut self, servers: &[String]) -> Table {
-        let mut head = vec!["SERVICE".to_string(), "FRONTEND".into()];
-        head.extend(servers.iter().map(|name| name.to_uppercase()));
-        head.extend(["FAILED", "P50", "P99"].map(String::from));
-        let mut table = Table::new(head);
+        let mut table = Table::of_requests(servers);
         for (frontend, (running, since)) in &mut self.running {
             let report = running.take();
             let elapsed = std::mem::replace(since, Instant::now()).elapsed();
-            table.row(row(frontend, &report, servers, elapsed));
+            let per_second = |count| (count as f64 / elapsed.as_secs_f64()).round() as u64;
+            table.row(table::requests(frontend, &report, servers, per_second));
         }
         table
     }
-}
-
-fn row(frontend: &Frontend, report: &Report, servers: &[String], elapsed: Duration) -> Vec<String> {
-    let per_second = |count: &u64| (*count as f64 / elapsed.as_secs_f64()).round() as u64;
-    let mut cells = vec![frontend.service.clone(), format!("{}/{}", frontend.address, frontend.proto)];
-    cells.extend(servers.iter().map(|name| table::count(report.answers.get(name).map(per_second).as_ref())));
-    cells.push(report.failures.len().to_string());
-    cells.extend([0.5, 0.99].map(|share| table::latency(report.quantile(share))));
-    cells
 }
 
 /// Where the table stands, so that the next one is drawn over it.

@@ -10,6 +10,7 @@ mod stage;
 mod stop;
 mod table;
 mod traffic;
+mod verdict;
 
 use anyhow::Result;
 use clap::Parser;
@@ -24,7 +25,8 @@ struct Args {
     /// The `lb` to show; without it, the one beside this program
     #[arg(long)]
     lb: Option<PathBuf>,
-    /// End after the first round of requests; fails unless each was answered by a backend of the right Service
+    /// End after the first round of requests; fails unless each was answered by a backend of the right Service, or
+    /// refused where it has none
     #[arg(long)]
     once: bool,
     /// Keep the objects on a kube-apiserver instead of in a folder

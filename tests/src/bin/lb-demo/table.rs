@@ -1,16 +1,24 @@
 //! Text in columns: the first two to the left, figures to the right.
 
+use crate::services::Frontend;
+use crate::verdict;
+use lb_tests::load::Report;
 use std::fmt;
 use std::time::Duration;
 
-const LEFT_COLUMNS: usize = 2;
+/// Service, kind and address.
+const LEFT_COLUMNS: usize = 3;
 
 pub struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    pub fn new(head: Vec<String>) -> Self {
+    /// With the head for `requests`.
+    pub fn of_requests(servers: &[String]) -> Self {
+        let mut head: Vec<String> = ["SERVICE", "KIND", "FRONTEND"].map(String::from).into();
+        head.extend(servers.iter().map(|name| name.to_uppercase()));
+        head.extend(["REFUSED", "FAILED", "P50", "P99"].map(String::from));
         Self { rows: vec![head] }
     }
 
@@ -43,11 +51,28 @@ impl fmt::Display for Table {
     }
 }
 
-/// A figure; a dot where there is none.
-pub fn count(count: Option<&u64>) -> String {
-    count.map_or(".".into(), u64::to_string)
+/// The cells of a frontend: who answered how often, what was refused and what failed, and how long it took.
+pub fn requests(
+    frontend: &Frontend,
+    report: &Report,
+    servers: &[String],
+    figure: impl Fn(u64) -> u64,
+) -> Vec<String> {
+    let kind = if frontend.is_sticky { format!("{}, sticky", frontend.kind) } else { frontend.kind.clone() };
+    let mut cells = vec![frontend.service.clone(), kind, format!("{}/{}", frontend.address, frontend.proto)];
+    cells.extend(servers.iter().map(|name| count(report.answers.get(name).map(|count| figure(*count)))));
+    let (refused, failed) = verdict::failures(report);
+    cells.push(count((refused > 0).then(|| figure(refused as u64))));
+    cells.push(failed.to_string());
+    cells.extend([0.5, 0.99].map(|share| latency(report.quantile(share))));
+    cells
 }
 
-pub fn latency(latency: Option<Duration>) -> String {
+/// A figure; a dot where there is none.
+fn count(count: Option<u64>) -> String {
+    count.map_or(".".into(), |count| count.to_string())
+}
+
+fn latency(latency: Option<Duration>) -> String {
     latency.map_or(".".into(), |latency| format!("{} us", latency.as_micros()))
 }

@@ -4,6 +4,7 @@ use crate::services::{self, Frontend};
 use crate::stage::Stage;
 use crate::stop;
 use crate::table::{self, Table};
+use crate::verdict;
 use anyhow::{Result, ensure};
 use lb_tests::load::{Report, Requests};
 use std::fmt;
@@ -18,7 +19,8 @@ pub struct Outcome {
 
 pub fn first_round(stage: &Stage) -> Result<Outcome> {
     let frontends = services::frontends(stage)?;
-    ensure!(!frontends.is_empty(), "no Service with endpoints is programmed; see `lb services`");
+    let is_served = frontends.iter().any(|frontend| !frontend.servers.is_empty());
+    ensure!(is_served, "no Service with endpoints is programmed; see `lb services`");
     println!("\n{REQUESTS} requests to each of {} addresses, from the client:\n", frontends.len());
     let mut rows = Vec::new();
     for frontend in frontends {
@@ -33,44 +35,30 @@ pub fn first_round(stage: &Stage) -> Result<Outcome> {
 }
 
 impl Outcome {
-    /// Whether every request was answered by a server of the Service that was asked.
+    /// Whether every request was answered by a server of the Service that was asked, or refused where it has none.
     pub fn is_clean(&self) -> bool {
-        self.rows.iter().all(|(frontend, report)| report.failures.is_empty() && strays(frontend, report) == 0)
+        self.rows.iter().all(|(frontend, report)| verdict::wrong(frontend, report).is_none())
     }
-}
-
-/// Answers from servers that are not behind this frontend.
-pub fn strays(frontend: &Frontend, report: &Report) -> u64 {
-    report.answers.iter().filter(|(server, _)| !frontend.servers.contains(*server)).map(|(_, n)| n).sum()
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let mut head = vec!["SERVICE".to_string(), "FRONTEND".into()];
-        head.extend(self.servers.iter().map(|name| name.to_uppercase()));
-        head.extend(["FAILED", "P50", "P99"].map(String::from));
-        let mut table = Table::new(head);
+        let mut table = Table::of_requests(&self.servers);
         for (frontend, report) in &self.rows {
-            let mut cells =
-                vec![frontend.service.clone(), format!("{}/{}", frontend.address, frontend.proto)];
-            cells.extend(self.servers.iter().map(|name| table::count(report.answers.get(name))));
-            cells.push(report.failures.len().to_string());
-            cells.extend([0.5, 0.99].map(|share| table::latency(report.quantile(share))));
-            table.row(cells);
+            table.row(table::requests(frontend, report, &self.servers, |count| count));
         }
         write!(f, "{table}")?;
-        for (frontend, report) in &self.rows {
-            if let Some(failure) = report.failures.first() {
-                writeln!(f, "FAILED: {failure} (the first of {})", report.failures.len())?;
-            }
-            if strays(frontend, report) > 0 {
-                let (address, servers) = (frontend.address, &frontend.servers);
-                writeln!(f, "FAILED: {address} was answered by {:?}, not only {servers:?}", report.answers)?;
-            }
+        for wrong in self.rows.iter().filter_map(|(frontend, report)| verdict::wrong(frontend, report)) {
+            writeln!(f, "FAILED: {wrong}")?;
         }
         if self.is_clean() {
-            let total: u64 = self.rows.iter().map(|(_, report)| report.answered()).sum();
-            writeln!(f, "\nAll {total} requests were answered by a backend of the right Service.")?;
+            let answered: u64 = self.rows.iter().map(|(_, report)| report.answered()).sum();
+            let refused: usize = self.rows.iter().map(|(_, report)| report.failures.len()).sum();
+            write!(f, "\nAll {answered} requests were answered by a backend of the right Service")?;
+            if refused > 0 {
+                write!(f, ", and {refused} were refused where there is none")?;
+            }
+            writeln!(f, ".")?;
         }
         Ok(())
     }
