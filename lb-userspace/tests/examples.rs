@@ -196,5 +196,5 @@ fn the_shape_of_a_backend_in_json() {
         "sets": ["cluster"],
     });
     assert_eq!(serde_json::to_value(redis).unwrap(), expected);
-    assert_eq!(backends.len(), 33);
+    assert_eq!(backends.len(), 42);
 }
