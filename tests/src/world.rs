@@ -45,6 +45,15 @@ use std::process::Output;
 /// The name of the node in manifests.
 pub const NODE_NAME: &str = "node-1";
 
+/// Where an agent's objects come from.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    /// The world's folder of manifests.
+    Manifests,
+    /// The API server of this kubeconfig.
+    Api(&'a Path),
+}
+
 /// Made by [`World::new`]; gone, with all that is in it, when dropped.
 pub struct World {
     name: String,
@@ -199,21 +208,24 @@ impl World {
 
     /// As [`start_agent`](Self::start_agent), following the API server of a kubeconfig.
     pub fn start_agent_on_api(&self, kubeconfig: &Path, args: &[&str]) -> Result<Agent> {
-        let source = ["--kubeconfig".as_ref(), kubeconfig];
-        let mut agent = Agent::start(&self.lb_path()?, self.node(), self.folder(), source, args)?;
+        let mut agent = self.spawn_agent_of(&self.lb_path()?, Source::Api(kubeconfig), args)?;
         agent.wait_until_ready()?;
         Ok(agent)
     }
 
     /// Starts `lb agent` on the node, following the folder of manifests, and does not wait.
     pub fn spawn_agent(&self, args: &[&str]) -> Result<Agent> {
-        self.spawn_agent_of(&self.lb_path()?, args)
+        self.spawn_agent_of(&self.lb_path()?, Source::Manifests, args)
     }
 
-    /// The same with another `lb`: an upgrade.
-    pub fn spawn_agent_of(&self, binary: &Path, args: &[&str]) -> Result<Agent> {
+    /// The same with another `lb` (an upgrade), or from another source.
+    pub fn spawn_agent_of(&self, binary: &Path, source: Source, args: &[&str]) -> Result<Agent> {
         let manifests = self.folder().manifests();
-        Agent::start(binary, self.node(), self.folder(), ["--manifests".as_ref(), &manifests], args)
+        let source = match source {
+            Source::Manifests => ["--manifests".as_ref(), manifests.as_path()],
+            Source::Api(kubeconfig) => ["--kubeconfig".as_ref(), kubeconfig],
+        };
+        Agent::start(binary, self.node(), self.folder(), source, args)
     }
 
     /// Starts a program on the node that becomes `lb agent`, and waits until it is ready.

@@ -6,7 +6,7 @@ use anyhow::Result;
 use lb_common::Proto;
 use lb_tests::load::{Failure, HeldTcp, Kind, Pinger, Report, Requests, Running};
 use lb_tests::variant::Variant;
-use lb_tests::world::{Family, Layout, lb_binary};
+use lb_tests::world::{Agent, Family, Layout, lb_binary};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ const HELD: usize = 200;
 const ROUNDS: usize = 4;
 /// Traffic before and after what happens in a round.
 const PAUSE: Duration = Duration::from_millis(300);
+const ARGS: [&str; 2] = ["--attach", "tcx"];
 
 /// New connections and held ones.
 struct Traffic {
@@ -74,62 +75,78 @@ impl Traffic {
     }
 }
 
+/// In each round `turn` ends the agent and starts another: that is not felt, and writes nothing.
+fn check_rounds(
+    stage: &Stage,
+    agent: &mut Agent,
+    what: &str,
+    mut turn: impl FnMut(usize, &mut Agent) -> Result<()>,
+) -> Result<()> {
+    let traffic = Traffic::start(stage)?;
+    let mut written = 0;
+    for round in 0..ROUNDS {
+        sleep(PAUSE);
+        turn(round, agent)?;
+        written += operations(agent)?;
+    }
+    sleep(PAUSE);
+    traffic.assert_unfelt(&format!("{ROUNDS} x {what}, {written} map operations"));
+    assert_eq!(written, 0);
+    Ok(())
+}
+
+fn check_kills(stage: &Stage, agent: &mut Agent) -> Result<()> {
+    check_rounds(stage, agent, "kill -9", |_, agent| {
+        agent.kill()?;
+        sleep(PAUSE);
+        agent.start_again()
+    })
+}
+
+fn check_restarts(stage: &Stage, agent: &mut Agent) -> Result<()> {
+    check_rounds(stage, agent, "restart", |_, agent| {
+        agent.terminate()?;
+        agent.start_again()
+    })
+}
+
+fn check_upgrades(stage: &Stage, agent: &mut Agent) -> Result<()> {
+    let (variant, original) = (Variant::with_other_programs()?, lb_binary()?);
+    let mut before = tags(stage, "tcx")?;
+    check_rounds(stage, agent, "upgrade to other programs", |round, agent| {
+        let binary = if round % 2 == 0 { variant.path() } else { &original };
+        *agent = upgrade(stage, agent, binary, &ARGS)?;
+        let now = tags(stage, "tcx")?;
+        assert!(now.is_disjoint(&before), "other programs: {before:x?}, {now:x?}");
+        before = now;
+        Ok(())
+    })
+}
+
 #[test]
 fn sigkill_is_not_felt() -> Result<()> {
     let stage = Stage::new(Layout::routed())?;
-    let mut agent = stage.world.start_agent(&[])?;
-    let traffic = Traffic::start(&stage)?;
-    let mut written = 0;
-    for _ in 0..ROUNDS {
-        sleep(PAUSE);
-        agent.kill()?;
-        sleep(PAUSE);
-        agent.start_again()?;
-        written += operations(&agent)?;
-    }
-    sleep(PAUSE);
-    traffic.assert_unfelt(&format!("{ROUNDS} x kill -9, {written} map operations"));
-    assert_eq!(written, 0);
-    Ok(())
+    check_kills(&stage, &mut stage.start_agent(&ARGS)?)
 }
 
 #[test]
 fn a_restart_is_not_felt() -> Result<()> {
     let stage = Stage::new(Layout::routed())?;
-    let mut agent = stage.world.start_agent(&[])?;
-    let traffic = Traffic::start(&stage)?;
-    let mut written = 0;
-    for _ in 0..ROUNDS {
-        sleep(PAUSE);
-        agent.terminate()?;
-        agent.start_again()?;
-        written += operations(&agent)?;
-    }
-    sleep(PAUSE);
-    traffic.assert_unfelt(&format!("{ROUNDS} x restart, {written} map operations"));
-    assert_eq!(written, 0);
-    Ok(())
+    check_restarts(&stage, &mut stage.start_agent(&ARGS)?)
 }
 
 #[test]
 fn an_upgrade_is_not_felt() -> Result<()> {
     let stage = Stage::new(Layout::routed())?;
-    let (variant, original) = (Variant::with_other_programs()?, lb_binary()?);
-    let mut agent = stage.world.start_agent(&["--attach", "tcx"])?;
-    let traffic = Traffic::start(&stage)?;
-    let mut written = 0;
-    let mut before = tags(&stage, "tcx")?;
-    for round in 0..ROUNDS {
-        sleep(PAUSE);
-        let binary = if round % 2 == 0 { variant.path() } else { &original };
-        agent = upgrade(&stage, &mut agent, binary, &["--attach", "tcx"])?;
-        written += operations(&agent)?;
-        let now = tags(&stage, "tcx")?;
-        assert!(now.is_disjoint(&before), "other programs: {before:x?}, {now:x?}");
-        before = now;
-    }
-    sleep(PAUSE);
-    traffic.assert_unfelt(&format!("{ROUNDS} x upgrade to other programs, {written} map operations"));
-    assert_eq!(written, 0);
-    Ok(())
+    check_upgrades(&stage, &mut stage.start_agent(&ARGS)?)
+}
+
+/// The same, where each start lists what a real API server has.
+#[test]
+fn nothing_of_that_is_felt_where_the_api_is_the_source() -> Result<()> {
+    let stage = Stage::on_api(Layout::routed())?;
+    let mut agent = stage.start_agent(&ARGS)?;
+    check_kills(&stage, &mut agent)?;
+    check_restarts(&stage, &mut agent)?;
+    check_upgrades(&stage, &mut agent)
 }

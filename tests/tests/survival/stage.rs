@@ -2,14 +2,16 @@
 
 use anyhow::{Context, Result};
 use lb_common::Proto;
+use lb_tests::cluster::Cluster;
 use lb_tests::echo::Echo;
 use lb_tests::load::{Report, Requests, Running};
-use lb_tests::world::{Agent, Endpoint, Family, Layout, Service, World};
+use lb_tests::world::{Agent, Endpoint, Family, Layout, NODE_NAME, Service, Source, World, lb_binary};
 use lb_userspace::dataplane::maps::Maps;
 use lb_userspace::dataplane::pins::Pins;
 use lb_userspace::tables::Tables;
 use serde_json::Value;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Where pods serve, TCP and UDP.
@@ -21,9 +23,11 @@ pub const CLOSED: u16 = 9_999;
 pub const WEB: u8 = 10;
 pub const SHOP: u8 = 20;
 
-/// Servers on each backend pod, and manifests of two Services with all of them. No agent yet.
+/// Servers on each backend pod, and two Services with all of them. No agent yet.
 pub struct Stage {
     pub echoes: Vec<Echo>,
+    /// Where objects are of a real API server: it, and the kubeconfig for it. Gone before the world that it is in.
+    api: Option<(Cluster, PathBuf)>,
     pub world: World,
 }
 
@@ -42,27 +46,60 @@ pub fn vip(host: u8, family: Family, proto: Proto) -> SocketAddr {
 }
 
 impl Stage {
+    /// The Services are manifests.
     pub fn new(layout: Layout) -> Result<Self> {
+        Self::set_up(World::new(layout)?, None)
+    }
+
+    /// The Services are objects of an API server on the node.
+    pub fn on_api(layout: Layout) -> Result<Self> {
         let world = World::new(layout)?;
+        let cluster = Cluster::in_world(&world)?;
+        cluster.apply(&format!("{{apiVersion: v1, kind: Node, metadata: {{name: {NODE_NAME}}}}}"))?;
+        let kubeconfig = cluster.kubeconfig("admin")?;
+        Self::set_up(world, Some((cluster, kubeconfig)))
+    }
+
+    fn set_up(world: World, api: Option<(Cluster, PathBuf)>) -> Result<Self> {
         let echoes = world
             .backends()
             .iter()
             .map(|pod| Echo::start(&pod.netns, &pod.name, &[TARGET]))
             .collect::<Result<_>>()?;
-        let stage = Self { echoes, world };
+        let stage = Self { echoes, api, world };
         for (name, host) in [("web", WEB), ("shop", SHOP)] {
             stage.write(&service(name, host), stage.world.backends())?;
         }
         Ok(stage)
     }
 
-    /// Writes the manifest of a Service with these endpoints.
+    /// Starts an agent that follows the stage's Services, and waits until it is ready.
+    pub fn start_agent(&self, args: &[&str]) -> Result<Agent> {
+        let mut agent = self.spawn_agent_of(&lb_binary()?, args)?;
+        agent.wait_until_ready()?;
+        Ok(agent)
+    }
+
+    /// The same of another `lb`, and does not wait.
+    pub fn spawn_agent_of(&self, binary: &Path, args: &[&str]) -> Result<Agent> {
+        let source = match &self.api {
+            Some((_, kubeconfig)) => Source::Api(kubeconfig),
+            None => Source::Manifests,
+        };
+        self.world.spawn_agent_of(binary, source, args)
+    }
+
+    /// Writes a Service with these endpoints, in place of what it was.
     pub fn write<E: Into<Endpoint>>(
         &self,
         service: &Service,
         endpoints: impl IntoIterator<Item = E>,
     ) -> Result<()> {
-        self.world.manifests().write(&service.clone().endpoints(endpoints))
+        let service = service.clone().endpoints(endpoints);
+        match &self.api {
+            Some((cluster, _)) => cluster.apply(&service.yaml()),
+            None => self.world.manifests().write(&service),
+        }
     }
 
     /// New connections and datagrams to a Service, both families, each so many a second.

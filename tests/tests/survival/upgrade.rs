@@ -22,7 +22,7 @@ pub fn tags(stage: &Stage, attach: &str) -> Result<BTreeSet<u64>> {
 
 /// A rolling update with surge: the new one starts beside the old one, which is then told to end.
 pub fn upgrade(stage: &Stage, old: &mut Agent, binary: &Path, args: &[&str]) -> Result<Agent> {
-    let mut new = stage.world.spawn_agent_of(binary, args)?;
+    let mut new = stage.spawn_agent_of(binary, args)?;
     new.wait_for_text("waiting until it ends", LIMIT)?;
     old.terminate()?;
     new.wait_until_ready()?;
@@ -74,7 +74,7 @@ fn an_upgrade_whose_programs_do_not_load_changes_nothing() -> Result<()> {
     let load = stage.load(SHOP, 50);
     let (ids, tables) = (programs(&stage, "tcx")?, stage.tables()?);
     let check_refused = |stage: &Stage| -> Result<()> {
-        let mut new = stage.world.spawn_agent_of(broken.path(), &[])?;
+        let mut new = stage.spawn_agent_of(broken.path(), &[])?;
         let failed = new.wait_until_ready().expect_err("it cannot start").to_string();
         assert!(failed.contains("the kernel refuses the program"), "{failed}");
         assert!(failed.contains("9999"), "the verifier's words: {failed}");
@@ -92,7 +92,7 @@ fn an_upgrade_whose_programs_do_not_load_changes_nothing() -> Result<()> {
 
     // And where nobody is in charge.
     let tables = stage.tables()?;
-    let mut new = stage.world.spawn_agent_of(broken.path(), &[])?;
+    let mut new = stage.spawn_agent_of(broken.path(), &[])?;
     new.wait_until_ready().expect_err("it cannot start");
     assert!(programs(&stage, "tcx")? == ids && stage.tables()? == tables);
     agent.start_again()?;
