@@ -149,7 +149,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             Watch::Api(watch) => Some(Arc::clone(&watch.state)),
         },
     };
-    let traffic = Traffic::new(Maps::open(&pins, false)?, config.metrics_limit)?;
+    let traffic = Traffic::new(kernel.maps.again(&pins)?, config.metrics_limit)?;
     surfaces::register(&telemetry, traffic, identity.watches.as_ref())?;
     let status = (agent_status::listen(&config.pin_dir)?, identity);
     let (surfaces, mut ports_failed) =
@@ -162,7 +162,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         telemetry: Arc::clone(&telemetry),
         surfaces,
         recorder,
-        model: Model::with_settings(&config.node_name, config.settings),
+        model: Model::with_settings(&*config.node_name, config.settings),
         netdev: netdev.clone(),
         planner,
         kernel,

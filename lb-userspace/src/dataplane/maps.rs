@@ -1,6 +1,7 @@
 //! The pinned maps, opened and checked. The commands use them without an agent.
 
 use std::io;
+use std::sync::Arc;
 
 use anyhow::Context;
 use aya::Pod;
@@ -22,10 +23,10 @@ pub struct Maps {
     pub service_ranges: LpmTrie<MapData, Addr, u32>,
     pub source_ranges: LpmTrie<MapData, SourceClient, u32>,
     pub affinity: HashMap<MapData, AffinityKey, Affinity>,
-    pub services: Mapped<Service>,
+    pub services: Arc<Mapped<Service>>,
     pub names: HashMap<MapData, u32, ServiceName>,
-    pub slots: Mapped<Slot>,
-    pub backends: Mapped<Backend>,
+    pub slots: Arc<Mapped<Slot>>,
+    pub backends: Arc<Mapped<Backend>>,
     /// Half-open TCP, unanswered others, assured: a flow that moves while they are read one after the other
     /// moves to the last, and so is seen.
     pub flows: [MapData; 3],
@@ -42,24 +43,48 @@ impl Maps {
     pub fn open(pins: &Pins, writable: bool) -> anyhow::Result<Self> {
         pins.require()?;
         check(&pins.tables())?;
-        let data = |name: &str| {
-            let path = pins.map(name);
-            MapData::from_pin(&path).with_context(|| format!("open {}", path.display()))
-        };
-        Ok(Self {
+        let arrays = Arrays {
             interest: Bitmaps {
-                fine: mapped(&data(names::INTEREST)?, writable)?,
-                coarse: mapped(&data(names::INTEREST_COARSE)?, writable)?,
+                fine: mapped(pins, names::INTEREST, writable)?,
+                coarse: mapped(pins, names::INTEREST_COARSE, writable)?,
             },
+            services: mapped(pins, names::SERVICES, writable)?,
+            slots: mapped(pins, names::SLOTS, writable)?,
+            backends: mapped(pins, names::BACKENDS, writable)?,
+        };
+        Self::with(pins, arrays)
+    }
+
+    /// The same maps for another thread. Arrays are mapped once: the kernel maps every page of one, and each mapping
+    /// counts as memory of the process.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn again(&self, pins: &Pins) -> anyhow::Result<Self> {
+        let Self { interest, services, slots, backends, .. } = self;
+        let arrays = Arrays {
+            interest: interest.clone(),
+            services: services.clone(),
+            slots: slots.clone(),
+            backends: backends.clone(),
+        };
+        Self::with(pins, arrays)
+    }
+
+    fn with(pins: &Pins, arrays: Arrays) -> anyhow::Result<Self> {
+        let data = |name: &str| data(pins, name);
+        let Arrays { interest, services, slots, backends } = arrays;
+        Ok(Self {
+            interest,
             frontends: Map::HashMap(data(names::FRONTENDS)?).try_into()?,
             local_addrs: Map::HashMap(data(names::LOCAL_ADDRS)?).try_into()?,
             service_ranges: Map::LpmTrie(data(names::SERVICE_RANGES)?).try_into()?,
             source_ranges: Map::LpmTrie(data(names::SOURCE_RANGES)?).try_into()?,
             affinity: Map::LruHashMap(data(names::AFFINITY)?).try_into()?,
-            services: mapped(&data(names::SERVICES)?, writable)?,
+            services,
             names: Map::HashMap(data(names::NAMES)?).try_into()?,
-            slots: mapped(&data(names::SLOTS)?, writable)?,
-            backends: mapped(&data(names::BACKENDS)?, writable)?,
+            slots,
+            backends,
             flows: [data(names::FLOWS_SYN)?, data(names::FLOWS_UDP)?, data(names::FLOWS)?],
             counters: Map::PerCpuArray(data(names::COUNTERS)?).try_into()?,
             service_stats: Map::PerCpuArray(data(names::SERVICE_STATS)?).try_into()?,
@@ -125,10 +150,19 @@ impl Maps {
     }
 }
 
+/// What of the maps is mapped into memory.
+struct Arrays {
+    interest: Bitmaps,
+    services: Arc<Mapped<Service>>,
+    slots: Arc<Mapped<Slot>>,
+    backends: Arc<Mapped<Backend>>,
+}
+
 /// `interest` and `interest_coarse`, whose bits are numbered in one row.
+#[derive(Clone)]
 pub struct Bitmaps {
-    fine: Mapped<u64>,
-    coarse: Mapped<u64>,
+    fine: Arc<Mapped<u64>>,
+    coarse: Arc<Mapped<u64>>,
 }
 
 impl Bitmaps {
@@ -160,8 +194,13 @@ fn check(tables: &Set) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn mapped<T: Pod>(map: &MapData, writable: bool) -> anyhow::Result<Mapped<T>> {
-    Mapped::new(map, writable)
+fn data(pins: &Pins, name: &str) -> anyhow::Result<MapData> {
+    let path = pins.map(name);
+    MapData::from_pin(&path).with_context(|| format!("open {}", path.display()))
+}
+
+fn mapped<T: Pod>(pins: &Pins, name: &str, writable: bool) -> anyhow::Result<Arc<Mapped<T>>> {
+    Ok(Arc::new(Mapped::new(&data(pins, name)?, writable)?))
 }
 
 fn sum(stats: &PerCpuArray<MapData, Traffic>, index: u32) -> anyhow::Result<Traffic> {

@@ -160,6 +160,9 @@ pub struct Mapped<T> {
 
 // SAFETY: shared memory that is read and written word by word with volatile or atomic access only.
 unsafe impl<T: Send> Send for Mapped<T> {}
+// SAFETY: as above; one thread writes, and a copy that another reads meanwhile may be of two moments, as in any other
+// process that maps it.
+unsafe impl<T: Sync> Sync for Mapped<T> {}
 
 impl<T: Pod> Mapped<T> {
     const STRIDE: usize = size_of::<T>().next_multiple_of(8);
