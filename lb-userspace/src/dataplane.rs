@@ -139,7 +139,7 @@ pub fn read(maps: &Maps) -> anyhow::Result<Tables> {
     }
     for entry in maps.names.iter() {
         let (id, name) = entry?;
-        tables.names.insert(id, name);
+        tables.names.insert(id, Box::new(name));
     }
     for id in 0..maps.services.entries() {
         let service = maps.services.get(id);

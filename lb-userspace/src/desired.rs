@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use lb_common::{
     Addr, Algorithm, BackendState, Endpoint, FrontendKey, FrontendKind, Prefix, Proto, ServiceName,
@@ -75,23 +76,20 @@ pub struct BackendShare {
 /// address family.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServicePortName {
-    pub namespace: String,
-    pub name: String,
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
     /// Empty where the Service has one unnamed port.
-    pub port: String,
+    pub port: Arc<str>,
     pub proto: Proto,
     pub family: Family,
 }
 
 impl ServicePortName {
-    /// Not after any other.
-    pub const FIRST: Self = Self {
-        namespace: String::new(),
-        name: String::new(),
-        port: String::new(),
-        proto: Proto::Tcp,
-        family: Family::Ipv4,
-    };
+    /// Not after any other of this Service.
+    pub fn first_of(service: ObjectName) -> Self {
+        let ObjectName { namespace, name } = service;
+        Self { namespace, name, port: Arc::default(), proto: Proto::Tcp, family: Family::Ipv4 }
+    }
 
     /// The Service that it is a port of.
     pub fn service(&self) -> ObjectName {
@@ -188,9 +186,9 @@ fn label(text: &str) -> [i8; 64] {
     characters
 }
 
-fn text(characters: &[i8; 64]) -> Option<String> {
+fn text(characters: &[i8; 64]) -> Option<Arc<str>> {
     let bytes = characters.iter().map(|character| character.cast_unsigned()).take_while(|byte| *byte != 0);
-    String::from_utf8(bytes.collect()).ok()
+    String::from_utf8(bytes.collect()).ok().map(Arc::from)
 }
 
 #[cfg(test)]
@@ -201,8 +199,8 @@ mod tests {
     fn a_name_survives_the_table() {
         let name = ServicePortName {
             namespace: "kube-system".into(),
-            name: "a".repeat(63),
-            port: String::new(),
+            name: "a".repeat(63).into(),
+            port: "".into(),
             proto: Proto::Sctp,
             family: Family::Ipv6,
         };

@@ -40,15 +40,16 @@ pub enum Change<Object> {
     InitDone,
 }
 
-/// Namespace and name within a kind; empty for kinds without namespaces.
+/// Namespace and name within a kind; empty for kinds without namespaces. Copies share their text: an agent of a large
+/// cluster keeps each name in a dozen places.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectName {
-    pub namespace: String,
-    pub name: String,
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
 }
 
 impl ObjectName {
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
     }
 }

@@ -16,6 +16,7 @@ mod store;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use lb_common::{Addr, Port, Prefix};
 
@@ -41,7 +42,7 @@ use store::{Named, Store};
 /// The objects in force, and which Services a change of them touched.
 #[derive(Clone, Debug)]
 pub struct Model {
-    node_name: String,
+    node_name: Arc<str>,
     settings: Settings,
     services: Store<Service>,
     slices: Store<Slice>,
@@ -85,7 +86,7 @@ pub struct HealthCheck {
 /// Where a notice comes from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
-    File(std::sync::Arc<str>),
+    File(Arc<str>),
     /// The object as it was read.
     Object(Subject),
     /// The object as it came, where it could not be decoded.
@@ -96,11 +97,11 @@ enum Source {
 
 impl Model {
     /// `node_name` is the name of the agent's own Node: it says which endpoints are local.
-    pub fn new(node_name: impl Into<String>) -> Self {
+    pub fn new(node_name: impl Into<Arc<str>>) -> Self {
         Self::with_settings(node_name, Settings::default())
     }
 
-    pub fn with_settings(node_name: impl Into<String>, settings: Settings) -> Self {
+    pub fn with_settings(node_name: impl Into<Arc<str>>, settings: Settings) -> Self {
         Self {
             node_name: node_name.into(),
             settings,
@@ -166,7 +167,7 @@ impl Model {
 
     /// The agent's own Node; `None` while there is no such object.
     pub fn node(&self) -> Option<&Node> {
-        self.nodes.get(&ObjectName::new("", &self.node_name))
+        self.nodes.get(&ObjectName::new("", self.node_name.clone()))
     }
 
     /// The health checks of all Services, by Service and family, as of the last [`Model::desired`]. Kept up with
@@ -364,11 +365,7 @@ impl Model {
     }
 
     fn known_of(&self, name: &ObjectName) -> Vec<ServicePortName> {
-        let first = ServicePortName {
-            namespace: name.namespace.clone(),
-            name: name.name.clone(),
-            ..ServicePortName::FIRST
-        };
+        let first = ServicePortName::first_of(name.clone());
         let of_name = |port: &&ServicePortName| port.namespace == name.namespace && port.name == name.name;
         self.known.range(first..).take_while(of_name).cloned().collect()
     }

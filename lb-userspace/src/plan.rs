@@ -19,7 +19,7 @@ pub use op::{Op, state_name};
 pub use regions::{Region, Regions};
 
 use crate::desired::{Desired, DesiredPort, ServicePortName, ServiceRanges};
-use crate::event::{Kind, ObjectName, Subject};
+use crate::event::{Kind, Subject};
 use crate::model::{Board, Notice, Severity};
 use crate::tables::Tables;
 use owners::Owners;
@@ -236,10 +236,7 @@ impl Planner {
                 };
                 let notice = Notice {
                     severity: Severity::Error,
-                    subject: Some(Subject {
-                        kind: Kind::Service,
-                        name: ObjectName::new(&name.namespace, &name.name),
-                    }),
+                    subject: Some(Subject { kind: Kind::Service, name: name.service() }),
                     file: None,
                     text: format!("table `{table}` is full ({entries} entries): {name}: {state}"),
                     reason: Some("TableFull"),

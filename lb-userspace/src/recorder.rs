@@ -116,8 +116,8 @@ impl Publisher {
         Ok(ObjectReference {
             api_version: Some(Service::api_version(&()).into_owned()),
             kind: Some(Service::kind(&()).into_owned()),
-            namespace: Some(name.namespace.clone()),
-            name: Some(name.name.clone()),
+            namespace: Some(name.namespace.to_string()),
+            name: Some(name.name.to_string()),
             uid: found.and_then(|service| service.metadata.uid),
             ..ObjectReference::default()
         })

@@ -16,7 +16,7 @@ pub struct Tables {
     /// By service id: those that were ever written.
     pub services: BTreeMap<u32, Service>,
     /// By service id: those in use.
-    pub names: BTreeMap<u32, ServiceName>,
+    pub names: BTreeMap<u32, Box<ServiceName>>,
     /// By index, up to the last one that was ever written.
     pub slots: Vec<Slot>,
     /// By backend id: those that were ever written. Retired ones stay, in state `Free`, so that generations
@@ -48,7 +48,7 @@ impl Tables {
                 self.slots[start..end].copy_from_slice(slots);
             }
             Op::WriteName { id, name } => {
-                self.names.insert(*id, **name);
+                self.names.insert(*id, name.clone());
             }
             Op::WriteRecord { service, index, record } => {
                 self.service_mut(*service).records[usize::from(index & 1)] = *record;

@@ -119,7 +119,7 @@ fn measure(services: usize, endpoints: usize) -> [usize; 3] {
 /// One test, for the counters are the process's.
 #[test]
 fn a_large_cluster_fits() {
-    for (services, endpoints, limits) in [(10_000, 2, [18, 20, 60]), (1_000, 100, [16, 20, 60])] {
+    for (services, endpoints, limits) in [(10_000, 2, [14, 11, 45]), (1_000, 100, [10, 17, 46])] {
         let bytes = measure(services, endpoints);
         let kib = bytes.map(|bytes| bytes / 1024);
         println!(

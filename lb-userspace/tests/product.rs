@@ -204,7 +204,7 @@ fn slice(endpoints: &[Kind]) -> Slice {
             serving: kind.serving,
             terminating: kind.terminating,
             node: kind.is_local.then(|| NODE.into()),
-            hints: Hints { nodes: names(kind.node, NODE), zones: names(kind.zone, "z1") },
+            hints: Some(Box::new(Hints { nodes: names(kind.node, NODE), zones: names(kind.zone, "z1") })),
         }
     };
     let object = serde_json::json!({

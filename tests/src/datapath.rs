@@ -54,8 +54,8 @@ pub fn service(proto: Proto, frontend: &str, backends: &[&str]) -> (ServicePortN
     let share = BackendShare { state: BackendState::Active, weight: 1 };
     let name = ServicePortName {
         namespace: "default".into(),
-        name: format!("s-{}-{}", frontend.addr, frontend.port).replace(['.', ':'], "-"),
-        port: String::new(),
+        name: format!("s-{}-{}", frontend.addr, frontend.port).replace(['.', ':'], "-").into(),
+        port: "".into(),
         proto,
         family: Family::of(frontend.addr),
     };

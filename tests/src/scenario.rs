@@ -147,7 +147,7 @@ struct Agent {
 impl Agent {
     fn start(node: Node, objects: BTreeMap<Subject, Object>, plane: &mut dyn Plane) -> anyhow::Result<Self> {
         let planner = Planner::restore(plane.read()?, Limits::default());
-        let mut model = Model::with_settings(&node.name, node.settings.clone());
+        let mut model = Model::with_settings(node.name.as_str(), node.settings.clone());
         if let Some(addresses) = &node.addresses {
             model.apply(Event::Addresses(addresses.iter().copied().collect()));
         }

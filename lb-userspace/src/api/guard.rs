@@ -116,12 +116,10 @@ fn hash(name: &ObjectName) -> u64 {
 
 /// Services and endpoints in the tables: at most as many as the lists had that led to them.
 pub(super) fn left_by_an_earlier_agent(tables: &Tables) -> (usize, usize) {
-    let names: HashMap<u32, (String, String)> = tables
+    let names: HashMap<u32, ObjectName> = tables
         .names
         .iter()
-        .filter_map(|(id, name)| {
-            ServicePortName::from_table(name).map(|name| (*id, (name.namespace, name.name)))
-        })
+        .filter_map(|(id, name)| ServicePortName::from_table(name).map(|name| (*id, name.service())))
         .collect();
     let services: HashSet<_> = names.values().collect();
     let endpoints: HashSet<_> = tables

@@ -72,7 +72,12 @@ impl Claims {
 
     fn from(&self, key: FrontendKey) -> impl Iterator<Item = &Claim> {
         let age = Age::Created(i64::MIN);
-        let first = Claim { key, age, port: ServicePortName::FIRST, kind: FrontendKind::Cluster };
+        let first = Claim {
+            key,
+            age,
+            port: ServicePortName::first_of(ObjectName::default()),
+            kind: FrontendKind::Cluster,
+        };
         self.all.range((Bound::Included(first), Bound::Unbounded))
     }
 }

@@ -27,7 +27,7 @@ pub struct Slice {
     /// Where it was read from; `None` for the Kubernetes API.
     pub file: Option<Arc<str>>,
     /// Name of the Service, in the same namespace; `None` where the slice does not count.
-    pub service: Option<String>,
+    pub service: Option<Arc<str>>,
     pub family: Option<Family>,
     pub ports: Vec<SlicePort>,
     pub endpoints: Vec<SliceEndpoint>,
@@ -38,7 +38,7 @@ pub struct Slice {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlicePort {
-    pub name: String,
+    pub name: Arc<str>,
     pub proto: Proto,
     pub port: Port,
 }
@@ -51,8 +51,9 @@ pub struct SliceEndpoint {
     pub ready: bool,
     pub serving: bool,
     pub terminating: bool,
-    pub node: Option<String>,
-    pub hints: Hints,
+    pub node: Option<Box<str>>,
+    /// Boxed, for most endpoints have none.
+    pub hints: Option<Box<Hints>>,
 }
 
 /// Topology hints; an empty list is no hint.
@@ -60,6 +61,16 @@ pub struct SliceEndpoint {
 pub struct Hints {
     pub nodes: Vec<String>,
     pub zones: Vec<String>,
+}
+
+impl SliceEndpoint {
+    pub(super) fn node_hints(&self) -> &[String] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.nodes)
+    }
+
+    pub(super) fn zone_hints(&self) -> &[String] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.zones)
+    }
 }
 
 impl Slice {
@@ -93,7 +104,8 @@ impl Slice {
                 None
             }
         };
-        compact.service = labels.get(SERVICE_NAME).filter(|name| !name.is_empty()).cloned();
+        compact.service =
+            labels.get(SERVICE_NAME).filter(|name| !name.is_empty()).map(|name| name.as_str().into());
         if compact.service.is_none() {
             problems.push(Problem::new(Severity::Warning, format!("no label {SERVICE_NAME}: not used")));
         }
@@ -114,7 +126,7 @@ impl Slice {
 
     /// The Service that it belongs to.
     pub(super) fn owner(&self) -> Option<ObjectName> {
-        Some(ObjectName::new(&self.name.namespace, self.service.as_ref()?))
+        Some(ObjectName::new(self.name.namespace.clone(), self.service.clone()?))
     }
 }
 
@@ -150,7 +162,7 @@ pub(super) fn merged<'a>(
 
 fn of_slice<'a>(port: &str, proto: Proto, slice: &'a Slice) -> BTreeMap<Endpoint, &'a SliceEndpoint> {
     let mut endpoints: BTreeMap<Endpoint, &SliceEndpoint> = BTreeMap::new();
-    for number in slice.ports.iter().filter(|p| p.name == port && p.proto == proto) {
+    for number in slice.ports.iter().filter(|p| *p.name == *port && p.proto == proto) {
         for endpoint in &slice.endpoints {
             let key = Endpoint::new(endpoint.addr, number.port);
             if !endpoint.terminating || !endpoints.contains_key(&key) {
@@ -166,7 +178,7 @@ fn of_slice<'a>(port: &str, proto: Proto, slice: &'a Slice) -> BTreeMap<Endpoint
 pub(super) fn local_ready(slices: &[&Slice], family: Family, node: &str) -> usize {
     let of_family = || slices.iter().filter(|slice| slice.family == Some(family));
     let ports: BTreeSet<(&str, Proto)> =
-        of_family().flat_map(|slice| &slice.ports).map(|port| (port.name.as_str(), port.proto)).collect();
+        of_family().flat_map(|slice| &slice.ports).map(|port| (&*port.name, port.proto)).collect();
     let endpoints = ports.into_iter().flat_map(|(port, proto)| merged(port, proto, family, slices));
     let local = endpoints.filter(|(_, e)| e.ready && e.node.as_deref() == Some(node));
     local.map(|(endpoint, _)| endpoint.addr).collect::<BTreeSet<Addr>>().len()
@@ -193,7 +205,7 @@ pub(super) fn unmatched_ports(service: &Service, slices: &[&Slice]) -> Vec<Probl
 /// A port without a number means "any" in the API, and is of no use to a proxy: ignored. The API accepts numbers
 /// above 65535: refused, never cut.
 fn slice_port(port: v1::EndpointPort, problems: &mut Vec<Problem>) -> Option<SlicePort> {
-    let name = port.name.unwrap_or_default();
+    let name: Arc<str> = port.name.unwrap_or_default().into();
     let number = port.port.filter(|number| *number != 0)?;
     let outcome = protocol(port.protocol.as_deref()).and_then(|proto| {
         let port = u16::try_from(number).map_err(|_| format!("number {number} is not within 1-65535"))?;
@@ -227,16 +239,16 @@ fn slice_endpoint(
         }
     };
     let conditions = endpoint.conditions.unwrap_or_default();
-    let hints = endpoint.hints.unwrap_or_default();
+    let hints = endpoint.hints.map(|hints| Hints {
+        nodes: hints.for_nodes.unwrap_or_default().into_iter().map(|node| node.name).collect(),
+        zones: hints.for_zones.unwrap_or_default().into_iter().map(|zone| zone.name).collect(),
+    });
     Some(SliceEndpoint {
         addr,
         ready: conditions.ready.unwrap_or(true),
         serving: conditions.serving.unwrap_or(true),
         terminating: conditions.terminating.unwrap_or(false),
-        node: endpoint.node_name.filter(|node| !node.is_empty()),
-        hints: Hints {
-            nodes: hints.for_nodes.unwrap_or_default().into_iter().map(|node| node.name).collect(),
-            zones: hints.for_zones.unwrap_or_default().into_iter().map(|zone| zone.name).collect(),
-        },
+        node: endpoint.node_name.filter(|node| !node.is_empty()).map(String::into_boxed_str),
+        hints: hints.map(Box::new),
     })
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{Addr, Algorithm, BackendState, Endpoint, Proto, ServiceRecord};
 
-use super::endpoints::{self, Hints, Slice, SliceEndpoint};
+use super::endpoints::{self, Slice, SliceEndpoint};
 use super::node::Node;
 use super::node_ports::NodePortAddresses;
 use super::notice::Severity;
@@ -79,7 +79,7 @@ pub(super) fn sctp_port_change((name, port): (&ServicePortName, &DesiredPort)) -
 
 fn cluster_set(endpoints: &Endpoints, place: Place) -> BTreeSet<Endpoint> {
     let mode = Mode::of(endpoints, place);
-    let ready = pick(endpoints, |e| is_ready(e) && mode.admits(&e.hints));
+    let ready = pick(endpoints, |e| is_ready(e) && mode.admits(e));
     if ready.is_empty() { pick(endpoints, is_last_resort) } else { ready }
 }
 
@@ -127,25 +127,24 @@ enum Mode<'a> {
 
 impl<'a> Mode<'a> {
     fn of(endpoints: &Endpoints, place: Place<'a>) -> Self {
-        let ready: Vec<&Hints> = endpoints.values().filter(|e| is_ready(e)).map(|e| &e.hints).collect();
-        let all_and_some = |names: fn(&Hints) -> &Vec<String>, own: &str| {
-            ready.iter().all(|hints| !names(hints).is_empty())
-                && ready.iter().any(|hints| names(hints).iter().any(|name| name == own))
+        let ready = || endpoints.values().filter(|e| is_ready(e));
+        let all_and_some = |hints: fn(&SliceEndpoint) -> &[String], own: &str| {
+            ready().all(|e| !hints(e).is_empty()) && ready().any(|e| hints(e).iter().any(|name| name == own))
         };
-        if all_and_some(|hints| &hints.nodes, place.name) {
+        if all_and_some(SliceEndpoint::node_hints, place.name) {
             return Self::Node(place.name);
         }
         match place.node.and_then(|node| node.zone.as_deref()) {
-            Some(zone) if all_and_some(|hints| &hints.zones, zone) => Self::Zone(zone),
+            Some(zone) if all_and_some(SliceEndpoint::zone_hints, zone) => Self::Zone(zone),
             _ => Self::All,
         }
     }
 
-    fn admits(self, hints: &Hints) -> bool {
+    fn admits(self, endpoint: &SliceEndpoint) -> bool {
         match self {
             Self::All => true,
-            Self::Node(node) => hints.nodes.iter().any(|name| name == node),
-            Self::Zone(zone) => hints.zones.iter().any(|name| name == zone),
+            Self::Node(node) => endpoint.node_hints().iter().any(|name| name == node),
+            Self::Zone(zone) => endpoint.zone_hints().iter().any(|name| name == zone),
         }
     }
 }

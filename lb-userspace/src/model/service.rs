@@ -52,7 +52,7 @@ pub struct Service {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
     /// Empty where the Service has one unnamed port.
-    pub name: String,
+    pub name: Arc<str>,
     pub proto: Proto,
     pub port: Port,
     /// Zero is none.
@@ -224,7 +224,7 @@ fn is_label(text: &str) -> bool {
 fn ports(ports: Vec<v1::ServicePort>, problems: &mut Vec<Problem>) -> Vec<ServicePort> {
     let mut usable: Vec<ServicePort> = Vec::new();
     for port in ports {
-        let name = port.name.unwrap_or_default();
+        let name: Arc<str> = port.name.unwrap_or_default().into();
         let refused = |text: String| Problem::new(Severity::Error, format!("port \"{name}\": {text}"));
         let proto = match protocol(port.protocol.as_deref()) {
             Ok(proto) => proto,

@@ -18,11 +18,10 @@ impl Planner {
     /// Frontends that the service has no longer, and that no other service took over.
     pub(super) fn drop_frontends(&mut self, name: &ServicePortName, port: &DesiredPort, draft: &mut Vec<Op>) {
         let Some(service) = self.owners.service(name) else { return };
-        let owned = &mut self.owners.of(service).frontends;
-        let stale: Vec<FrontendKey> =
-            owned.iter().filter(|key| !port.frontends.contains_key(key)).copied().collect();
+        let owned = self.owners.frontends(service);
+        let stale: Vec<FrontendKey> = owned.filter(|key| !port.frontends.contains_key(key)).collect();
         for key in stale {
-            self.owners.of(service).frontends.remove(&key);
+            self.owners.remove_frontend(service, key);
             self.push(draft, Op::DeleteFrontend { key });
         }
     }
@@ -36,9 +35,9 @@ impl Planner {
                 continue;
             }
             if let Some(before) = before {
-                self.owners.of(before.service).frontends.remove(key);
+                self.owners.remove_frontend(before.service, *key);
             }
-            self.owners.of(service).frontends.insert(*key);
+            self.owners.add_frontend(service, *key);
             self.want_bits([key.bit()], draft);
             self.push(draft, Op::PutFrontend { key: *key, frontend });
         }

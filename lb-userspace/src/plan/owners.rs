@@ -2,30 +2,32 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::{Endpoint, FrontendKey};
+use lb_common::{Addr, Endpoint, FrontendKey, Port};
 
 use super::regions::Region;
 use crate::desired::ServicePortName;
 
+/// By service id, one tree of each kind for all: a collection for each service would cost more than what it holds.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Owners {
     ids: BTreeMap<ServicePortName, u32>,
-    services: BTreeMap<u32, Owned>,
+    frontends: BTreeSet<(u32, FrontendKey)>,
+    backends: BTreeMap<(u32, Endpoint), u32>,
+    /// Where the slots of the record in force lie; absent for empty sets.
+    regions: BTreeMap<u32, Region>,
+    /// The record in force cannot be trusted and is to be written anew.
+    damaged: BTreeSet<u32>,
     /// Services in the tables that nothing names, from a damaged table.
     pub(super) nameless: BTreeSet<u32>,
     /// Backends in use that their service does not know, from a damaged table.
     pub(super) strays: Vec<u32>,
 }
 
-/// What belongs to one service id.
-#[derive(Clone, Debug, Default)]
+/// What belonged to a service id.
 pub(super) struct Owned {
-    pub(super) frontends: BTreeSet<FrontendKey>,
-    pub(super) backends: BTreeMap<Endpoint, u32>,
-    /// Where the slots of the record in force lie; `None` for empty sets.
+    pub(super) frontends: Vec<FrontendKey>,
+    pub(super) backends: Vec<u32>,
     pub(super) region: Option<Region>,
-    /// The record in force cannot be trusted and is to be written anew.
-    pub(super) damaged: bool,
 }
 
 impl Owners {
@@ -37,13 +39,8 @@ impl Owners {
         self.ids.keys()
     }
 
-    pub(super) fn of(&mut self, service: u32) -> &mut Owned {
-        self.services.entry(service).or_default()
-    }
-
     pub(super) fn insert(&mut self, name: ServicePortName, service: u32) {
         self.ids.insert(name, service);
-        self.services.insert(service, Owned::default());
     }
 
     pub(super) fn remove(&mut self, service: u32, name: Option<&ServicePortName>) -> Owned {
@@ -51,6 +48,71 @@ impl Owners {
             self.ids.remove(name);
         }
         self.nameless.remove(&service);
-        self.services.remove(&service).unwrap_or_default()
+        self.damaged.remove(&service);
+        let frontends: Vec<FrontendKey> = self.frontends(service).collect();
+        for key in &frontends {
+            self.frontends.remove(&(service, *key));
+        }
+        let backends: Vec<(Endpoint, u32)> = self.backends(service).collect();
+        for (endpoint, _) in &backends {
+            self.backends.remove(&(service, *endpoint));
+        }
+        Owned {
+            frontends,
+            backends: backends.into_iter().map(|(_, id)| id).collect(),
+            region: self.regions.remove(&service),
+        }
+    }
+
+    pub(super) fn frontends(&self, service: u32) -> impl Iterator<Item = FrontendKey> {
+        let first = (service, FrontendKey::new(Addr::UNSPECIFIED, Port::new(0), 0));
+        self.frontends.range(first..).take_while(move |(owner, _)| *owner == service).map(|(_, key)| *key)
+    }
+
+    pub(super) fn add_frontend(&mut self, service: u32, key: FrontendKey) {
+        self.frontends.insert((service, key));
+    }
+
+    pub(super) fn remove_frontend(&mut self, service: u32, key: FrontendKey) {
+        self.frontends.remove(&(service, key));
+    }
+
+    pub(super) fn backends(&self, service: u32) -> impl Iterator<Item = (Endpoint, u32)> {
+        let first = (service, Endpoint::new(Addr::UNSPECIFIED, Port::new(0)));
+        let own = self.backends.range(first..).take_while(move |((owner, _), _)| *owner == service);
+        own.map(|((_, endpoint), id)| (*endpoint, *id))
+    }
+
+    pub(super) fn backend(&self, service: u32, endpoint: &Endpoint) -> Option<u32> {
+        self.backends.get(&(service, *endpoint)).copied()
+    }
+
+    pub(super) fn add_backend(&mut self, service: u32, endpoint: Endpoint, id: u32) {
+        self.backends.insert((service, endpoint), id);
+    }
+
+    pub(super) fn remove_backend(&mut self, service: u32, endpoint: Endpoint) {
+        self.backends.remove(&(service, endpoint));
+    }
+
+    pub(super) fn region(&self, service: u32) -> Option<Region> {
+        self.regions.get(&service).copied()
+    }
+
+    /// The record that is in force now leads there, and can be trusted.
+    pub(super) fn set_region(&mut self, service: u32, region: Option<Region>) {
+        self.damaged.remove(&service);
+        match region {
+            Some(region) => self.regions.insert(service, region),
+            None => self.regions.remove(&service),
+        };
+    }
+
+    pub(super) fn is_damaged(&self, service: u32) -> bool {
+        self.damaged.contains(&service)
+    }
+
+    pub(super) fn set_damaged(&mut self, service: u32) {
+        self.damaged.insert(service);
     }
 }

@@ -1,6 +1,6 @@
 //! The plan of one service port.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use lb_common::{Active, Backend, Endpoint, Prefix, ServiceRecord, Slot, SlotRange, interest_bit, names};
 
@@ -21,7 +21,7 @@ impl Planner {
         self.check_frontends(port)?;
         let known = self.owners.service(name);
         if let Some(service) = known {
-            if !self.owners.of(service).damaged {
+            if !self.owners.is_damaged(service) {
                 self.move_frontends(service, port, draft);
             }
             if !self.is_changed(service, port) {
@@ -56,19 +56,20 @@ impl Planner {
 
     /// Takes a service away. Its frontends go first, then what they led to.
     pub(super) fn remove_service(&mut self, service: u32, draft: &mut Vec<Op>) {
-        let name = self.tables.names.get(&service).copied();
-        let owned = self.owners.remove(service, name.as_ref().and_then(ServicePortName::from_table).as_ref());
+        let name = self.tables.names.get(&service);
+        let is_named = name.is_some();
+        let owned = self.owners.remove(service, name.and_then(|n| ServicePortName::from_table(n)).as_ref());
         for key in owned.frontends {
             self.push(draft, Op::DeleteFrontend { key });
         }
-        for id in owned.backends.into_values() {
+        for id in owned.backends {
             self.retire(id, draft);
         }
         if let Some(region) = owned.region {
             self.regions.release(region, self.batch);
         }
         self.drop_source_ranges(service, &BTreeSet::new(), draft);
-        if name.is_some() {
+        if is_named {
             self.push(draft, Op::DeleteName { id: service });
         }
         self.settling.remove(&service);
@@ -99,13 +100,10 @@ impl Planner {
         if pending { Hold::Grace } else { Hold::Full(table) }
     }
 
-    fn check_backends(&mut self, service: Option<u32>, port: &DesiredPort) -> Result<(), Hold> {
-        let fresh = match service.map(|service| self.owners.of(service)) {
-            Some(owned) => {
-                port.backends.keys().filter(|endpoint| !owned.backends.contains_key(endpoint)).count()
-            }
-            None => port.backends.len(),
-        };
+    fn check_backends(&self, service: Option<u32>, port: &DesiredPort) -> Result<(), Hold> {
+        let is_known =
+            |endpoint: &Endpoint| service.is_some_and(|id| self.owners.backend(id, endpoint).is_some());
+        let fresh = port.backends.keys().filter(|endpoint| !is_known(endpoint)).count();
         if fresh > self.backend_ids.available() {
             return Err(self.full(names::BACKENDS, self.backend_ids.has_pending()));
         }
@@ -144,8 +142,8 @@ impl Planner {
     }
 
     /// Whether the record in force, or the slots behind it, would have to be others.
-    fn is_changed(&mut self, service: u32, port: &DesiredPort) -> bool {
-        if self.owners.of(service).damaged {
+    fn is_changed(&self, service: u32, port: &DesiredPort) -> bool {
+        if self.owners.is_damaged(service) {
             return true;
         }
         let record = self.tables.record(service);
@@ -157,13 +155,13 @@ impl Planner {
     }
 
     /// Whether these slots lead to these endpoints, in order.
-    fn holds(&mut self, service: u32, range: SlotRange, set: &BTreeSet<Endpoint>) -> bool {
-        let known = &self.owners.of(service).backends;
+    fn holds(&self, service: u32, range: SlotRange, set: &BTreeSet<Endpoint>) -> bool {
         let Some(slots) = self.tables.slots_of(range).filter(|slots| slots.len() == set.len()) else {
             return false;
         };
         slots.iter().zip(set).all(|(slot, endpoint)| {
-            known.get(endpoint) == Some(&slot.backend) && self.tables.backend_of(*slot).is_some()
+            self.owners.backend(service, endpoint) == Some(slot.backend)
+                && self.tables.backend_of(*slot).is_some()
         })
     }
 
@@ -176,8 +174,7 @@ impl Planner {
         }
         if let Some(service) = service {
             let record = self.tables.record(service);
-            let owned = self.owners.of(service);
-            if let (false, Some(region)) = (owned.damaged, owned.region)
+            if let (false, Some(region)) = (self.owners.is_damaged(service), self.owners.region(service))
                 && self.holds(service, record.cluster, &port.cluster)
                 && self.holds(service, record.local, &port.local)
             {
@@ -207,7 +204,7 @@ impl Planner {
         draft: &mut Vec<Op>,
     ) {
         for (endpoint, share) in &port.backends {
-            if self.owners.of(service).backends.contains_key(endpoint) {
+            if self.owners.backend(service, endpoint).is_some() {
                 continue;
             }
             let Some(id) = self.backend_ids.take() else { return };
@@ -225,7 +222,7 @@ impl Planner {
             };
             self.want_bits([interest_bit(endpoint.addr, endpoint.port, name.proto as u8)], draft);
             self.push(draft, Op::WriteBackend { id, backend });
-            self.owners.of(service).backends.insert(*endpoint, id);
+            self.owners.add_backend(service, *endpoint, id);
         }
     }
 
@@ -236,7 +233,7 @@ impl Planner {
         region: Option<Region>,
         draft: &mut Vec<Op>,
     ) {
-        let before = self.owners.of(service).region;
+        let before = self.owners.region(service);
         if let Some(region) = region.filter(|region| before != Some(*region)) {
             let slots = self.slots(service, port.cluster.iter().chain(&port.local));
             self.push(draft, Op::WriteSlots { offset: region.offset, slots });
@@ -257,32 +254,29 @@ impl Planner {
         self.push(draft, Op::WriteRecord { service, index, record });
         self.push(draft, Op::Flip { service, active: active.0 });
         self.settling.insert(service, self.batch);
-        let owned = self.owners.of(service);
-        owned.region = region;
-        owned.damaged = false;
+        self.owners.set_region(service, region);
         if let Some(old) = before.filter(|old| Some(*old) != region) {
             self.regions.release(old, self.batch);
         }
     }
 
-    fn slots<'a>(&mut self, service: u32, set: impl Iterator<Item = &'a Endpoint>) -> Vec<Slot> {
-        let known = &self.owners.of(service).backends;
-        let ids = set.filter_map(|endpoint| known.get(endpoint));
+    fn slots<'a>(&self, service: u32, set: impl Iterator<Item = &'a Endpoint>) -> Vec<Slot> {
+        let ids = set.filter_map(|endpoint| self.owners.backend(service, endpoint));
         ids.map(|id| Slot {
-            backend: *id,
-            generation: self.tables.backends.get(id).map_or(0, |backend| backend.generation),
+            backend: id,
+            generation: self.tables.backends.get(&id).map_or(0, |backend| backend.generation),
         })
         .collect()
     }
 
     /// States and weights of the backends that stay; the others are retired.
     fn settle_backends(&mut self, service: u32, port: &DesiredPort, draft: &mut Vec<Op>) {
-        let known: BTreeMap<Endpoint, u32> = self.owners.of(service).backends.clone();
+        let known: Vec<(Endpoint, u32)> = self.owners.backends(service).collect();
         for (endpoint, id) in known {
             match port.backends.get(&endpoint) {
                 Some(share) => self.settle_backend(id, *share, sets(port, &endpoint), draft),
                 None => {
-                    self.owners.of(service).backends.remove(&endpoint);
+                    self.owners.remove_backend(service, endpoint);
                     self.retire(id, draft);
                 }
             }

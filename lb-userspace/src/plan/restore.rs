@@ -19,7 +19,7 @@ pub(super) fn planner(tables: Tables, limits: Limits, batch: Batch) -> Planner {
     let named: BTreeMap<u32, ServicePortName> =
         owners.names().filter_map(|name| Some((owners.service(name)?, name.clone()))).collect();
     for (key, frontend) in &tables.frontends {
-        owners.of(frontend.service).frontends.insert(*key);
+        owners.add_frontend(frontend.service, *key);
         if !named.contains_key(&frontend.service) {
             owners.nameless.insert(frontend.service);
         }
@@ -78,9 +78,9 @@ fn own_backends(
     for (id, backend) in first.iter().chain(&then) {
         let endpoint = Endpoint::new(backend.addr, backend.port);
         let is_owned = named.get(&backend.service).is_some_and(|name| name.proto as u8 == backend.proto)
-            && !owners.of(backend.service).backends.contains_key(&endpoint);
+            && owners.backend(backend.service, &endpoint).is_none();
         if is_owned {
-            owners.of(backend.service).backends.insert(endpoint, **id);
+            owners.add_backend(backend.service, endpoint, **id);
         } else {
             owners.strays.push(**id);
         }
@@ -102,9 +102,9 @@ fn own_regions(
             Ok(None) => {}
             Ok(Some(region)) if is_apart(&used, region) => {
                 used.insert(region);
-                owners.of(*service).region = Some(region);
+                owners.set_region(*service, Some(region));
             }
-            _ => owners.of(*service).damaged = true,
+            _ => owners.set_damaged(*service),
         }
     }
     used

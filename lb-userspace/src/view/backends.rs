@@ -53,9 +53,9 @@ pub fn backends(tables: &Tables) -> Vec<BackendView> {
         let listed = ["cluster", "local"].into_iter().zip(sets).filter(|(_, set)| set.contains(id));
         let view = BackendView {
             id: *id,
-            namespace: name.namespace.clone(),
-            name: name.name.clone(),
-            port_name: name.port.clone(),
+            namespace: name.namespace.to_string(),
+            name: name.name.to_string(),
+            port_name: name.port.to_string(),
             protocol: name.proto.to_string(),
             family: name.family.to_string(),
             address: authority(backend.addr, backend.port),

@@ -93,9 +93,9 @@ fn view(name: ServicePortName, port: &DesiredPort, rules: RulesView) -> ServiceV
     let mut frontends: Vec<_> = frontends.collect();
     frontends.sort();
     ServiceView {
-        namespace: name.namespace,
-        name: name.name,
-        port_name: name.port,
+        namespace: name.namespace.to_string(),
+        name: name.name.to_string(),
+        port_name: name.port.to_string(),
         protocol: name.proto.to_string(),
         family: name.family.to_string(),
         frontends,
@@ -121,8 +121,8 @@ fn unserved_view(service: &Service, unserved: Option<Unserved>, notices: Vec<Str
         crate::model::Policy::Local => "Local".to_owned(),
     };
     ServiceView {
-        namespace: service.name.namespace.clone(),
-        name: service.name.name.clone(),
+        namespace: service.name.namespace.to_string(),
+        name: service.name.name.to_string(),
         port_name: String::new(),
         protocol: String::new(),
         family: String::new(),

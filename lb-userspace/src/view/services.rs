@@ -141,9 +141,9 @@ fn view(tables: &Tables, name: ServicePortName, id: u32, mut frontends: Vec<Fron
     let record = tables.record(id);
     frontends.sort();
     ServiceView {
-        namespace: name.namespace,
-        name: name.name,
-        port_name: name.port,
+        namespace: name.namespace.to_string(),
+        name: name.name.to_string(),
+        port_name: name.port.to_string(),
         protocol: name.proto.to_string(),
         family: name.family.to_string(),
         frontends,

@@ -42,8 +42,8 @@ fn behind(tables: &Tables, service: u32) -> Behind {
         external_local: record.flags & ServiceRecord::EXTERNAL_LOCAL != 0,
         has_endpoints: record.flags & ServiceRecord::HAS_ENDPOINTS != 0,
         affinity: record.affinity_timeout,
-        owner: name.name,
-        port: name.port,
+        owner: name.name.to_string(),
+        port: name.port.to_string(),
     }
 }
 

@@ -26,7 +26,7 @@ fn a_load_balancer_address_that_is_an_older_services_external_ip_is_refused() {
     // It comes in when the older one lets go, and only those two are decided anew.
     world.apply(&aged("b", 1, "clusterIP: 10.96.0.2", ""));
     let desired = world.desired();
-    assert_eq!(desired.services.keys().map(|port| port.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(desired.services.keys().map(|port| &*port.name).collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(errors(&mut world), [""; 0]);
 }
 
@@ -56,7 +56,7 @@ fn a_port_that_lost_all_its_addresses_is_not_desired() {
     let old = aged("b", 1, "clusterIP: 10.96.0.1", "");
     let mut world = World::new(&(young + &old));
     let wanted = world.desired().services.into_iter().filter(|(_, port)| port.is_some());
-    assert_eq!(wanted.map(|(name, _)| name.name).collect::<Vec<_>>(), ["b"]);
+    assert_eq!(wanted.map(|(name, _)| name.name.to_string()).collect::<Vec<_>>(), ["b"]);
 }
 
 #[test]

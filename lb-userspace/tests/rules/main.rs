@@ -129,7 +129,7 @@ fn the_oldest_service_has_an_address_and_the_next_takes_over() {
     };
     let owner = |world: &mut World| {
         let services = world.desired().services.into_iter();
-        services.filter(|(_, port)| port.is_some()).map(|(name, _)| name.name).collect::<Vec<_>>()
+        services.filter(|(_, port)| port.is_some()).map(|(name, _)| name.name.to_string()).collect::<Vec<_>>()
     };
     let mut world = World::new(&(aged("a", 2) + &aged("b", 1)));
     assert_eq!(owner(&mut world), ["b"]);
@@ -331,8 +331,7 @@ fn a_new_list_removes_what_is_not_in_it_and_touches_only_what_changed() {
     world.list(&(service(VIP) + &slice("a", &endpoint(1, READY))));
     let desired = world.desired();
     assert!(!desired.complete);
-    let names: Vec<_> =
-        desired.services.iter().map(|(name, port)| (name.name.as_str(), port.is_some())).collect();
+    let names: Vec<_> = desired.services.iter().map(|(name, port)| (&*name.name, port.is_some())).collect();
     assert_eq!(names, [("t", false)]);
 }
 

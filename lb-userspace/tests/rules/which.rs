@@ -92,7 +92,7 @@ fn ports_of_a_service_are_independent_and_tcp_and_udp_share_a_number() {
         .iter()
         .map(|(name, port)| {
             let numbers = port.as_ref().unwrap().cluster.iter().map(|e| e.port.host());
-            (name.port.as_str(), numbers.collect::<Vec<_>>())
+            (&*name.port, numbers.collect::<Vec<_>>())
         })
         .collect();
     assert_eq!(ports, [("tcp", vec![5354]), ("udp", vec![5353]), ("web", vec![8080])]);

@@ -74,7 +74,7 @@ impl Watched {
     fn new(stage: &Stage) -> Result<Self> {
         let names = stage.tables()?.names;
         let is_web = |name: &lb_common::ServiceName| {
-            ServicePortName::from_table(name).is_some_and(|port| port.name == "web")
+            ServicePortName::from_table(name).is_some_and(|port| &*port.name == "web")
                 && name.proto == Proto::Tcp as u8
         };
         let services: Vec<_> = names.iter().filter(|(_, name)| is_web(name)).map(|(id, _)| *id).collect();

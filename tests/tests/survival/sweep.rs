@@ -198,10 +198,10 @@ fn idle_flows_go_and_live_ones_stay() -> Result<()> {
     stage.world.manifests().remove(&Service::new("leaving"))?;
     let frontend = |family| bit(vip(mute + 1, family, Proto::Udp), Proto::Udp);
     let is_leaving = |service: &lb_common::ServiceName| {
-        ServicePortName::from_table(service).is_some_and(|port| port.name == "leaving")
+        ServicePortName::from_table(service).is_some_and(|port| &*port.name == "leaving")
     };
     wait_until(Duration::from_secs(2), "the Service is removed", || {
-        Ok(!stage.tables()?.names.values().any(is_leaving))
+        Ok(!stage.tables()?.names.values().any(|name| is_leaving(name)))
     })?;
     assert!(
         Family::ALL.iter().all(|family| bits(&stage).is_ok_and(|bits| bits.contains(&frontend(*family))))
