@@ -21,15 +21,16 @@ pub enum Counter {
     ClashResolved,
     /// Dropped: no free source port in the bounded number of tries.
     ClashDropped,
-    /// UDP flow moved to another backend, for its own is gone.
+    /// UDP or SCTP flow moved to another backend, for its own is gone.
     Resteered,
-    /// RST to the client: the backend of its connection is gone.
+    /// RST to both ends: the backend of the connection is gone.
     ResetBackendGone,
     /// RST to the client: a segment of a connection that is not known.
     ResetUnknownFlow,
     /// RST to the client: the service has no endpoint.
     ResetNoEndpoint,
-    /// Dropped: nobody serves it, and no answer to it can be made (IP options, IPv6 extension headers).
+    /// Dropped: nobody serves it, and no answer to it can be made (IP options, IPv6 extension headers, SCTP); or SCTP, and
+    /// the endpoint listens on another port.
     DropNoEndpoint,
     /// Dropped: a Local policy, and no endpoint on this node.
     DropNoLocalEndpoint,

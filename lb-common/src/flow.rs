@@ -215,6 +215,9 @@ pub mod timeout {
     /// The kernel's `nf_conntrack_udp_timeout`.
     pub const UDP_NEW: u32 = ticks(30);
 
+    /// The kernel's `nf_conntrack_sctp_timeout_established`: seven heartbeats.
+    pub const SCTP_ASSURED: u32 = ticks(210);
+
     /// The limit for a flow of this protocol in this phase, in ticks.
     pub const fn idle(proto: u8, phase: Phase) -> u32 {
         match phase {
@@ -222,6 +225,7 @@ pub mod timeout {
             Phase::Closing => TCP_CLOSING,
             Phase::Closed => TCP_CLOSED,
             Phase::New | Phase::Replied if proto == Proto::Tcp as u8 => TCP_HANDSHAKE,
+            Phase::Assured if proto == Proto::Sctp as u8 => SCTP_ASSURED,
             Phase::Assured => UDP_ASSURED,
             Phase::New | Phase::Replied => UDP_NEW,
         }

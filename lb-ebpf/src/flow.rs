@@ -36,7 +36,7 @@ pub enum Standing {
     OtherWay,
     /// The connection had ended, and this packet starts another.
     Over,
-    /// UDP, and the backend is gone: another one takes the flow.
+    /// UDP or SCTP, and the backend is gone: another one takes the flow.
     Moved,
     /// TCP, and the backend is gone.
     BackendGone,

@@ -98,6 +98,9 @@ fn open_or_say(key: &FlowKey, tcp_flags: u8, previous: u32) -> Opened {
         let elsewhere = local && record.flags & ServiceRecord::HAS_ENDPOINTS != 0;
         return if elsewhere { Opened::NoLocalEndpoint } else { Opened::NoEndpoint };
     };
+    if key.proto == Proto::Sctp as u8 && backend.port != key.dport {
+        return Opened::NoEndpoint;
+    }
     let hairpin = backend.addr.same(key.src);
     // Both ends at once for a hairpin: the pod must not see its own address as the peer's, nor the stack a
     // packet whose source is local to the link it leaves by.
@@ -160,7 +163,7 @@ fn insert(key: &FlowKey, pair: &mut Pair, counter: Counter) -> Opened {
     // No try changes the reverse entry.
     reverse_of(key, &pair.forward, &mut pair.reverse);
     let mut claim = claim(pair);
-    if claim == Claim::Taken {
+    if claim == Claim::Taken && key.proto != Proto::Sctp as u8 {
         claim = claim_another_port(pair);
         if claim == Claim::Ours {
             maps::count(Counter::ClashResolved);

@@ -24,11 +24,11 @@ pub const PROTO_ICMPV6: u8 = 58;
 #[derive(PartialEq, Eq, Clone, Copy)]
 #[repr(u32)]
 pub enum Parsed {
-    /// TCP or UDP with its ports: `key` is filled.
+    /// TCP, UDP or SCTP with its ports: `key` is filled.
     Transport = 0,
     /// ICMP or ICMPv6: addresses and protocol are filled.
     Icmp = 1,
-    /// A fragment of TCP or UDP: the tuple is not whole.
+    /// A fragment of one of them: the tuple is not whole.
     Fragment = 2,
     /// More VLAN tags or extension headers than are followed.
     TooDeep = 3,
@@ -267,6 +267,14 @@ fn parse_l4(packet: &mut Packet) -> Parsed {
             packet.tcp_flags = (tcp[6].to_be() & 0xff) as u8;
         }
         17 => {}
+        // Its checksum covers no address, so none is to be changed. The common header is as long as this.
+        132 => {
+            let Some(sctp) = packet.load::<[u16; 6]>(packet.l4) else { return Parsed::Other };
+            packet.key.sport = Port::from_word(sctp[0]);
+            packet.key.dport = Port::from_word(sctp[1]);
+            packet.l4_check = 0;
+            return Parsed::Transport;
+        }
         PROTO_ICMP | PROTO_ICMPV6 => return Parsed::Icmp,
         _ => return Parsed::Other,
     }

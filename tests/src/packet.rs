@@ -11,7 +11,7 @@ mod show;
 mod write;
 
 pub use read::Checksums;
-pub use sentence::{Place, icmp, tcp, udp};
+pub use sentence::{Place, icmp, sctp, tcp, udp};
 pub use show::{Mac, assert_same};
 
 use std::net::{IpAddr, SocketAddr};
@@ -67,6 +67,7 @@ pub struct Fragment {
 pub enum Transport {
     Tcp(Tcp),
     Udp(Udp),
+    Sctp(Sctp),
     /// ICMP or ICMPv6, by the family of the packet.
     Icmp(Icmp),
     /// Any other protocol, or a piece of a fragmented datagram.
@@ -108,6 +109,15 @@ pub struct Udp {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sctp {
+    pub sport: u16,
+    pub dport: u16,
+    /// The receiver's verification tag.
+    pub tag: u32,
+    pub chunks: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Icmp {
     pub kind: u8,
     pub code: u8,
@@ -132,6 +142,7 @@ impl Packet {
         match &self.transport {
             Transport::Tcp(tcp) => Some((tcp.sport, tcp.dport)),
             Transport::Udp(udp) => Some((udp.sport, udp.dport)),
+            Transport::Sctp(sctp) => Some((sctp.sport, sctp.dport)),
             Transport::Icmp(_) | Transport::Other { .. } => None,
         }
     }
@@ -141,6 +152,7 @@ impl Packet {
         match (&self.transport, self.src) {
             (Transport::Tcp(_), _) => 6,
             (Transport::Udp(_), _) => 17,
+            (Transport::Sctp(_), _) => 132,
             (Transport::Icmp(_), IpAddr::V4(_)) => 1,
             (Transport::Icmp(_), IpAddr::V6(_)) => 58,
             (Transport::Other { proto, .. }, _) => *proto,
@@ -155,11 +167,12 @@ impl Packet {
         }
     }
 
-    /// Payload of TCP or UDP; empty for others.
+    /// Payload of TCP, UDP or SCTP; empty for others.
     pub fn data(&self) -> &[u8] {
         match &self.transport {
             Transport::Tcp(tcp) => &tcp.payload,
             Transport::Udp(udp) => &udp.payload,
+            Transport::Sctp(sctp) => &sctp.chunks,
             Transport::Icmp(_) | Transport::Other { .. } => &[],
         }
     }

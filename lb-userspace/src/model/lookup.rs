@@ -44,12 +44,19 @@ impl Model {
         if claim.kind == FrontendKind::LoadBalancer && !is_admitted(&port, packet.source) {
             return Found::Drop;
         }
-        let set = match Outcome::of(&port, claim.kind, packet.client) {
+        let mut set = match Outcome::of(&port, claim.kind, packet.client) {
             Outcome::Cluster => port.cluster,
             Outcome::Local => port.local,
             Outcome::Reject => return Found::Reject,
             Outcome::Drop => return Found::Drop,
         };
+        if packet.proto == Proto::Sctp {
+            // Ports are part of what its checksum covers, and are not translated.
+            set.retain(|endpoint| endpoint.port == packet.port);
+            if set.is_empty() {
+                return Found::Drop;
+            }
+        }
         Found::Endpoints { port: claim.port.clone(), set }
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::{Addr, Algorithm, BackendState, Endpoint, Proto, ServiceRecord};
+use lb_common::{Addr, Algorithm, BackendState, Endpoint, FrontendKey, Proto, ServiceRecord};
 
 use super::endpoints::{self, Slice, SliceEndpoint};
 use super::node::Node;
@@ -62,17 +62,22 @@ pub(super) fn port(
     }
 }
 
-/// The checksum of SCTP covers the whole packet, so a port in it is not changed; addresses are not part of it.
+/// The checksum of SCTP covers the whole packet, so a port in it is not changed; addresses are not part of it. What
+/// is sent to another number than the endpoint's is dropped.
 pub(super) fn sctp_port_change((name, port): (&ServicePortName, &DesiredPort)) -> Option<Problem> {
     if name.proto != Proto::Sctp {
         return None;
     }
-    let frontend = port.frontends.keys().next()?.port;
-    let other = port.backends.keys().find(|backend| backend.port != frontend)?;
+    let differs = |frontend: &FrontendKey, backend: &Endpoint| frontend.port != backend.port;
+    let other = port.backends.keys().find(|b| port.frontends.keys().any(|f| differs(f, b)))?;
+    let numbers = port.frontends.keys().filter(|f| differs(f, other)).map(|f| f.port);
+    let numbers: Vec<String> = BTreeSet::from_iter(numbers).iter().map(ToString::to_string).collect();
     let text = format!(
-        "port \"{}\": SCTP keeps its port, {frontend}, and {} of an endpoint cannot be reached through it: make port and \
-         targetPort the same",
-        name.port, other.port
+        "port \"{}\": SCTP keeps its port: what is sent to {} is dropped where an endpoint listens on {}; use one number \
+         for port, nodePort and targetPort",
+        name.port,
+        numbers.join(" and "),
+        other.port
     );
     Some(Problem::new(Severity::Warning, text).told("SCTPPortChange"))
 }

@@ -199,9 +199,6 @@ impl Service {
                 "its node ports, load balancer addresses and externalIPs are served to pods; clients outside the cluster are not yet",
             );
         }
-        if self.ports.iter().any(|port| port.proto == Proto::Sctp) {
-            say("SCTP is not translated yet");
-        }
     }
 }
 

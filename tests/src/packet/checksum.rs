@@ -2,6 +2,12 @@
 
 use std::net::IpAddr;
 
+/// CRC32c, bit by bit (RFC 9260 appendix A). What stands for its own field is zero.
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    let bit = |crc: u32, _| if crc & 1 == 0 { crc >> 1 } else { crc >> 1 ^ 0x82f6_3b78 };
+    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), bit))
+}
+
 /// A running one's complement sum.
 #[derive(Default)]
 pub struct Sum(u64);

@@ -1,7 +1,7 @@
 //! From bytes on the wire to a packet, or the reason why they are none.
 
-use super::checksum::Sum;
-use super::{Extension, Fragment, Icmp, Mac, Packet, Tcp, Transport, Udp};
+use super::checksum::{Sum, crc32c};
+use super::{Extension, Fragment, Icmp, Mac, Packet, Sctp, Tcp, Transport, Udp};
 use anyhow::{Context, Result, bail, ensure};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -144,11 +144,13 @@ fn transport(mut packet: Packet, proto: u8, rest: Cursor, checksums: Checksums) 
         _ if packet.fragment.is_some() => Transport::Other { proto, bytes: rest.0.to_vec() },
         (6, _) => tcp(rest).context("TCP")?,
         (17, _) => udp(rest).context("UDP")?,
+        (132, _) => sctp(rest, checksums).context("SCTP")?,
         (1, IpAddr::V4(_)) | (58, IpAddr::V6(_)) => icmp(rest).context("ICMP")?,
         _ => Transport::Other { proto, bytes: rest.0.to_vec() },
     };
     let summed = match &packet.transport {
-        Transport::Other { .. } => false,
+        // SCTP has another kind of checksum, over nothing of IP: it is verified already.
+        Transport::Other { .. } | Transport::Sctp(_) => false,
         Transport::Udp(udp) if !udp.checksum => {
             ensure!(packet.src.is_ipv4(), "UDP over IPv6 without a checksum");
             false
@@ -174,6 +176,15 @@ fn udp(mut rest: Cursor) -> Result<Transport> {
     let (sport, dport, len, checksum) = (rest.u16()?, rest.u16()?, rest.u16()?, rest.u16()?);
     ensure!(usize::from(len) == whole, "length {len}, but {whole} bytes are there");
     Ok(Transport::Udp(Udp { sport, dport, checksum: checksum != 0, payload: rest.0.to_vec() }))
+}
+
+fn sctp(mut rest: Cursor, checksums: Checksums) -> Result<Transport> {
+    let mut whole = rest.0.to_vec();
+    let (sport, dport, tag, checksum) =
+        (rest.u16()?, rest.u16()?, rest.u32()?, u32::from_le_bytes(rest.array()?));
+    whole[8..12].fill(0);
+    ensure!(checksums == Checksums::Ignore || checksum == crc32c(&whole), "CRC32c is wrong");
+    Ok(Transport::Sctp(Sctp { sport, dport, tag, chunks: rest.0.to_vec() }))
 }
 
 fn icmp(mut rest: Cursor) -> Result<Transport> {

@@ -1,6 +1,6 @@
 //! The words that packets are built of.
 
-use super::{Extension, Fragment, Icmp, Mac, Packet, Tcp, Transport, Udp};
+use super::{Extension, Fragment, Icmp, Mac, Packet, Sctp, Tcp, Transport, Udp};
 use std::net::{IpAddr, SocketAddr};
 
 /// An address and port, from text or from values.
@@ -46,6 +46,13 @@ pub fn udp(src: impl Into<Place>, dst: impl Into<Place>) -> Packet {
     let (Place(src), Place(dst)) = (src.into(), dst.into());
     let udp = Udp { sport: src.port(), dport: dst.port(), checksum: true, payload: Vec::new() };
     packet(src.ip(), dst.ip(), Transport::Udp(udp))
+}
+
+/// An SCTP packet without chunks yet.
+pub fn sctp(src: impl Into<Place>, dst: impl Into<Place>) -> Packet {
+    let (Place(src), Place(dst)) = (src.into(), dst.into());
+    let sctp = Sctp { sport: src.port(), dport: dst.port(), tag: 0x1234_5678, chunks: Vec::new() };
+    packet(src.ip(), dst.ip(), Transport::Sctp(sctp))
 }
 
 /// An ICMP or ICMPv6 message, by the family of its ends.
@@ -118,6 +125,7 @@ impl Packet {
         match &mut self.transport {
             Transport::Tcp(tcp) => tcp.payload = bytes,
             Transport::Udp(udp) => udp.payload = bytes,
+            Transport::Sctp(sctp) => sctp.chunks = bytes,
             Transport::Icmp(icmp) => icmp.body = bytes,
             Transport::Other { bytes: old, .. } => *old = bytes,
         }
@@ -206,6 +214,7 @@ impl Packet {
         match &mut self.transport {
             Transport::Tcp(tcp) => (&mut tcp.sport, &mut tcp.dport),
             Transport::Udp(udp) => (&mut udp.sport, &mut udp.dport),
+            Transport::Sctp(sctp) => (&mut sctp.sport, &mut sctp.dport),
             other => panic!("{other:?} has no ports"),
         }
     }

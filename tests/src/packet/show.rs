@@ -26,6 +26,9 @@ impl fmt::Display for Packet {
                 write!(f, "seq {seq} ack {ack} win {window}")?;
             }
             Transport::Udp(_) => write!(f, "{} > {} UDP", self.from(), self.to())?,
+            Transport::Sctp(sctp) => {
+                write!(f, "{} > {} SCTP tag {:08x}", self.from(), self.to(), sctp.tag)?;
+            }
             Transport::Icmp(icmp) => {
                 write!(f, "{} > {} ICMP type {} code {}", self.src, self.dst, icmp.kind, icmp.code)?;
             }
@@ -77,6 +80,12 @@ impl Packet {
                 ("UDP checksum", if udp.checksum { "present" } else { "none" }.into()),
                 ("payload", excerpt(&udp.payload)),
             ]),
+            Transport::Sctp(sctp) => {
+                fields.extend([
+                    ("verification tag", format!("{:08x}", sctp.tag)),
+                    ("payload", excerpt(&sctp.chunks)),
+                ]);
+            }
             Transport::Icmp(icmp) => fields.extend([
                 ("ICMP type and code", format!("{} {}", icmp.kind, icmp.code)),
                 ("ICMP second word", format!("{:02x?}", icmp.rest)),

@@ -1,7 +1,7 @@
 //! From a packet to the bytes on the wire.
 
-use super::checksum::Sum;
-use super::{Extension, Packet, Tcp, Transport, Udp};
+use super::checksum::{Sum, crc32c};
+use super::{Extension, Packet, Sctp, Tcp, Transport, Udp};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 const ETH_IPV4: u16 = 0x0800;
@@ -49,6 +49,7 @@ impl Packet {
                 }
                 bytes
             }
+            Transport::Sctp(sctp) => sctp_bytes(sctp),
             Transport::Icmp(icmp) => {
                 let head = [icmp.kind, icmp.code, 0, 0];
                 self.checksummed([&head[..], &icmp.rest, &icmp.body].concat(), 2)
@@ -128,6 +129,16 @@ fn tcp_bytes(tcp: &Tcp) -> Vec<u8> {
     bytes.extend([0; 4]);
     bytes.extend(&tcp.options);
     bytes.extend(&tcp.payload);
+    bytes
+}
+
+fn sctp_bytes(sctp: &Sctp) -> Vec<u8> {
+    let mut bytes = [sctp.sport.to_be_bytes(), sctp.dport.to_be_bytes()].concat();
+    bytes.extend(sctp.tag.to_be_bytes());
+    bytes.extend([0; 4]);
+    bytes.extend(&sctp.chunks);
+    let checksum = crc32c(&bytes);
+    bytes[8..12].copy_from_slice(&checksum.to_le_bytes());
     bytes
 }
 
