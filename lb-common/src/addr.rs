@@ -45,6 +45,15 @@ impl Addr {
         words[0] == 0 && words[1] == 0 && words[2] == 0xffff_u32.to_be()
     }
 
+    /// 127.0.0.0/8 and ::1.
+    #[inline(always)]
+    pub const fn is_loopback(self) -> bool {
+        let words = self.words();
+        words[0] == 0
+            && words[1] == 0
+            && if words[2] == 0 { words[3] == 1_u32.to_be() } else { self.is_v4() && self.octets[12] == 127 }
+    }
+
     /// Equality by words: what `==` does, in four compares on the bpf target.
     #[inline(always)]
     pub const fn same(self, other: Self) -> bool {

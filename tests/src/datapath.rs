@@ -147,7 +147,8 @@ impl Datapath {
         self.desire(Desired { services, ..Desired::default() })
     }
 
-    fn desire(&mut self, mut desired: Desired) -> Result<()> {
+    /// Adds or changes what is named; the rest stays as it is.
+    pub fn desire(&mut self, mut desired: Desired) -> Result<()> {
         loop {
             let plan = self.planner.plan(std::mem::take(&mut desired));
             self.kernel.apply(&plan.ops)?;

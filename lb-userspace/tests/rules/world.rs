@@ -33,7 +33,11 @@ impl World {
     /// The addresses of the node's interfaces.
     pub fn addresses(&mut self, addresses: &[&str]) {
         let addresses = addresses.iter().map(|text| address(text)).collect();
-        self.model.apply(Event::Addresses(addresses));
+        self.event(Event::Addresses(addresses));
+    }
+
+    pub fn event(&mut self, event: Event) {
+        self.model.apply(event);
     }
 
     /// What the first packet of a TCP connection meets: the last bytes of the endpoints that may take it, or what
