@@ -18,6 +18,7 @@ pub const ETH_LEN: u32 = 14;
 pub const TCP_FIN: u8 = 1;
 pub const TCP_SYN: u8 = 2;
 pub const TCP_RST: u8 = 4;
+pub const TCP_PSH: u8 = 8;
 pub const TCP_ACK: u8 = 16;
 
 /// `linux/if_packet.h`.
@@ -95,7 +96,7 @@ impl Packet<'_> {
     }
 
     #[inline(always)]
-    fn ifindex(&self) -> u32 {
+    pub fn ifindex(&self) -> u32 {
         // SAFETY: as above.
         unsafe { (*self.skb).ifindex }
     }
@@ -160,7 +161,7 @@ impl Packet<'_> {
         is_syn(self.tcp_flags)
     }
 
-    /// A datagram without a checksum (RFC 768; over IPv6, RFC 6935).
+    /// A datagram without a checksum (RFC 768; over IPv6, RFC 6935), or SCTP, as it is parsed.
     #[inline(always)]
     pub fn has_no_checksum(&self) -> bool {
         !self.is_tcp() && self.l4_check == 0

@@ -1,14 +1,16 @@
-//! Turns a segment into a RST, as RFC 9293 3.5.2 says.
+//! Turns a segment into a RST, as RFC 9293 3.5.2 says, and tells the far end of a connection that it is over.
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM},
-    helpers::{bpf_l4_csum_replace, bpf_skb_change_tail},
+    bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM},
+    helpers::{bpf_clone_redirect, bpf_l4_csum_replace, bpf_skb_change_tail},
 };
+use lb_common::{Action, Flow};
 
-use crate::packet::{Headers, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
-use crate::rewrite::fold_16;
+use crate::packet::{Headers, Packet, TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN};
+use crate::rewrite::{self, fold_16};
 
 const TCP_LEN: u32 = 20;
+const TCP_FLAGS: u32 = 12;
 const TCP_CHECK: u32 = 16;
 const RECOMPUTE: u64 = BPF_F_RECOMPUTE_CSUM as u64;
 
@@ -24,6 +26,50 @@ extern "C" fn turn_into_reset(skb: *mut __sk_buff, headers: *mut Headers) -> u32
     // SAFETY: null, or the caller's.
     let Some(headers) = (unsafe { headers.as_mut() }) else { return 0 };
     u32::from(turn_tcp(&mut Packet { skb, headers }))
+}
+
+/// Tells the backend of a segment's flow that its client is gone: one that left the Service may live on, and would wait
+/// for hours. A copy of the segment becomes a RST and enters by the client's link as if the client had sent it, past
+/// all that looks at its packets there. The segment itself is to be [turned](turn) or dropped, for it is not what it was.
+#[inline(always)]
+pub fn tell_backend(packet: &mut Packet, flow: &Flow) {
+    // A hairpin's backend is its client.
+    if flow.action != Action::Hairpin as u8 {
+        send_reset(packet.skb, packet.headers, flow);
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn send_reset(skb: *mut __sk_buff, headers: *mut Headers, flow: *const Flow) -> u32 {
+    // SAFETY: null, or the caller's.
+    let (Some(headers), Some(flow)) = (unsafe { (headers.as_mut(), flow.as_ref()) }) else { return 0 };
+    let packet = &mut Packet { skb, headers };
+    u32::from(rewrite::as_flow_says(packet, flow) && set_reset_flag(packet) && send_copy(packet, flow.mac))
+}
+
+/// A RST may have a payload (RFC 9293 3.10.7.4): so nothing else is to change.
+#[inline(always)]
+fn set_reset_flag(packet: &mut Packet) -> bool {
+    const OTHERS: u16 = (TCP_SYN | TCP_FIN | TCP_PSH) as u16;
+    let Some(old) = packet.load::<u16>(packet.l4 + TCP_FLAGS) else { return false };
+    let new = (old.to_be() & !OTHERS | u16::from(TCP_RST)).to_be();
+    let at = packet.l4 + TCP_CHECK;
+    // SAFETY: a plain helper call on the context.
+    let fixed = unsafe { bpf_l4_csum_replace(packet.skb, at, u64::from(old), u64::from(new), 2) == 0 };
+    fixed && packet.store(packet.l4 + TCP_FLAGS, &new, 0)
+}
+
+/// `mac`, where it was learned, is where the flow's packets go past the host's stack.
+#[inline(always)]
+fn send_copy(packet: &mut Packet, mac: [u8; 6]) -> bool {
+    let Some(before) = packet.load::<[u8; 6]>(0) else { return false };
+    if mac != [0; 6] && !packet.send_to_mac(mac) {
+        return false;
+    }
+    // SAFETY: a plain helper call on the context.
+    let sent = unsafe { bpf_clone_redirect(packet.skb, packet.ifindex(), u64::from(BPF_F_INGRESS)) == 0 };
+    packet.store(0, &before, 0) && sent
 }
 
 #[inline(always)]
@@ -42,7 +88,8 @@ fn turn_tcp(packet: &mut Packet) -> bool {
         (0, old[1].to_be().wrapping_add(payload + phantom).to_be())
     };
     let flags = if ack == 0 && packet.tcp_flags & TCP_ACK != 0 { TCP_RST } else { TCP_RST | TCP_ACK };
-    let mut tcp = [old[0].rotate_left(16), seq, ack, (5 << 28 | u32::from(flags) << 16).to_be(), 0];
+    let ports = u32::from(packet.key.dport.word()) | u32::from(packet.key.sport.word()) << 16;
+    let mut tcp = [ports, seq, ack, (5 << 28 | u32::from(flags) << 16).to_be(), 0];
 
     // Source and destination change places: the pseudo header's sum is the same.
     let (s, d) = (packet.key.src.words(), packet.key.dst.words());

@@ -14,6 +14,7 @@ use crate::open::{self, Opened};
 use crate::packet::{Packet, TCP_FIN, TCP_RST, TCP_SYN};
 use crate::parse::{self, Parsed};
 use crate::reject;
+use crate::reset;
 use crate::rewrite;
 use crate::verdict::{Drop, Verdict};
 
@@ -99,6 +100,7 @@ fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
                 maps::count(Counter::Resteered);
             }
             Standing::BackendGone => {
+                reset::tell_backend(packet, flow);
                 flow::forget(&packet.key);
                 return reject::answer(packet, link, Counter::ResetBackendGone);
             }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use lb_common::Proto;
 use socket2::{Domain, Socket, Type};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -30,6 +31,7 @@ pub struct Visit {
 pub struct Echo {
     name: String,
     visits: Arc<Mutex<Vec<Visit>>>,
+    open: Arc<AtomicUsize>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -41,9 +43,10 @@ impl Echo {
         let listeners = netns.enter(listen).with_context(|| format!("echo servers of {name}"))?;
         let visits = Arc::new(Mutex::new(Vec::new()));
         let (stop, stopped) = oneshot::channel();
-        let (served, noted) = (name.to_string(), visits.clone());
-        let thread = netns.spawn(move || serve(listeners, &served, &noted, stopped));
-        Ok(Self { name: name.into(), visits, stop: Some(stop), thread: Some(thread) })
+        let open = Arc::new(AtomicUsize::new(0));
+        let (served, noted, counted) = (name.to_string(), visits.clone(), open.clone());
+        let thread = netns.spawn(move || serve(listeners, &served, &noted, &counted, stopped));
+        Ok(Self { name: name.into(), visits, open, stop: Some(stop), thread: Some(thread) })
     }
 
     pub fn name(&self) -> &str {
@@ -58,6 +61,11 @@ impl Echo {
     /// Connections or datagrams seen so far.
     pub fn count(&self, proto: Proto) -> usize {
         lock(&self.visits).iter().filter(|visit| visit.proto == proto).count()
+    }
+
+    /// TCP connections that are open.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
     }
 
     /// The addresses that asked, each once.
@@ -115,7 +123,13 @@ fn dual_stack(kind: Type, port: u16) -> Result<Socket> {
     Ok(socket)
 }
 
-fn serve(listeners: Vec<Listener>, name: &str, visits: &Arc<Mutex<Vec<Visit>>>, stop: oneshot::Receiver<()>) {
+fn serve(
+    listeners: Vec<Listener>,
+    name: &str,
+    visits: &Arc<Mutex<Vec<Visit>>>,
+    open: &Arc<AtomicUsize>,
+    stop: oneshot::Receiver<()>,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()
@@ -123,7 +137,7 @@ fn serve(listeners: Vec<Listener>, name: &str, visits: &Arc<Mutex<Vec<Visit>>>, 
     runtime.block_on(async move {
         let mut servers = JoinSet::new();
         for Listener { port, tcp, udp } in listeners {
-            let note = Note { port, visits: visits.clone() };
+            let note = Note { port, visits: visits.clone(), open: open.clone() };
             let tcp = TcpListener::from_std(tcp).expect("the socket is not blocking");
             servers.spawn(serve_tcp(tcp, name.to_string(), note.clone()));
             let udp = UdpSocket::from_std(udp).expect("the socket is not blocking");
@@ -138,6 +152,7 @@ fn serve(listeners: Vec<Listener>, name: &str, visits: &Arc<Mutex<Vec<Visit>>>, 
 struct Note {
     port: u16,
     visits: Arc<Mutex<Vec<Visit>>>,
+    open: Arc<AtomicUsize>,
 }
 
 impl Note {
@@ -156,9 +171,12 @@ async fn serve_tcp(listener: TcpListener, name: String, note: Note) {
                 // An error is that of one connection, gone before it was taken.
                 let Ok((stream, from)) = accepted else { continue };
                 note.visit(Proto::Tcp, from);
+                note.open.fetch_add(1, Ordering::Relaxed);
                 connections.spawn(echo_stream(stream, name.clone()));
             }
-            Some(_) = connections.join_next() => {}
+            Some(_) = connections.join_next() => {
+                note.open.fetch_sub(1, Ordering::Relaxed);
+            }
         }
     }
 }

@@ -7,7 +7,11 @@ use crate::packet::Packet;
 use crate::sys;
 use anyhow::{Context, Result};
 use aya::programs::SchedClassifier;
+use nix::sched::{CloneFlags, setns, unshare};
+use std::fs::File;
 use std::os::fd::AsFd;
+use std::sync::OnceLock;
+use std::thread;
 use std::time::Duration;
 
 const CHECKSUM_COMPLETE: u32 = 4;
@@ -19,6 +23,8 @@ pub struct Run {
     context: [u8; SKB_LEN],
     repeat: u32,
     flags: u32,
+    /// Of the calling thread's namespace.
+    has_link: bool,
 }
 
 /// What came out of a run.
@@ -61,7 +67,7 @@ fn word(context: &[u8; SKB_LEN], at: usize) -> u32 {
 
 impl Default for Run {
     fn default() -> Self {
-        Self { context: [0; SKB_LEN], repeat: 1, flags: 0 }
+        Self { context: [0; SKB_LEN], repeat: 1, flags: 0, has_link: false }
     }
 }
 
@@ -98,6 +104,7 @@ impl Run {
 
     fn set(mut self, at: usize, value: u32) -> Self {
         self.context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+        self.has_link |= [IFINDEX, INGRESS_IFINDEX].contains(&at);
         self
     }
 
@@ -111,20 +118,32 @@ impl Run {
         let program = program.fd().context("the program is not loaded")?;
         let mut out = vec![0; frame.len() + 512];
         let mut context = [0; SKB_LEN];
-        let done = sys::test_run(
-            program.as_fd(),
-            frame,
-            &mut out,
-            &self.context,
-            &mut context,
-            self.repeat,
-            self.flags,
-        )
-        .context("BPF_PROG_TEST_RUN (EBADMSG: the program broke the checksum that the kernel keeps)")?;
+        let mut run = || {
+            let (before, repeat, flags) = (&self.context, self.repeat, self.flags);
+            sys::test_run(program.as_fd(), frame, &mut out, before, &mut context, repeat, flags)
+        };
+        let done = if self.has_link { run() } else { nowhere(run) }
+            .context("BPF_PROG_TEST_RUN (EBADMSG: the program broke the checksum that the kernel keeps)")?;
         out.truncate(done.data_size_out as usize);
         let time = Duration::from_nanos(done.duration.into());
         Ok(Outcome { verdict: done.retval as i32, frame: out, time, context })
     }
+}
+
+/// Runs a closure in a namespace that holds nothing: what a program sends by itself (`bpf_clone_redirect`) ends there.
+fn nowhere<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    static NOWHERE: OnceLock<File> = OnceLock::new();
+    thread::scope(|scope| {
+        let inside = || {
+            let make = || {
+                unshare(CloneFlags::CLONE_NEWNET).expect("a namespace can be made (root?)");
+                File::open("/proc/thread-self/ns/net").expect("a thread has a namespace")
+            };
+            setns(NOWHERE.get_or_init(make).as_fd(), CloneFlags::CLONE_NEWNET).expect("it can be entered");
+            work()
+        };
+        scope.spawn(inside).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// One run with nothing special; the verdict and the packet that came out.
