@@ -30,7 +30,8 @@ pub struct Layout {
 }
 
 impl Layout {
-    pub const MAX_BACKENDS: usize = 10;
+    /// The address after that is `client2`'s.
+    pub const MAX_BACKENDS: usize = 19;
     pub const MAX_CLIENTS: usize = 2;
 
     pub fn routed() -> Self {

@@ -63,6 +63,8 @@ pub struct Service {
     pub cluster_ips: Vec<IpAddr>,
     pub ports: Vec<Port>,
     pub endpoints: Vec<Endpoint>,
+    /// Seconds of session affinity.
+    pub affinity: Option<u32>,
 }
 
 #[derive(Clone, Debug)]
@@ -121,6 +123,7 @@ impl Service {
             cluster_ips: Vec::new(),
             ports: Vec::new(),
             endpoints: Vec::new(),
+            affinity: None,
         }
     }
 
@@ -147,6 +150,11 @@ impl Service {
         let name = format!("{}-{port}", proto.to_string().to_lowercase());
         self.ports.push(Port { name, proto, port, target });
         self
+    }
+
+    /// `sessionAffinity: ClientIP`.
+    pub fn affinity(self, seconds: u32) -> Self {
+        Self { affinity: Some(seconds), ..self }
     }
 
     /// Puts these endpoints in place of those that were there.
@@ -193,7 +201,13 @@ impl Service {
                 "  - name: {name}\n    port: {port}\n    protocol: {proto}\n    targetPort: {target}\n"
             );
         }
-        yaml += &format!("  selector:\n    app: {name}\n  sessionAffinity: None\n  type: ClusterIP\n");
+        yaml += &format!("  selector:\n    app: {name}\n  type: ClusterIP\n");
+        yaml += &match self.affinity {
+            None => "  sessionAffinity: None\n".to_owned(),
+            Some(seconds) => format!(
+                "  sessionAffinity: ClientIP\n  sessionAffinityConfig:\n    clientIP:\n      timeoutSeconds: {seconds}\n"
+            ),
+        };
         yaml += "status:\n  loadBalancer: {}\n";
         yaml
     }

@@ -1,5 +1,6 @@
 //! Real sockets reach the backends of a Service, in every layout and through every change.
 
+mod affinity;
 mod clash;
 mod hairpin;
 mod hold;
@@ -10,4 +11,5 @@ mod removal;
 mod reply;
 mod spread;
 mod stage;
+mod turnover;
 mod whole;

@@ -83,8 +83,8 @@ fn unspecified(family: Family) -> IpAddr {
     }
 }
 
-fn wait_until(mut is_so: impl FnMut() -> bool, what: &str) {
-    let deadline = Instant::now() + Duration::from_secs(5);
+pub fn wait_until(mut is_so: impl FnMut() -> bool, what: &str) {
+    let deadline = Instant::now() + Duration::from_secs(30);
     while !is_so() {
         assert!(Instant::now() < deadline, "never: {what}");
         sleep(Duration::from_millis(5));
