@@ -56,10 +56,16 @@ pub enum Counter {
     DropUnallocated,
     /// Dropped: the client is in none of the service's `loadBalancerSourceRanges`.
     DropSourceRange,
+    /// A process of the host named a service as its peer, and got a backend.
+    SocketTranslated,
+    /// ECONNREFUSED to a process of the host: the service has no endpoint.
+    RefusedNoEndpoint,
+    /// ECONNREFUSED to a process of the host: a ClusterIP, and no Service port of that number.
+    RefusedUnknownPort,
 }
 
 impl Counter {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 28] = [
         Self::FlowCreated,
         Self::FlowDirect,
         Self::FlowAssured,
@@ -85,6 +91,9 @@ impl Counter {
         Self::UnreachableUnknownPort,
         Self::DropUnallocated,
         Self::DropSourceRange,
+        Self::SocketTranslated,
+        Self::RefusedNoEndpoint,
+        Self::RefusedUnknownPort,
     ];
 
     /// A packet ended here, without an answer.
@@ -130,6 +139,9 @@ impl Counter {
             Self::UnreachableUnknownPort => "unreachable_unknown_port",
             Self::DropUnallocated => "drop_unallocated",
             Self::DropSourceRange => "drop_source_range",
+            Self::SocketTranslated => "socket_translated",
+            Self::RefusedNoEndpoint => "refused_no_endpoint",
+            Self::RefusedUnknownPort => "refused_unknown_port",
         }
     }
 }

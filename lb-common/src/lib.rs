@@ -21,6 +21,7 @@ mod interest;
 pub mod names;
 mod prefix;
 mod service;
+mod socket;
 
 pub use addr::{Addr, Port, Proto};
 pub use affinity::{Affinity, AffinityKey};
@@ -35,6 +36,7 @@ pub use service::{
     Active, Algorithm, Frontend, FrontendKey, FrontendKind, Service, ServiceName, ServiceRecord, Slot,
     SlotRange,
 };
+pub use socket::{PeerSide, Socket, SocketKey};
 
 /// Version of the tables' layout; the name of the pin folder (`v1`).
 pub const SCHEMA: u32 = 1;
@@ -63,6 +65,8 @@ pod!(
     Service,
     ServiceName,
     Slot,
+    Socket,
+    SocketKey,
     SourceClient,
     Traffic
 );
@@ -80,6 +84,8 @@ pub mod capacity {
     pub const SOURCE_RANGES: usize = 65_536;
     /// Clients of services with session affinity. Memory is taken at start.
     pub const AFFINITY: usize = 65_536;
+    /// Names of peers of the host's sockets. Memory is taken at start.
+    pub const SOCKETS: usize = 65_536;
     /// Service ports.
     pub const SERVICES: usize = 32_768;
     pub const SLOTS: usize = 262_144;

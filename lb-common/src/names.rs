@@ -1,7 +1,7 @@
 //! Names of maps and programs, as pins and `bpftool` show them. The kernel keeps 15 bytes.
 
 /// Every map that is pinned, under its own name.
-pub const MAPS: [&str; 17] = [
+pub const MAPS: [&str; 18] = [
     INTEREST,
     INTEREST_COARSE,
     FRONTENDS,
@@ -9,6 +9,7 @@ pub const MAPS: [&str; 17] = [
     SERVICE_RANGES,
     SOURCE_RANGES,
     AFFINITY,
+    SOCKETS,
     SERVICES,
     NAMES,
     SLOTS,
@@ -28,6 +29,7 @@ pub const LOCAL_ADDRS: &str = "local_addrs";
 pub const SERVICE_RANGES: &str = "service_ranges";
 pub const SOURCE_RANGES: &str = "source_ranges";
 pub const AFFINITY: &str = "affinity";
+pub const SOCKETS: &str = "sockets";
 pub const SERVICES: &str = "services";
 pub const NAMES: &str = "names";
 pub const SLOTS: &str = "slots";
@@ -65,6 +67,9 @@ pub const TAP_PORT_INGRESS: &str = "tap_port_in";
 /// Every program that hangs on links.
 pub const ON_LINKS: [&str; 6] =
     [POD_INGRESS, POD_EGRESS, PORT_INGRESS, PORT_EGRESS, TAP_INGRESS, TAP_PORT_INGRESS];
+/// Every program at the host's sockets.
+pub const ON_SOCKETS: [&str; 8] =
+    ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
 pub const SWEEP: &str = "sweep";
 
 const _: () = {

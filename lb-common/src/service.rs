@@ -148,6 +148,8 @@ impl ServiceRecord {
     pub const HAS_ENDPOINTS: u32 = 4;
     /// `loadBalancerSourceRanges`: on the load balancer addresses, only clients in `source_ranges` are served.
     pub const SOURCE_RANGES: u32 = 8;
+    /// The node itself is in those ranges.
+    pub const HOST_ADMITTED: u32 = 16;
 }
 
 /// A run of entries in `slots`.

@@ -16,12 +16,16 @@ mod reject;
 mod reset;
 mod rewrite;
 mod select;
+mod sock;
 mod sweep;
 mod tc;
 mod unreachable;
 mod verdict;
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    macros::{cgroup_sock_addr, classifier},
+    programs::{SockAddrContext, TcContext},
+};
 
 use crate::tc::Link;
 
@@ -59,6 +63,50 @@ pub fn tap_port_in(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn port_egress(ctx: TcContext) -> i32 {
     verdict::finish(tc::egress(&ctx, Link::BridgePort))
+}
+
+/// A process of the host names the peer of a connection.
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    sock::connect(ctx.sock_addr, sock::Family::V4)
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    sock::connect(ctx.sock_addr, sock::Family::V6)
+}
+
+/// A process of the host names the peer of a datagram.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    sock::sendmsg(ctx.sock_addr, sock::Family::V4)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    sock::sendmsg(ctx.sock_addr, sock::Family::V6)
+}
+
+/// A process of the host asks who sent a datagram.
+#[cgroup_sock_addr(recvmsg4)]
+pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    sock::restore(ctx.sock_addr, sock::Family::V4)
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    sock::restore(ctx.sock_addr, sock::Family::V6)
+}
+
+/// A process of the host asks whom it is connected to.
+#[cgroup_sock_addr(getpeername4)]
+pub fn getpeername4(ctx: SockAddrContext) -> i32 {
+    sock::restore(ctx.sock_addr, sock::Family::V4)
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub fn getpeername6(ctx: SockAddrContext) -> i32 {
+    sock::restore(ctx.sock_addr, sock::Family::V6)
 }
 
 /// Removes idle flows; run by the agent with `BPF_PROG_TEST_RUN`, attached nowhere. Returns how many.

@@ -13,7 +13,8 @@ use aya_ebpf::{
 use lb_common::{
     Addr, Affinity, AffinityKey, Backend, COARSE_FIRST, COARSE_WORDS, COUNTERS, Counter, Flow, FlowKey,
     Frontend, FrontendKey, INTEREST_WORDS, Port, Prefix, Proto, RangeRule, Service, ServiceName,
-    ServiceRecord, Slot, SlotRange, SourceClient, Traffic, block_bit, capacity, interest_bit, port_bit,
+    ServiceRecord, Slot, SlotRange, Socket, SocketKey, SourceClient, Traffic, block_bit, capacity,
+    interest_bit, port_bit,
 };
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
@@ -33,6 +34,8 @@ static SERVICE_RANGES: LpmTrie<Addr, u32, { capacity::SERVICE_RANGES }> = LpmTri
 static SOURCE_RANGES: LpmTrie<SourceClient, u32, { capacity::SOURCE_RANGES }> = LpmTrie::new();
 #[btf_map(name = "affinity")]
 static AFFINITY: LruHashMap<AffinityKey, Affinity, { capacity::AFFINITY }> = LruHashMap::new();
+#[btf_map(name = "sockets")]
+static SOCKETS: LruHashMap<SocketKey, Socket, { capacity::SOCKETS }> = LruHashMap::new();
 #[btf_map(name = "services")]
 static SERVICES: Array<Service, { capacity::SERVICES }, MMAPABLE> = Array::new();
 #[btf_map(name = "names")]
@@ -76,6 +79,31 @@ pub struct Pair {
     pub other: FlowKey,
     /// Key of an entry that is in the way and over.
     pub stale: FlowKey,
+}
+
+/// `SO_NETNS_COOKIE` of the network namespace whose processes are served.
+#[unsafe(no_mangle)]
+static HOST_NETNS: Global<u64> = Global::new(0);
+/// 1: those of every network namespace.
+#[unsafe(no_mangle)]
+static EVERY_NETNS: Global<u8> = Global::new(0);
+/// 1: the kernel has `bpf_set_retval` (5.18).
+#[unsafe(no_mangle)]
+static CAN_SET_RETVAL: Global<u8> = Global::new(0);
+
+#[inline(always)]
+pub fn host_netns() -> u64 {
+    HOST_NETNS.load()
+}
+
+#[inline(always)]
+pub fn every_netns() -> bool {
+    EVERY_NETNS.load() != 0
+}
+
+#[inline(always)]
+pub fn can_set_retval() -> bool {
+    CAN_SET_RETVAL.load() != 0
 }
 
 /// 1: a segment of an unknown connection to a frontend goes on to the kernel, which may know it from
@@ -190,6 +218,19 @@ pub fn affinity<'a>(key: &AffinityKey) -> Option<&'a mut Affinity> {
 #[inline(always)]
 pub fn affinity_insert(key: &AffinityKey, entry: &Affinity, known: bool) -> Result<(), i32> {
     AFFINITY.insert(key, entry, u64::from(if known { BPF_ANY } else { BPF_NOEXIST }))
+}
+
+/// What is known of a peer of a socket.
+#[inline(always)]
+pub fn socket(key: &SocketKey) -> Option<Socket> {
+    // SAFETY: copied at once; the entry of a socket is written before anybody looks for it.
+    unsafe { SOCKETS.get(key) }.copied()
+}
+
+#[inline(always)]
+pub fn socket_insert(key: &SocketKey, socket: &Socket) {
+    // Where there is no memory, the socket works without: its process sees the backend's name.
+    let _ = SOCKETS.insert(key, socket, u64::from(BPF_ANY));
 }
 
 /// The record of a service that is in force: `active` is read once.

@@ -27,6 +27,7 @@ use crate::dataplane::sweep::Sweep;
 use crate::desired::{Desired, Family};
 use crate::event::{Event, Kind};
 use crate::heap;
+use crate::host_sockets::{self, HostSockets};
 use crate::links::Links;
 use crate::manifests;
 use crate::model::{Model, Notice, Settings, Severity};
@@ -63,6 +64,7 @@ pub struct Config {
     /// Service ports, and backends, that metrics show the traffic of.
     pub metrics_limit: usize,
     pub sizes: Sizes,
+    pub host_sockets: host_sockets::Config,
 }
 
 /// Where the objects come from.
@@ -106,14 +108,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let pins = Pins::new(&config.pin_dir);
+    let constants = config.host_sockets.constants(config.constants)?;
     // Before it is had, nothing that another agent uses is touched.
     let _lock = tokio::select! {
-        lock = lock::take(&pins, || load::try_out(&pins, config.constants, config.sizes)) => lock?,
+        lock = lock::take(&pins, || load::try_out(&pins, constants, config.sizes)) => lock?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
-    let Opened { object, migration } =
-        load::open(&pins, config.constants, config.sizes, migrate::CONVERTERS)?;
+    let Opened { object, migration } = load::open(&pins, constants, config.sizes, migrate::CONVERTERS)?;
     let mut kernel = Kernel::new(Maps::open(&pins, true)?)?;
     let tables = kernel.read().context("read the tables back")?;
     let planner = Planner::restore(tables, Limits::default());
@@ -165,8 +167,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         model: Model::with_settings(&*config.node_name, config.settings),
         netdev: netdev.clone(),
         planner,
+        host_sockets: HostSockets::new(config.host_sockets, &pins, &kernel.maps)?,
         kernel,
-        links: Links::new(object, pins, netdev, config.attach, config.roles),
+        links: Links::new(object, pins.clone(), netdev, config.attach, config.roles),
+        pins,
         sweep: Sweep::default(),
         reclaim_in,
         waiting_for_grace: false,
@@ -180,6 +184,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         agent.links.migrate(migration).await.context("take over the flows of the tables before")?;
     }
     let mut links_due = agent.look_at_links().await;
+    agent.look_at_sockets();
     agent.start_grace();
 
     let mut sweeps = interval(SWEEP_EVERY);
@@ -232,7 +237,9 @@ struct Agent {
     netdev: Netdev,
     planner: Planner,
     kernel: Kernel,
+    host_sockets: HostSockets,
     links: Links,
+    pins: Pins,
     sweep: Sweep,
     /// Batches whose grace period has passed; `None` where that could not be proven.
     reclaim_in: mpsc::Sender<Option<Batch>>,
@@ -320,6 +327,8 @@ impl Agent {
         self.first_operations += operations;
         if !self.planner.deferred() {
             self.began = true;
+            // Those that an agent which was killed left.
+            self.host_sockets.end_orphans();
             heap::give_back();
             info!(
                 operations = self.first_operations,
@@ -339,6 +348,7 @@ impl Agent {
             debug!(operations = plan.ops.len(), "applying");
         }
         let Err(failed) = self.kernel.apply(&plan.ops) else {
+            self.host_sockets.applied(&plan.ops);
             if let Watch::Api(watch) = &self.watch {
                 watch.route.learn(self.planner.tables());
             }
@@ -423,7 +433,14 @@ impl Agent {
         (!is_done).then(|| Instant::now() + RETRY_AFTER)
     }
 
+    /// Programs at the host's sockets.
+    fn look_at_sockets(&mut self) {
+        let complaint = self.host_sockets.reconcile(&mut self.links.object, &self.pins);
+        self.telemetry.health(|health| health.set_host_sockets(complaint));
+    }
+
     fn sweep(&mut self) {
+        self.look_at_sockets();
         let program = match load::program(&mut self.links.object, names::SWEEP) {
             Ok(program) => program,
             Err(failed) => return error!("sweep: {failed:#}"),

@@ -1,6 +1,7 @@
 //! The kernel: the only modules that know aya.
 
 pub mod attach;
+pub mod cgroup;
 pub mod load;
 pub mod lock;
 pub mod maps;
@@ -8,6 +9,7 @@ pub mod migrate;
 pub mod pins;
 pub mod probe;
 pub mod shape;
+pub mod sockdiag;
 pub mod sweep;
 pub mod sys;
 

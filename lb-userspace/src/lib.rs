@@ -24,6 +24,7 @@ pub mod config;
 pub mod dataplane;
 pub mod flows;
 pub mod heap;
+pub mod host_sockets;
 pub mod leftovers;
 pub mod links;
 pub mod netdev;

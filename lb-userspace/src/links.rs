@@ -8,6 +8,7 @@ use aya::Ebpf;
 use tracing::{error, info, warn};
 
 use crate::dataplane::attach::{self, Hook, Mode};
+use crate::dataplane::cgroup;
 use crate::dataplane::lock;
 use crate::dataplane::migrate::{self, Migration};
 use crate::dataplane::pins::Pins;
@@ -236,6 +237,7 @@ pub async fn cleanup(pin_dir: PathBuf) -> anyhow::Result<String> {
     for link in netdev.links().await? {
         detach(&pins, &netdev, &link).await?;
     }
+    cgroup::detach(&pins)?;
     pins.remove()?;
     Ok(match tables {
         Some(_) => format!("detached, and removed the tables in {}", pin_dir.display()),

@@ -19,7 +19,9 @@ use lb_userspace::leftovers::host::Host;
 use lb_userspace::model::{ExternalIpCidrs, NodePortAddresses, Notice, Settings};
 use lb_userspace::netdev::{Overrides, Role};
 use lb_userspace::tables::Tables;
-use lb_userspace::{agent, api, capabilities, check, dataplane, flows, heap, links, status, surfaces, view};
+use lb_userspace::{
+    agent, api, capabilities, check, dataplane, flows, heap, host_sockets, links, status, surfaces, view,
+};
 
 /// Kubernetes Services by eBPF, in place of kube-proxy.
 #[derive(Parser)]
@@ -93,6 +95,8 @@ struct AgentArgs {
     roles: RoleArgs,
     #[command(flatten)]
     rules: RuleArgs,
+    #[command(flatten)]
+    host_sockets: host_sockets::Config,
     /// Pass TCP segments of unknown connections on to the kernel instead of answering with a RST: while
     /// connections of kube-proxy drain
     #[arg(long)]
@@ -435,7 +439,7 @@ fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
         settings: Settings { node_port_addresses, ..args.rules.settings() },
         pin_dir: args.pins.pin_dir,
         attach: args.attach,
-        constants: Constants { adopt: args.adopt },
+        constants: Constants { adopt: args.adopt, ..Constants::default() },
         surfaces: surfaces::Config {
             healthz: settings.healthz,
             metrics: settings.metrics,
@@ -447,6 +451,7 @@ fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
         metrics_limit: args.metrics_limit,
         // Two entries a flow.
         sizes: Sizes { flows: args.max_flows * 2, ..Sizes::default() },
+        host_sockets: args.host_sockets,
     }))
 }
 

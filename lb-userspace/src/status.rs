@@ -6,8 +6,9 @@ use serde::Serialize;
 
 use crate::agent_status::{self, AgentStatus};
 use crate::dataplane::attach::{Hook, is_ours};
+use crate::dataplane::cgroup;
 use crate::dataplane::lock;
-use crate::dataplane::maps::Maps;
+use crate::dataplane::maps::{Maps, SocketTable};
 use crate::dataplane::pins::Pins;
 use crate::netdev::{Direction, Netdev, Overrides, Role, role};
 use crate::view::columns::render;
@@ -22,6 +23,9 @@ pub struct Status {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<AgentStatus>,
     pub links: Vec<LinkStatus>,
+    /// Where processes are served at their sockets; absent where nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_sockets: Option<HostSocketStatus>,
     pub tables: Vec<Fill>,
     /// Counters that are not zero, by name.
     pub counters: Vec<Count>,
@@ -36,6 +40,14 @@ pub struct LinkStatus {
     /// Absent where nothing of ours is attached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hook: Option<Hook>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct HostSocketStatus {
+    /// The kernel's number of the cgroup v2; 1 is the root.
+    pub cgroup: u64,
+    /// How many hang on it; all are 8.
+    pub programs: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -62,6 +74,7 @@ pub async fn read(pins: &Pins, overrides: &Overrides) -> anyhow::Result<Status> 
     let mut flows = [0; 3];
     maps.for_each_flow(|part, _, _| flows[part] += 1)?;
     let affinity = maps.affinity.keys().filter(Result::is_ok).count();
+    let sockets = SocketTable::open(pins, &maps)?.used()?;
     let in_use = tables.backends.values().filter(|b| b.state != lb_common::BackendState::Free as u8).count();
     let room = maps.flow_capacities()?;
     let fill = |name, used, capacity| Fill { name, used, capacity };
@@ -78,6 +91,7 @@ pub async fn read(pins: &Pins, overrides: &Overrides) -> anyhow::Result<Status> 
         schema: SCHEMA,
         agent_running: lock::is_taken(pins),
         links: links(pins, overrides).await.context("list links")?,
+        host_sockets: cgroup::attached(pins)?.map(|(cgroup, programs)| HostSocketStatus { cgroup, programs }),
         tables: vec![
             fill("frontends", tables.frontends.len(), capacity::FRONTENDS),
             fill("local_addrs", tables.local_addrs.len(), capacity::LOCAL_ADDRS),
@@ -88,6 +102,7 @@ pub async fn read(pins: &Pins, overrides: &Overrides) -> anyhow::Result<Status> 
                 capacity::SOURCE_RANGES,
             ),
             fill("affinity", affinity, capacity::AFFINITY),
+            fill("sockets", sockets, capacity::SOCKETS),
             fill("services", tables.names.len(), capacity::SERVICES),
             fill("slots", tables.slots.len(), capacity::SLOTS),
             fill("backends", in_use, capacity::BACKENDS),
@@ -152,6 +167,18 @@ fn agent_text(agent: &AgentStatus) -> String {
     text
 }
 
+fn host_sockets_text(status: &Status) -> String {
+    match &status.host_sockets {
+        Some(HostSocketStatus { cgroup: cgroup::ROOT, programs }) => {
+            format!("sockets {programs} programs on the root cgroup")
+        }
+        Some(HostSocketStatus { cgroup, programs }) => {
+            format!("sockets {programs} programs on cgroup {cgroup}")
+        }
+        None => "sockets no programs: processes of the host reach no Service".to_owned(),
+    }
+}
+
 /// The status as text.
 pub fn text(status: &Status) -> String {
     let agent = match &status.agent {
@@ -179,7 +206,8 @@ pub fn text(status: &Status) -> String {
     let counters: Vec<[String; 2]> =
         status.counters.iter().map(|count| [count.name.to_owned(), count.value.to_string()]).collect();
     format!(
-        "{agent}schema  v{}\n\n{}\n{}\n{}",
+        "{agent}{}\nschema  v{}\n\n{}\n{}\n{}",
+        host_sockets_text(status),
         status.schema,
         render(["LINK", "ROLE", "REASON", "HOOK"], &links),
         render(["TABLE", "USED", "CAPACITY"], &tables),

@@ -13,7 +13,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tar::Archive;
 
-use crate::world::{Agent, World};
+use crate::world::{Agent, Cgroup, World};
 
 /// An OCI image layout, unpacked; every digest in it was compared.
 pub struct Image {
@@ -128,6 +128,19 @@ pub fn security_context() -> Result<SecurityContext> {
     container.security_context.context("a security context of the container")
 }
 
+/// The host's, in the manifest.
+const CGROUP: &str = "/sys/fs/cgroup";
+
+/// Where the container has the host's cgroup, for `--cgroup`: an agent of a test does not go to the root.
+pub fn cgroup() -> Result<String> {
+    let pod = pod()?;
+    let mut volumes = pod.volumes.into_iter().flatten();
+    let volume = volumes.find(|volume| volume.host_path.as_ref().is_some_and(|host| host.path == CGROUP));
+    let volume = volume.context("a volume of /sys/fs/cgroup")?;
+    let mut mounts = pod.containers.into_iter().flat_map(|container| container.volume_mounts).flatten();
+    Ok(mounts.find(|mount| mount.name == volume.name).context("a mount of it")?.mount_path)
+}
+
 /// A root file system with the image's content, on the node of a world. What the manifest mounts is bound into it.
 pub struct Container<'a> {
     world: &'a World,
@@ -136,13 +149,22 @@ pub struct Container<'a> {
     runtime: PathBuf,
     binds: Vec<String>,
     env: Vec<String>,
+    /// What stands for the host's root cgroup.
+    cgroup: Cgroup,
 }
 
 impl<'a> Container<'a> {
     pub fn new(world: &'a World, runtime: &str) -> Result<Self> {
         let root = world.folder().path().join("container");
         Image::open()?.unpack(&root)?;
-        let mut container = Self { world, root, runtime: runtime.into(), binds: Vec::new(), env: Vec::new() };
+        let mut container = Self {
+            world,
+            root,
+            runtime: runtime.into(),
+            binds: Vec::new(),
+            env: Vec::new(),
+            cgroup: Cgroup::create()?,
+        };
         for folder in ["proc", "sys"] {
             fs::create_dir(container.root.join(folder))?;
         }
@@ -150,16 +172,23 @@ impl<'a> Container<'a> {
         Ok(container)
     }
 
-    /// The volumes of the manifest that are the node's. The world has a bpffs of its own.
+    /// The volumes of the manifest that are the node's. The world has a bpffs and a cgroup of its own.
     fn bind_host_paths(&mut self) -> Result<()> {
         let pod = pod()?;
         let mounts = pod.containers.into_iter().flat_map(|container| container.volume_mounts);
         let mounts: Vec<_> = mounts.flatten().collect();
         for volume in pod.volumes.into_iter().flatten() {
             let Some(host) = volume.host_path else { continue };
-            ensure!(host.path == "/sys/fs/bpf", "the test knows nothing of {}", host.path);
+            let outside = match host.path.as_str() {
+                "/sys/fs/bpf" => self.world.folder().pins(),
+                CGROUP => self.cgroup.path().to_path_buf(),
+                path => bail!("the test knows nothing of {path}"),
+            };
             let mount = mounts.iter().find(|mount| mount.name == volume.name).context("a mount of it")?;
-            self.binds.push(format!("{}:{}", self.world.folder().pins().display(), mount.mount_path));
+            let inside = &mount.mount_path;
+            fs::create_dir_all(self.root.join(inside.trim_start_matches('/')))?;
+            let mode = if mount.read_only == Some(true) { ":ro" } else { "" };
+            self.binds.push(format!("{}:{inside}{mode}", outside.display()));
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result};
 use aya::Ebpf;
-use aya::programs::SchedClassifier;
+use aya::programs::{ProgramInfo, SchedClassifier};
 use lb_common::{
     Algorithm, BackendState, Counter, Endpoint, FlowKey, FrontendKey, FrontendKind, Proto, ServiceRecord,
     names,
@@ -188,6 +188,12 @@ impl Datapath {
 
     pub fn program(&mut self, name: &str) -> Result<&mut SchedClassifier> {
         load::program(&mut self.object, name)
+    }
+
+    /// What the kernel says of a program, of whatever kind.
+    pub fn info(&self, name: &str) -> Result<ProgramInfo> {
+        let program = self.object.program(name).with_context(|| format!("no program {name}"))?;
+        Ok(program.info()?)
     }
 
     /// A packet from a pod.

@@ -11,6 +11,7 @@
 //! the next one.
 
 mod agent;
+mod cgroup;
 mod folder;
 mod home;
 mod layout;
@@ -25,6 +26,7 @@ mod wire;
 mod wiring;
 
 pub use agent::{Agent, lb_binary};
+pub use cgroup::Cgroup;
 pub use folder::Folder;
 pub(crate) use home::Home;
 pub use layout::{Cni, Layout};

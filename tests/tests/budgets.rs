@@ -18,7 +18,7 @@ use lb_tests::program::Run;
 const POLICY: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/policy"));
 
 /// Verified instructions. The kernel's limit is 1,000,000.
-const BUDGETS: [(&str, u32); 7] = [
+const BUDGETS: [(&str, u32); 15] = [
     (names::POD_INGRESS, 60_000),
     (names::POD_EGRESS, 60_000),
     (names::PORT_INGRESS, 60_000),
@@ -26,6 +26,14 @@ const BUDGETS: [(&str, u32); 7] = [
     (names::TAP_INGRESS, 60_000),
     (names::TAP_PORT_INGRESS, 60_000),
     (names::SWEEP, 5_000),
+    ("connect4", 10_000),
+    ("connect6", 10_000),
+    ("sendmsg4", 10_000),
+    ("sendmsg6", 10_000),
+    ("recvmsg4", 1_000),
+    ("recvmsg6", 1_000),
+    ("getpeername4", 1_000),
+    ("getpeername6", 1_000),
 ];
 
 const ROUNDS: usize = 9;
@@ -165,10 +173,10 @@ fn nanoseconds_per_packet() -> Result<()> {
 
 #[test]
 fn verified_instructions() -> Result<()> {
-    let mut path = Datapath::new()?;
+    let path = Datapath::new()?;
     println!("\n{:<14} {:>10} {:>10} {:>12}", "program", "verified", "budget", "machine code");
     for (name, budget) in BUDGETS {
-        let info = path.program(name)?.info()?;
+        let info = path.info(name)?;
         let verified = info.verified_instruction_count().context("the kernel does not say")?;
         let code = info.size_jitted();
         println!("{name:<14} {verified:>10} {budget:>10} {code:>10} B");

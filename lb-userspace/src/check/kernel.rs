@@ -69,7 +69,7 @@ fn sockets() -> Line {
         Ok(false) => warning(
             "sockets",
             "the kernel has no cgroup programs for sockets",
-            "a kernel with CONFIG_CGROUP_BPF; nothing that lb serves today needs it",
+            "a kernel with CONFIG_CGROUP_BPF, for processes of the host to reach Services",
         ),
         Err(error) => unseen("sockets", &format_args!("{error:#}")),
     }

@@ -1,9 +1,8 @@
 //! bpffs and cgroup v2.
 
-use std::fs;
-
-use super::{Level, Line, error, ok, unseen, warning};
+use super::{Line, error, ok, warning};
 use crate::capabilities;
+use crate::dataplane::cgroup::Cgroup;
 use crate::dataplane::pins::Pins;
 
 pub fn check(pins: &Pins) -> Vec<Line> {
@@ -29,26 +28,9 @@ fn bpffs(pins: &Pins) -> Line {
 }
 
 fn cgroup() -> Line {
-    let mounts = match fs::read_to_string("/proc/thread-self/mounts") {
-        Ok(mounts) => mounts,
-        Err(error) => return unseen("cgroup", &error),
-    };
-    let mounted = |kind: &str| -> Option<String> {
-        let mut mounts = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-        mounts
-            .find(|mount| mount.get(2) == Some(&kind))
-            .and_then(|mount| mount.get(1).map(|at| (*at).to_owned()))
-    };
-    match (mounted("cgroup2"), mounted("cgroup")) {
-        (Some(at), None) => ok("cgroup", format!("version 2 at {at}")),
-        (Some(at), Some(_)) => ok("cgroup", format!("version 2 at {at}, beside version 1")),
-        (None, _) => Line {
-            level: Level::Warning,
-            ..error(
-                "cgroup",
-                "no hierarchy of version 2 is mounted: socket programs for the node's own processes hang on one",
-                "mount -t cgroup2 none /sys/fs/cgroup/unified; nothing that lb serves today needs it",
-            )
-        },
+    const ADVICE: &str = "without, processes of the host reach no Service. A folder of the hierarchy by --cgroup serves those below it";
+    match Cgroup::open(None) {
+        Ok(cgroup) => ok("cgroup", format!("root of version 2 at {}", cgroup.place)),
+        Err(failed) => warning("cgroup", format!("{failed:#}"), ADVICE),
     }
 }

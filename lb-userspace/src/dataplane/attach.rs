@@ -195,7 +195,7 @@ fn attach_tcx(
 /// Do the pinned TCX links of an interface hang where they should?
 pub fn is_on_tcx(pins: &Pins, ifindex: u32) -> bool {
     Direction::BOTH.iter().all(|direction| {
-        sys::pinned_ifindex(&pins.link(ifindex, direction.name())).is_ok_and(|at| at == ifindex)
+        sys::pinned_target(&pins.link(ifindex, direction.name())).is_ok_and(|at| at == ifindex)
     })
 }
 

@@ -1,10 +1,12 @@
 //! The object that `lb` carries: maps opened or made and pinned, programs verified.
 
 use anyhow::Context;
-use aya::programs::SchedClassifier;
+use aya::programs::{ProgramType, SchedClassifier};
+use aya::sys::BpfHelper;
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use lb_common::names;
 
+use super::cgroup;
 use super::migrate::{self, Converter, Migration, Plan};
 use super::pins::{Pins, Set};
 use super::shape::{self, Sizes};
@@ -17,6 +19,10 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf
 pub struct Constants {
     /// Segments of unknown connections go on to the kernel instead of getting a RST.
     pub adopt: bool,
+    /// `SO_NETNS_COOKIE` of the network namespace whose processes are served; 0 is none.
+    pub host_netns: u64,
+    /// Processes of every network namespace are.
+    pub every_netns: bool,
 }
 
 /// The object on the tables in force.
@@ -101,6 +107,8 @@ enum On<'a> {
 
 fn load(constants: Constants, sizes: Sizes, on: On) -> anyhow::Result<Ebpf> {
     let adopt = u8::from(constants.adopt);
+    let every_netns = u8::from(constants.every_netns);
+    let can_set_retval = u8::from(has_set_retval());
     let mut reads_through = 0_u8;
     let mut loader = EbpfLoader::new();
     for (name, shape) in shape::wanted(sizes) {
@@ -118,7 +126,12 @@ fn load(constants: Constants, sizes: Sizes, on: On) -> anyhow::Result<Ebpf> {
             reads_through = 1;
         }
     }
-    loader.override_global("ADOPT", &adopt, true).override_global("READ_THROUGH", &reads_through, true);
+    loader
+        .override_global("ADOPT", &adopt, true)
+        .override_global("HOST_NETNS", &constants.host_netns, true)
+        .override_global("EVERY_NETNS", &every_netns, true)
+        .override_global("CAN_SET_RETVAL", &can_set_retval, true)
+        .override_global("READ_THROUGH", &reads_through, true);
     let mut object = loader.load(OBJECT).context(
         "load the packet path's maps: run as root (CAP_BPF and CAP_NET_ADMIN) on a kernel with BTF and BPF",
     )?;
@@ -127,7 +140,18 @@ fn load(constants: Constants, sizes: Sizes, on: On) -> anyhow::Result<Ebpf> {
             .load()
             .with_context(|| format!("the kernel refuses the program {name}"))?;
     }
+    for name in names::ON_SOCKETS {
+        cgroup::program(&mut object, name)?
+            .load()
+            .with_context(|| format!("the kernel refuses the program {name}"))?;
+    }
     Ok(object)
+}
+
+/// Can a program at a socket say which error the process gets (kernel 5.18)? Asked, not guessed from a version.
+fn has_set_retval() -> bool {
+    aya::sys::is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval)
+        .unwrap_or(false)
 }
 
 /// A program of the object by name.

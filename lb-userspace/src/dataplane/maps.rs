@@ -8,7 +8,7 @@ use aya::Pod;
 use aya::maps::{HashMap, LpmTrie, Map, MapData, MapType, PerCpuArray};
 use lb_common::{
     Addr, Affinity, AffinityKey, Backend, COARSE_FIRST, Counter, Flow, FlowKey, Frontend, FrontendKey,
-    Service, ServiceName, Slot, SourceClient, Traffic, names,
+    Service, ServiceName, Slot, Socket, SocketKey, SourceClient, Traffic, names,
 };
 
 use super::pins::{Pins, Set};
@@ -192,6 +192,59 @@ fn check(tables: &Set) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The pinned `sockets`, opened for a thread of its own.
+pub struct SocketTable {
+    /// The same table twice: to read in batches, and to remove from.
+    data: MapData,
+    map: HashMap<MapData, SocketKey, Socket>,
+    backends: Arc<Mapped<Backend>>,
+}
+
+impl SocketTable {
+    /// # Errors
+    /// Where it is not there.
+    pub fn open(pins: &Pins, maps: &Maps) -> anyhow::Result<Self> {
+        Ok(Self {
+            data: data(pins, names::SOCKETS)?,
+            map: Map::LruHashMap(data(pins, names::SOCKETS)?).try_into()?,
+            backends: Arc::clone(&maps.backends),
+        })
+    }
+
+    /// Entries in use.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn used(&self) -> io::Result<usize> {
+        let mut used = 0;
+        self.for_each(|_, _| used += 1).map(|()| used)
+    }
+
+    fn for_each(&self, visit: impl FnMut(&SocketKey, &Socket)) -> io::Result<()> {
+        use std::os::fd::AsFd;
+        sys::for_each(self.data.fd().as_fd(), visit)
+    }
+
+    /// Every name of a peer whose backend is gone, though its place may be another's by now.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn for_each_orphan(&self, mut visit: impl FnMut(&SocketKey, &Socket)) -> io::Result<()> {
+        self.for_each(|key, socket| {
+            let is_there = socket.backend < self.backends.entries()
+                && self.backends.get(socket.backend).generation == socket.generation;
+            if !is_there {
+                visit(key, socket);
+            }
+        })
+    }
+
+    pub fn remove(&mut self, key: &SocketKey) {
+        // It may be gone: an LRU.
+        let _ = self.map.remove(key);
+    }
 }
 
 fn data(pins: &Pins, name: &str) -> anyhow::Result<MapData> {

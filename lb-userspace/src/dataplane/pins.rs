@@ -123,6 +123,23 @@ impl Pins {
         self.links().join(format!("{ifindex}_{direction}"))
     }
 
+    /// Keyed by the cgroup's number.
+    pub fn socket_link(&self, cgroup: u64, program: &str) -> PathBuf {
+        self.links().join(format!("cgroup{cgroup}_{program}"))
+    }
+
+    /// Links at cgroups: the cgroup's number, and the pin.
+    ///
+    /// # Errors
+    /// Where the folder cannot be read.
+    pub fn socket_links(&self) -> anyhow::Result<Vec<(u64, PathBuf)>> {
+        let links = names_in(&self.links())?.into_iter().filter_map(|name| {
+            let (cgroup, _) = name.strip_prefix("cgroup")?.split_once('_')?;
+            Some((cgroup.parse().ok()?, self.links().join(&name)))
+        });
+        Ok(links.collect())
+    }
+
     /// Makes the folder, mounting a bpffs where there is none. Without the lock: two may do it at once.
     ///
     /// # Errors

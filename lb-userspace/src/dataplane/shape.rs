@@ -8,7 +8,7 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{MapInfo, MapType};
 use lb_common::{
     Addr, Affinity, AffinityKey, Backend, COARSE_WORDS, COUNTERS, Flow, FlowKey, Frontend, FrontendKey,
-    INTEREST_WORDS, Service, ServiceName, Slot, SourceClient, Traffic, capacity, names,
+    INTEREST_WORDS, Service, ServiceName, Slot, Socket, SocketKey, SourceClient, Traffic, capacity, names,
 };
 
 /// Sizes that may differ from start to start.
@@ -121,6 +121,7 @@ pub fn wanted(sizes: Sizes) -> [(&'static str, Shape); names::MAPS.len()] {
         (names::SERVICE_RANGES, Shape::of::<Key<Addr>, u32>(LpmTrie, capacity::SERVICE_RANGES)),
         (names::SOURCE_RANGES, Shape::of::<Key<SourceClient>, u32>(LpmTrie, capacity::SOURCE_RANGES)),
         (names::AFFINITY, Shape::of::<AffinityKey, Affinity>(LruHash, capacity::AFFINITY)),
+        (names::SOCKETS, Shape::of::<SocketKey, Socket>(LruHash, capacity::SOCKETS)),
         (names::SERVICES, Shape::of::<u32, Service>(Array, capacity::SERVICES)),
         (names::NAMES, Shape::of::<u32, ServiceName>(Hash, capacity::SERVICES)),
         (names::SLOTS, Shape::of::<u32, Slot>(Array, capacity::SLOTS)),

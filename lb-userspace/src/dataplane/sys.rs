@@ -19,6 +19,7 @@ const BPF_OBJ_GET: u32 = 7;
 const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
 const BPF_PROG_QUERY: u32 = 16;
 const BPF_MAP_LOOKUP_BATCH: u32 = 24;
+const BPF_LINK_UPDATE: u32 = 29;
 const BPF_LINK_DETACH: u32 = 34;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
@@ -357,44 +358,64 @@ pub fn detach_pinned(pin: &Path) -> io::Result<()> {
 }
 
 #[repr(C)]
+struct LinkUpdateAttr {
+    link: u32,
+    program: u32,
+    flags: u32,
+    old_program: u32,
+}
+
+/// Puts another program under a pinned link, at once. (aya does so for tc and XDP only.)
+///
+/// # Errors
+/// The kernel's; `NotFound` where nothing is pinned, ENOLINK where what it hung on is gone.
+pub fn update_pinned(pin: &Path, program: BorrowedFd) -> io::Result<()> {
+    let link = get_pinned(pin)?;
+    let mut attr = LinkUpdateAttr {
+        link: link.as_raw_fd() as u32,
+        program: program.as_raw_fd() as u32,
+        flags: 0,
+        old_program: 0,
+    };
+    bpf(BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+#[repr(C)]
 struct InfoAttr {
     fd: u32,
     info_len: u32,
     info: u64,
 }
 
-/// `struct bpf_link_info` of TCX.
+/// `struct bpf_link_info` of links to one thing.
 #[repr(C)]
 #[derive(Default)]
-struct TcxLinkInfo {
+struct LinkInfo {
     link_type: u32,
     id: u32,
     program: u32,
     pad: u32,
-    ifindex: u32,
-    attach_type: u32,
+    /// TCX: `ifindex`. Cgroup: the low half of `cgroup_id`.
+    target: u32,
     /// The kernel's struct is longer.
-    rest: [u64; 8],
+    rest: [u32; 17],
 }
 
-/// The interface that a pinned TCX link is attached to; 0 where it is attached no more: its interface is gone, or
-/// somebody detached it.
+/// What a pinned link is attached to: an interface by its index (TCX), or a cgroup by the low half of its number. 0
+/// where it is attached no more: its target is gone, or somebody detached it.
 ///
 /// # Errors
 /// The kernel's; `NotFound` where nothing is pinned.
-pub fn pinned_ifindex(pin: &Path) -> io::Result<u32> {
-    let path = CString::new(pin.as_os_str().as_bytes())?;
-    let fd = bpf(BPF_OBJ_GET, &mut PinAttr { path: path.as_ptr() as u64, fd: 0, flags: 0 })?;
-    // SAFETY: the kernel gave this descriptor to us alone.
-    let link = unsafe { OwnedFd::from_raw_fd(fd) };
-    let mut info = TcxLinkInfo::default();
+pub fn pinned_target(pin: &Path) -> io::Result<u32> {
+    let link = get_pinned(pin)?;
+    let mut info = LinkInfo::default();
     let mut attr = InfoAttr {
         fd: link.as_raw_fd() as u32,
-        info_len: size_of::<TcxLinkInfo>() as u32,
+        info_len: size_of::<LinkInfo>() as u32,
         info: std::ptr::from_mut(&mut info) as u64,
     };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    Ok(info.ifindex)
+    Ok(info.target)
 }
 
 #[repr(C)]

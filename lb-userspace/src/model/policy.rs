@@ -48,6 +48,8 @@ pub(super) fn port(
     let use_local = internal_local || (external_local && is_external);
     let has_endpoints = endpoints.values().any(|e| is_ready(e) || is_last_resort(e));
     let flag = |on: bool, flag: u32| if on { flag } else { 0 };
+    let source_ranges = service.admitted(family, place.ip(family));
+    let host_admitted = source_ranges.iter().any(|range| range.contains(place.ip(family)));
     DesiredPort {
         frontends: BTreeMap::new(),
         cluster: if use_cluster { cluster_set(&endpoints, place) } else { BTreeSet::new() },
@@ -55,10 +57,11 @@ pub(super) fn port(
         backends: backends(&endpoints, port.proto),
         flags: flag(internal_local, ServiceRecord::INTERNAL_LOCAL)
             | flag(external_local, ServiceRecord::EXTERNAL_LOCAL)
-            | flag(has_endpoints, ServiceRecord::HAS_ENDPOINTS),
+            | flag(has_endpoints, ServiceRecord::HAS_ENDPOINTS)
+            | flag(host_admitted, ServiceRecord::HOST_ADMITTED),
         algorithm: Algorithm::Random,
         affinity_timeout: service.affinity_timeout,
-        source_ranges: service.admitted(family, place.ip(family)),
+        source_ranges,
     }
 }
 

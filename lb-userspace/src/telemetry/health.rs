@@ -22,6 +22,8 @@ pub struct Health {
     inherited: bool,
     eligibility: Eligibility,
     links: LinkHealth,
+    /// Why the host's own sockets have no programs.
+    host_sockets: Option<String>,
 }
 
 /// May load balancers send traffic to this node (KEP-3836)?
@@ -53,6 +55,7 @@ impl Default for Health {
             inherited: false,
             eligibility: Eligibility::default(),
             links: LinkHealth::default(),
+            host_sockets: None,
         }
     }
 }
@@ -91,6 +94,12 @@ impl Health {
     /// As found on the links.
     pub fn set_links(&mut self, links: LinkHealth) {
         self.links = links;
+    }
+
+    /// Why the host's own sockets have no programs, where they should. No restart would help: it is a complaint, and not a
+    /// lack of health.
+    pub fn set_host_sockets(&mut self, complaint: Option<String>) {
+        self.host_sockets = complaint;
     }
 
     /// These had programs and lost them.
@@ -143,6 +152,7 @@ impl Health {
         for link in &self.links.missing {
             complaints.push(format!("no program on {link}"));
         }
+        complaints.extend(self.host_sockets.clone());
         match self.eligibility {
             Eligibility::Eligible => {}
             Eligibility::NodeUnknown => complaints.push("there is no Node object of this node".to_owned()),

@@ -55,6 +55,10 @@ impl Agent {
             ["agent", &source[0], &source[1], "--node-name", NODE_NAME, "--pin-dir", &pins]
                 .map(String::from)
                 .into();
+        // Else it would look at every socket of the machine.
+        if !extra.iter().any(|arg| arg.starts_with("--socket-lb")) {
+            args.push("--socket-lb=off".to_owned());
+        }
         args.extend(extra.iter().map(ToString::to_string));
         Self::start_by(binary, node, folder, args)
     }

@@ -8,7 +8,7 @@ use kube::api::PostParams;
 use kube::config::AuthInfo;
 use kube::{Api, Client, Config};
 use lb_tests::cluster::{ADDRESS, Cluster};
-use lb_tests::container::{args, capabilities, manifest, variables};
+use lb_tests::container::{args, capabilities, cgroup, manifest, variables};
 use lb_tests::world::{Layout, NODE_NAME, World};
 use lb_userspace::api::{NEEDED, Needed};
 use std::collections::BTreeSet;
@@ -126,8 +126,9 @@ fn the_agent_serves_in_the_container_and_with_the_role_of_the_manifest() -> Resu
         .bind(&config(&world, &cluster)?, "/etc/lb")?
         .env("NODE_NAME", NODE_NAME)
         .env("LB_API_SERVER", &format!("https://{}", door.address()));
-    let args = args()?;
-    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let (args, cgroup) = (args()?, cgroup()?);
+    let mut args: Vec<_> = args.iter().map(String::as_str).collect();
+    args.extend(["--cgroup", &cgroup]);
     let mut agent = container.agent(&capabilities()?, &args)?;
     ask(&world).assert_clean();
     let log = agent.log();

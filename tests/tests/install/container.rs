@@ -2,7 +2,7 @@
 //! and a file system that holds nothing else and cannot be written.
 
 use anyhow::{Context, Result};
-use lb_tests::container::{Container, capabilities};
+use lb_tests::container::{Container, capabilities, cgroup};
 use lb_tests::echo::Echo;
 use lb_tests::load::{Report, Requests};
 use lb_tests::world::{Layout, NODE_NAME, Service, World};
@@ -45,7 +45,8 @@ fn check(attach: &str) -> Result<()> {
     let container = container(&world)?.bind(world.manifests().folder(), "/manifests")?;
     let granted = capabilities()?;
     let mut args = AGENT.to_vec();
-    args.extend(["--attach", attach]);
+    let cgroup = cgroup()?;
+    args.extend(["--attach", attach, "--cgroup", &cgroup]);
     let mut agent = container.agent(&granted, &args)?;
     ask(&world).assert_clean();
 
@@ -53,6 +54,7 @@ fn check(attach: &str) -> Result<()> {
     assert!(services.contains("default/web"), "{services}");
     let status = container.output(&granted, &["status"])?;
     assert!(status.contains("veth-client") && status.contains(attach), "{status}");
+    assert!(status.contains("sockets 8 programs on cgroup "), "{status}");
 
     // The tables outlive the container.
     agent.kill()?;
@@ -85,7 +87,8 @@ fn each_capability_of_the_manifest_is_needed_and_named() -> Result<()> {
     assert!(!granted.is_empty());
     for lacking in &granted {
         let others: Vec<_> = granted.iter().filter(|name| *name != lacking).cloned().collect();
-        let output = container.command(&others, &AGENT).output().context("lb-container")?;
+        let args = [&AGENT[..], &["--socket-lb=off"]].concat();
+        let output = container.command(&others, &args).output().context("lb-container")?;
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "it runs without {lacking}");
         let named = said.lines().last().unwrap_or_default();

@@ -16,7 +16,8 @@ fn world(layout: Layout) -> Result<World> {
 
 /// Those of links, and the sweep.
 fn all_programs() -> String {
-    format!("the kernel takes all {};", lb_common::names::ON_LINKS.len() + 1)
+    use lb_common::names::{ON_LINKS, ON_SOCKETS};
+    format!("the kernel takes all {};", ON_LINKS.len() + ON_SOCKETS.len() + 1)
 }
 
 /// What `lb check -o json` printed.

@@ -48,7 +48,7 @@ fn without_root_the_message_says_so() -> Result<()> {
         command.output().context("setpriv (package util-linux)")
     };
     let folder = manifests.to_string_lossy();
-    let agent_args = ["agent", "--node-name", "node-1", "--manifests", &*folder];
+    let agent_args = ["agent", "--socket-lb=off", "--node-name", "node-1", "--manifests", &*folder];
     for args in [&["services"][..], &["backends"], &["flows"], &["status"], &["cleanup"], &agent_args] {
         let output = run(args)?;
         let said = said(&output);

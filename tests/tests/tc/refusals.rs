@@ -56,7 +56,7 @@ fn a_segment_of_an_unknown_connection_is_reset() -> Result<()> {
 
 #[test]
 fn with_adopt_an_unknown_connection_goes_on_to_the_kernel() -> Result<()> {
-    let mut path = Datapath::with(Constants { adopt: true })?;
+    let mut path = Datapath::with(Constants { adopt: true, ..Constants::default() })?;
     path.set([service(Proto::Tcp, V4.vip, &[V4.backend])])?;
     let sent = tcp(V4.client, V4.vip).ack();
     let outcome = path.from_pod(&sent)?;

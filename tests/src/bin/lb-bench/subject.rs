@@ -57,7 +57,9 @@ impl Subject {
             }
             Kind::Lb | Kind::LbRestarted => {
                 let mut command = world.node().command(lb);
-                command.args(["agent", "--node-name", NODE_NAME, "--kubeconfig"]).arg(kubeconfig);
+                command
+                    .args(["agent", "--socket-lb=off", "--node-name", NODE_NAME, "--kubeconfig"])
+                    .arg(kubeconfig);
                 command.arg("--pin-dir").arg(pins);
                 command
             }

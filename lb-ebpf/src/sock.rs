@@ -1,0 +1,333 @@
+//! The host's own processes: they pass no pod's link, so a peer is translated where they name it, and given back
+//! where they ask for it. No packet of theirs is touched.
+
+use aya_ebpf::{
+    bindings::bpf_sock_addr,
+    helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
+};
+use lb_common::{
+    Addr, Backend, Counter, FlowKey, FrontendKind, PeerSide, Port, Proto, RangeRule, ServiceRecord, Slot,
+    Socket, SocketKey,
+};
+
+use crate::affinity::Sticky;
+use crate::{frontend, maps, select};
+
+const PROCEED: i32 = 1;
+const REFUSE: i32 = 0;
+const ECONNREFUSED: i32 = 111;
+const ETIMEDOUT: i32 = 110;
+
+/// The family of the socket, which says where the kernel keeps the address. An IPv6 socket may name an IPv4 peer in
+/// its v4-mapped form, which is how we write all addresses.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+/// A peer that a process names, and what becomes of it.
+#[repr(C)]
+struct Request {
+    /// The peer, as the process named it.
+    key: SocketKey,
+    /// The network namespace of the process.
+    netns: u64,
+    to: Socket,
+    /// The socket names a peer with each datagram, and is to stay with its backend.
+    stays: bool,
+}
+
+impl Request {
+    /// Is the process one of the host's, and not a pod's?
+    #[inline(always)]
+    fn is_host(&self) -> bool {
+        self.netns == maps::host_netns()
+    }
+
+    /// Who has affinity. Which of its addresses the process will have is not known yet, so that all of a network
+    /// namespace is one client: the node is. In a block of addresses that nobody has.
+    #[inline(always)]
+    fn client(&self) -> Addr {
+        Addr::from_words([0, 0, self.netns as u32, (self.netns >> 32) as u32])
+    }
+}
+
+/// What [`resolve`] says.
+const KEEP: u32 = 0;
+const TRANSLATED: u32 = 1;
+const REFUSED: u32 = 2;
+/// A policy says drop: the process learns it as from a peer that never answers, only sooner.
+const DROPPED: u32 = 3;
+
+/// `connect(2)`, TCP and UDP.
+#[inline(always)]
+pub fn connect(ctx: *mut bpf_sock_addr, family: Family) -> i32 {
+    // SAFETY: context fields.
+    let proto = unsafe { (*ctx).protocol } as u8;
+    if proto != Proto::Tcp as u8 && proto != Proto::Udp as u8 {
+        return PROCEED;
+    }
+    translate(ctx, family, proto, false)
+}
+
+/// `sendmsg(2)` of an unconnected UDP socket.
+#[inline(always)]
+pub fn sendmsg(ctx: *mut bpf_sock_addr, family: Family) -> i32 {
+    translate(ctx, family, Proto::Udp as u8, true)
+}
+
+/// `recvmsg(2)` and `getpeername(2)`: the process sees the peer that it named.
+#[inline(always)]
+pub fn restore(ctx: *mut bpf_sock_addr, family: Family) -> i32 {
+    let (addr, port) = named(ctx, family);
+    // SAFETY: a context field.
+    let proto = unsafe { (*ctx).protocol } as u8;
+    if maps::interesting(addr, port, proto) && is_served(netns(ctx)) {
+        let key = key(cookie(ctx), addr, port, PeerSide::Backend);
+        if let Some(socket) = maps::socket(&key) {
+            name(ctx, family, socket.addr, socket.port);
+        }
+    }
+    PROCEED
+}
+
+#[inline(always)]
+fn translate(ctx: *mut bpf_sock_addr, family: Family, proto: u8, stays: bool) -> i32 {
+    let (addr, port) = named(ctx, family);
+    if !maps::interesting(addr, port, proto) && !maps::near_service(addr, port) {
+        return PROCEED;
+    }
+    let netns = netns(ctx);
+    if !is_served(netns) || is_bound_to_loopback(ctx, family) {
+        return PROCEED;
+    }
+    let mut request = Request {
+        key: key(cookie(ctx), addr, port, PeerSide::Frontend),
+        netns,
+        to: Socket { proto, ..Socket::BLANK },
+        stays,
+    };
+    match resolve(&raw mut request) {
+        TRANSLATED => {
+            name(ctx, family, request.to.addr, request.to.port);
+            PROCEED
+        }
+        REFUSED => fail(ECONNREFUSED),
+        DROPPED => fail(ETIMEDOUT),
+        _ => PROCEED,
+    }
+}
+
+/// The process gets this errno; where the kernel cannot say it, its packets go on untranslated: EPERM would be a lie.
+#[inline(always)]
+fn fail(errno: i32) -> i32 {
+    if !maps::can_set_retval() {
+        return PROCEED;
+    }
+    // SAFETY: a plain helper call.
+    unsafe { bpf_set_retval(-errno) };
+    REFUSE
+}
+
+/// Finds the backend for a named peer, and writes it to `to`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn resolve(request: *mut Request) -> u32 {
+    // SAFETY: null, or the caller's.
+    let Some(request) = (unsafe { request.as_mut() }) else { return KEEP };
+    if request.stays
+        && let Some(known) = maps::socket(&request.key)
+        && maps::backend_alive(known.backend, known.generation)
+        && let Some(backend) = maps::backend(known.backend)
+    {
+        answer(
+            request,
+            known.service,
+            Slot { backend: known.backend, generation: known.generation },
+            backend,
+        );
+        return TRANSLATED;
+    }
+    let Some(destination) = destination(request) else { return KEEP };
+    let Some(frontend) = frontend::of(&destination) else {
+        return match maps::range_rule(destination.dst) {
+            Some(RangeRule::ClusterIp) => refuse(Counter::RefusedUnknownPort),
+            Some(RangeRule::Unallocated) => dropped(Counter::DropUnallocated),
+            _ => KEEP,
+        };
+    };
+    let Some(record) = maps::service_record(frontend.service) else { return KEEP };
+    if frontend.kind == FrontendKind::LoadBalancer as u8 && record.flags & ServiceRecord::SOURCE_RANGES != 0 {
+        if !request.is_host() {
+            // Its packets will tell which address it has.
+            return KEEP;
+        }
+        if record.flags & ServiceRecord::HOST_ADMITTED == 0 {
+            return dropped(Counter::DropSourceRange);
+        }
+    }
+    // The host is inside the cluster, as its pods are: see `open`.
+    let local =
+        frontend.kind == FrontendKind::Cluster as u8 && record.flags & ServiceRecord::INTERNAL_LOCAL != 0;
+    let (range, set) =
+        if local { (record.local, Backend::IN_LOCAL) } else { (record.cluster, Backend::IN_CLUSTER) };
+    let chosen = if record.affinity_timeout == 0 {
+        select::random(range)
+    } else {
+        Sticky::new(request.client(), frontend.service, record.affinity_timeout, range, set).choose()
+    };
+    let Some((slot, backend)) = chosen else {
+        let elsewhere = local && record.flags & ServiceRecord::HAS_ENDPOINTS != 0;
+        return if elsewhere {
+            dropped(Counter::DropNoLocalEndpoint)
+        } else {
+            refuse(Counter::RefusedNoEndpoint)
+        };
+    };
+    answer(request, frontend.service, slot, backend);
+    remember(request);
+    maps::count(Counter::SocketTranslated);
+    maps::account(frontend.service, slot.backend, |traffic| traffic.connections += 1);
+    TRANSLATED
+}
+
+#[inline(always)]
+fn refuse(reason: Counter) -> u32 {
+    maps::count(reason);
+    REFUSED
+}
+
+#[inline(always)]
+fn dropped(reason: Counter) -> u32 {
+    maps::count(reason);
+    DROPPED
+}
+
+#[inline(always)]
+fn answer(request: &mut Request, service: u32, slot: Slot, backend: &Backend) {
+    request.to.addr = backend.addr;
+    request.to.port = backend.port;
+    request.to.service = service;
+    request.to.backend = slot.backend;
+    request.to.generation = slot.generation;
+}
+
+/// Both names of the peer.
+#[inline(always)]
+fn remember(request: &Request) {
+    let named = Socket { addr: request.key.addr, port: request.key.port, ..request.to };
+    let behind = key(request.key.cookie, request.to.addr, request.to.port, PeerSide::Backend);
+    maps::socket_insert(&behind, &named);
+    if request.stays {
+        maps::socket_insert(&request.key, &named);
+    }
+}
+
+/// What the frontend is looked up by. To the host, every address of 127.0.0.0/8 is the loopback's, and so is no
+/// address at all (Linux); 127.0.0.1 and ::1 stand for them in `local_addrs`. `None` for a pod's loopback: it is its own.
+#[inline(always)]
+fn destination(request: &Request) -> Option<FlowKey> {
+    let mut dst = request.key.addr;
+    if is_loopback(dst) || is_unspecified(dst) {
+        if !request.is_host() {
+            return None;
+        }
+        dst = if dst.is_v4() { Addr::from_v4_word(u32::to_be(0x7f00_0001)) } else { LOOPBACK_V6 };
+    }
+    Some(FlowKey { dst, dport: request.key.port, proto: request.to.proto, ..FlowKey::BLANK })
+}
+
+const LOOPBACK_V6: Addr = Addr::from_words([0, 0, 0, u32::to_be(1)]);
+
+#[inline(always)]
+fn is_loopback(addr: Addr) -> bool {
+    if addr.is_v4() { u32::from_be(addr.v4_word()) >> 24 == 127 } else { addr.same(LOOPBACK_V6) }
+}
+
+#[inline(always)]
+fn is_unspecified(addr: Addr) -> bool {
+    if addr.is_v4() { addr.v4_word() == 0 } else { addr.same(Addr::UNSPECIFIED) }
+}
+
+/// Those of the host, or of any pod where `--socket-lb=all` says so.
+#[inline(always)]
+fn is_served(netns: u64) -> bool {
+    maps::every_netns() || netns == maps::host_netns()
+}
+
+#[inline(always)]
+fn netns(ctx: *mut bpf_sock_addr) -> u64 {
+    // SAFETY: a plain helper call on the context.
+    unsafe { bpf_get_netns_cookie(ctx.cast()) }
+}
+
+#[inline(always)]
+fn cookie(ctx: *mut bpf_sock_addr) -> u64 {
+    // SAFETY: a plain helper call on the context.
+    unsafe { bpf_get_socket_cookie(ctx.cast()) }
+}
+
+/// Such a socket cannot reach a pod: the kernel sends nothing from a loopback address over a link.
+#[inline(always)]
+fn is_bound_to_loopback(ctx: *mut bpf_sock_addr, family: Family) -> bool {
+    // SAFETY: context fields, and fields of the socket that it points to, read word by word.
+    let bound = unsafe {
+        let sk = (*ctx).__bindgen_anon_1.sk;
+        if sk.is_null() {
+            return false;
+        }
+        match family {
+            Family::V4 => Addr::from_v4_word(core::ptr::read_volatile(&raw const (*sk).src_ip4)),
+            Family::V6 => Addr::from_words([
+                core::ptr::read_volatile(&raw const (*sk).src_ip6[0]),
+                core::ptr::read_volatile(&raw const (*sk).src_ip6[1]),
+                core::ptr::read_volatile(&raw const (*sk).src_ip6[2]),
+                core::ptr::read_volatile(&raw const (*sk).src_ip6[3]),
+            ]),
+        }
+    };
+    is_loopback(bound)
+}
+
+#[inline(always)]
+fn key(cookie: u64, addr: Addr, port: Port, side: PeerSide) -> SocketKey {
+    SocketKey { cookie, addr, port, side: side as u8, pad: [0; 5] }
+}
+
+/// The peer as the context has it.
+#[inline(always)]
+fn named(ctx: *mut bpf_sock_addr, family: Family) -> (Addr, Port) {
+    // SAFETY: context fields, read word by word as the verifier wants it.
+    unsafe {
+        let port = Port::from_word(core::ptr::read_volatile(&raw const (*ctx).user_port) as u16);
+        let addr = match family {
+            Family::V4 => Addr::from_v4_word(core::ptr::read_volatile(&raw const (*ctx).user_ip4)),
+            Family::V6 => Addr::from_words([
+                core::ptr::read_volatile(&raw const (*ctx).user_ip6[0]),
+                core::ptr::read_volatile(&raw const (*ctx).user_ip6[1]),
+                core::ptr::read_volatile(&raw const (*ctx).user_ip6[2]),
+                core::ptr::read_volatile(&raw const (*ctx).user_ip6[3]),
+            ]),
+        };
+        (addr, port)
+    }
+}
+
+#[inline(always)]
+fn name(ctx: *mut bpf_sock_addr, family: Family, addr: Addr, port: Port) {
+    // SAFETY: as in `named`.
+    unsafe {
+        match family {
+            Family::V4 => core::ptr::write_volatile(&raw mut (*ctx).user_ip4, addr.v4_word()),
+            Family::V6 => {
+                let words = addr.words();
+                core::ptr::write_volatile(&raw mut (*ctx).user_ip6[0], words[0]);
+                core::ptr::write_volatile(&raw mut (*ctx).user_ip6[1], words[1]);
+                core::ptr::write_volatile(&raw mut (*ctx).user_ip6[2], words[2]);
+                core::ptr::write_volatile(&raw mut (*ctx).user_ip6[3], words[3]);
+            }
+        }
+        core::ptr::write_volatile(&raw mut (*ctx).user_port, u32::from(port.word()));
+    }
+}

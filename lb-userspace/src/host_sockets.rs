@@ -1,0 +1,163 @@
+//! Sockets of the host's own processes: the cgroup that the programs hang on, and the end of connections whose
+//! backend is gone.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use anyhow::Context;
+use aya::Ebpf;
+use lb_common::{PeerSide, Proto, SocketKey};
+use tracing::{debug, error, info, warn};
+
+use crate::dataplane::cgroup::{self, Cgroup, SocketLb};
+use crate::dataplane::load::Constants;
+use crate::dataplane::maps::{Maps, SocketTable};
+use crate::dataplane::pins::Pins;
+use crate::dataplane::sockdiag::{self, Connected};
+use crate::plan::Op;
+
+/// Between looks for sockets whose backend is gone; and after the last, for those that were on their way to it.
+const AGAIN: Duration = Duration::from_secs(1);
+/// However fast backends go.
+const AT_MOST_EVERY: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Config {
+    /// Whose connections are translated at the socket: those of the host's own processes, those of pods too, or none
+    #[arg(long = "socket-lb", value_enum, default_value_t)]
+    pub mode: SocketLb,
+    /// The cgroup v2 folder whose processes these are [default: the root of the host's hierarchy]
+    #[arg(long, value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+}
+
+impl Config {
+    /// Completes what programs are to know of the host.
+    ///
+    /// # Errors
+    /// Where the kernel does not tell network namespaces apart (5.14).
+    pub fn constants(&self, constants: Constants) -> anyhow::Result<Constants> {
+        let host_netns = match self.mode {
+            SocketLb::Off => 0,
+            SocketLb::Host => cgroup::netns_cookie()
+                .context("SO_NETNS_COOKIE (kernel 5.14), for --socket-lb=host; --socket-lb=all needs none")?,
+            // Without, nothing is the host's: NodePorts on loopback are not served.
+            SocketLb::All => cgroup::netns_cookie().unwrap_or(0),
+        };
+        Ok(Constants { host_netns, every_netns: self.mode == SocketLb::All, ..constants })
+    }
+}
+
+/// The agent's hold on them.
+pub struct HostSockets {
+    config: Config,
+    /// What the programs hang on.
+    cgroup: Option<Cgroup>,
+    /// Tells that backends are gone. `None` where nothing is translated.
+    gone: Option<Sender<()>>,
+}
+
+impl HostSockets {
+    /// # Errors
+    /// Where the tables cannot be opened once more, or there is no thread to be had.
+    pub fn new(config: Config, pins: &Pins, maps: &Maps) -> anyhow::Result<Self> {
+        let mut gone = None;
+        if config.mode != SocketLb::Off {
+            let (tell, told) = channel();
+            let table = SocketTable::open(pins, maps)?;
+            std::thread::Builder::new()
+                .name("sockets".to_owned())
+                .spawn(move || end_orphans(table, &told))
+                .context("cannot start a thread")?;
+            gone = Some(tell);
+        }
+        Ok(Self { config, cgroup: None, gone })
+    }
+
+    /// Hangs the programs on the cgroup, or takes them away, where that is not so. What does not work is said, and
+    /// tried again with the next call: the host is never silently without Services. What to tell of it.
+    pub fn reconcile(&mut self, object: &mut Ebpf, pins: &Pins) -> Option<String> {
+        let failed = self.try_reconcile(object, pins).err()?;
+        self.cgroup = None;
+        let complaint = format!("processes of the host reach no Service: {failed:#}");
+        error!("{complaint} (pods do; --socket-lb=off says that this is meant)");
+        Some(complaint)
+    }
+
+    fn try_reconcile(&mut self, object: &mut Ebpf, pins: &Pins) -> anyhow::Result<()> {
+        if self.config.mode == SocketLb::Off {
+            return cgroup::detach(pins);
+        }
+        if self.cgroup.as_ref().is_some_and(|cgroup| cgroup::is_attached(pins, cgroup)) {
+            return Ok(());
+        }
+        let cgroup = Cgroup::open(self.config.cgroup.as_deref())?;
+        cgroup::attach(object, pins, &cgroup)?;
+        info!(cgroup = cgroup.place, mode = ?self.config.mode, "attached to the host's sockets");
+        self.cgroup = Some(cgroup);
+        Ok(())
+    }
+
+    /// Ends the sockets whose backend was just taken out of the tables.
+    pub fn applied(&self, ops: &[Op]) {
+        if ops.iter().any(|op| matches!(op, Op::RetireBackend { .. })) {
+            self.end_orphans();
+        }
+    }
+
+    /// Ends the sockets whose backend is gone, of whatever time.
+    pub fn end_orphans(&self) {
+        if let Some(gone) = &self.gone {
+            // The thread lives as long as the agent.
+            let _ = gone.send(());
+        }
+    }
+}
+
+fn end_orphans(mut table: SocketTable, told: &Receiver<()>) {
+    while told.recv().is_ok() {
+        loop {
+            pass(&mut table, false);
+            std::thread::sleep(AT_MOST_EVERY);
+            match told.recv_timeout(AGAIN) {
+                Ok(()) => while told.try_recv().is_ok() {},
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+        pass(&mut table, true);
+    }
+}
+
+fn pass(table: &mut SocketTable, forget: bool) {
+    if let Err(failed) = end(table, forget) {
+        warn!("sockets of backends that are gone: {failed:#}");
+    }
+}
+
+/// Ends the sockets whose backend is gone, and `forget`s what was known of them.
+fn end(table: &mut SocketTable, forget: bool) -> anyhow::Result<()> {
+    let mut orphans = BTreeSet::new();
+    let mut protocols = BTreeSet::new();
+    table.for_each_orphan(|key, socket| {
+        orphans.insert(*key);
+        protocols.extend(Proto::from_number(socket.proto));
+    })?;
+    let is_orphan = |socket: &Connected| {
+        let (addr, port) = socket.peer();
+        let side = PeerSide::Backend as u8;
+        orphans.contains(&SocketKey { cookie: socket.cookie(), addr, port, side, pad: [0; 5] })
+    };
+    for proto in protocols {
+        let ended = sockdiag::end(proto, is_orphan)?;
+        if ended > 0 {
+            debug!(%proto, ended, "sockets of backends that are gone");
+        }
+    }
+    if forget {
+        orphans.iter().for_each(|key| table.remove(key));
+    }
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! Programs at sockets outlive the agent, are swapped under their links, and go with `lb cleanup`. Where they cannot be had,
+//! that is said.
+
+use anyhow::{Result, ensure};
+use lb_tests::world::{Family, Layout, World};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crate::client::{LIMIT, connect};
+use crate::stage::{Stage, Web, vip};
+
+#[test]
+fn a_dead_agent_and_the_next_one_leave_sockets_working() -> Result<()> {
+    let mut stage = Stage::new("host", &Web::on([1]))?;
+    let to = vip(Family::V4);
+    let mut held = stage.node(|| Ok(connect(to)?))?.0;
+    let before = stage.programs()?;
+    ensure!(before.len() == 8, "{before:?}");
+    stage.agent.kill()?;
+    stage.node(|| Ok(connect(to)?))?;
+    stage.agent.start_again()?;
+    // The same places, and other programs in them.
+    let after = stage.programs()?;
+    ensure!(after.iter().zip(&before).all(|(after, before)| after.0 == before.0 && after.1 != before.1));
+    ensure!(after.len() == 8, "{after:?}");
+    stage.node(|| Ok(connect(to)?))?;
+    held.write_all(b"x")?;
+    held.read_exact(&mut [0])?;
+    ensure!(held.peer_addr()? == to);
+    stage.agent.terminate()?;
+    stage.world.lb(&["cleanup"])?;
+    ensure!(stage.programs()?.is_empty());
+    ensure!(stage.node(|| Ok(TcpStream::connect_timeout(&to, Duration::from_millis(300)).is_err()))?);
+    Ok(())
+}
+
+/// A process that connects all the time sees no gap.
+#[test]
+fn while_programs_are_swapped_every_connection_works() -> Result<()> {
+    let mut stage = Stage::new("host", &Web::on([1]))?;
+    let node = stage.world.node().clone();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let client = node.spawn(move || -> Result<u32> {
+        let mut count = 0;
+        while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+            connect(vip(Family::V4))?;
+            count += 1;
+        }
+        Ok(count)
+    });
+    for _ in 0..2 {
+        stage.agent.terminate()?;
+        stage.agent.start_again()?;
+    }
+    drop(stop);
+    let count = client.join().map_err(|_| anyhow::anyhow!("the client panicked"))??;
+    ensure!(count > 10, "{count} connections");
+    Ok(())
+}
+
+#[test]
+fn programs_that_somebody_detached_come_back() -> Result<()> {
+    let stage = Stage::new("host", &Web::on([1]))?;
+    let links = stage.world.folder().pins().join("links");
+    for entry in std::fs::read_dir(links)? {
+        let pin = entry?.path();
+        if pin.to_string_lossy().contains("cgroup") {
+            lb_userspace::dataplane::sys::detach_pinned(&pin)?;
+        }
+    }
+    ensure!(stage.programs()?.is_empty());
+    // With the sweep, every ten seconds.
+    let deadline = std::time::Instant::now() + Duration::from_secs(15);
+    while stage.programs()?.len() != 8 {
+        ensure!(std::time::Instant::now() < deadline, "{}", stage.agent.log());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    stage.node(|| Ok(connect(vip(Family::V4))?))?;
+    Ok(())
+}
+
+#[test]
+fn the_status_tells_where_programs_are() -> Result<()> {
+    let mut stage = Stage::new("host", &Web::on([1]))?;
+    let status = stage.world.lb(&["status"])?;
+    ensure!(status.contains("sockets 8 programs on cgroup "), "{status}");
+    ensure!(stage.json(&["status"])?["hostSockets"]["programs"] == 8);
+    stage.agent.terminate()?;
+    let status = stage.world.lb(&["status"])?;
+    ensure!(status.contains("sockets 8 programs on cgroup "), "{status}");
+    Ok(())
+}
+
+#[test]
+fn where_there_is_no_cgroup_it_is_said_and_pods_are_served() -> Result<()> {
+    let world = World::new(Layout::routed())?;
+    let folder = world.folder().path().to_owned();
+    let mut agent = world.start_agent(&["--socket-lb=host", &format!("--cgroup={}", folder.display())])?;
+    let complaint = "processes of the host reach no Service";
+    agent.wait_for_text(complaint, LIMIT)?;
+    ensure!(agent.log().contains("is no folder of a cgroup v2 hierarchy"), "{}", agent.log());
+    let status = world.lb(&["status"])?;
+    ensure!(status.contains(complaint) && status.contains("sockets no programs"), "{status}");
+    Ok(())
+}
+
+/// `lb check` attaches nothing; it looks for the root as the agent does.
+#[test]
+fn where_no_cgroup_v2_is_mounted_the_root_is_had_by_a_mount_of_our_own() -> Result<()> {
+    let check = "lb check | grep '  cgroup  '";
+    let unmounted =
+        "for at in $(awk '$3 == \"cgroup2\" { print $2 }' /proc/self/mounts); do umount $at; done";
+    let lb = lb_tests::world::lb_binary()?;
+    let script = format!("{unmounted}; {}", check.replacen("lb", &lb.display().to_string(), 1));
+    let shell = |capabilities: &[&str]| -> Result<String> {
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--mount", "--net"]).args(capabilities).args(["sh", "-c", &script]);
+        Ok(String::from_utf8(command.output()?.stdout)?)
+    };
+    let found = shell(&[])?;
+    ensure!(found.contains("ok ") && found.contains("a mount of our own"), "{found}");
+    Ok(())
+}
