@@ -24,8 +24,7 @@ extern "C" fn find_frontend(key: *const FlowKey) -> u64 {
     if let Some(frontend) = maps::frontend(key.dst, key.dport, key.proto) {
         return found(frontend);
     }
-    // Loopback is for processes of the node: what comes by a link to it is none of them (CVE-2020-8558).
-    if !maps::may_be_node_port(key.dport) || key.dst.is_loopback() || !maps::is_local(&key.dst) {
+    if !maps::may_be_node_port(key.dport) || !maps::is_local(&key.dst) {
         return NONE;
     }
     let unspecified = if key.dst.is_v4() { Addr::from_v4_word(0) } else { Addr::UNSPECIFIED };

@@ -71,6 +71,10 @@ extern "C" fn open_flow(key: *const FlowKey, tcp_flags: u8, previous: u32) -> u3
 fn open_or_say(key: &FlowKey, tcp_flags: u8, previous: u32) -> Opened {
     let is_tcp = key.proto == Proto::Tcp as u8;
     let begins = !is_tcp || is_syn(tcp_flags);
+    // Loopback is for processes of the node: what comes by a link to it is none of them (CVE-2020-8558).
+    if key.dst.is_loopback() {
+        return Opened::NotOurs;
+    }
     let Some(pair) = maps::scratch() else { return Opened::Failed };
     let Some(frontend) = frontend::of(key) else { return without_frontend(key, is_tcp, begins, pair) };
     if !begins {

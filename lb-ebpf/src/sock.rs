@@ -229,7 +229,7 @@ fn remember(request: &Request) {
 #[inline(always)]
 fn destination(request: &Request) -> Option<FlowKey> {
     let mut dst = request.key.addr;
-    if is_loopback(dst) || is_unspecified(dst) {
+    if dst.is_loopback() || is_unspecified(dst) {
         if !request.is_host() {
             return None;
         }
@@ -239,11 +239,6 @@ fn destination(request: &Request) -> Option<FlowKey> {
 }
 
 const LOOPBACK_V6: Addr = Addr::from_words([0, 0, 0, u32::to_be(1)]);
-
-#[inline(always)]
-fn is_loopback(addr: Addr) -> bool {
-    if addr.is_v4() { u32::from_be(addr.v4_word()) >> 24 == 127 } else { addr.same(LOOPBACK_V6) }
-}
 
 #[inline(always)]
 fn is_unspecified(addr: Addr) -> bool {
@@ -287,7 +282,7 @@ fn is_bound_to_loopback(ctx: *mut bpf_sock_addr, family: Family) -> bool {
             ]),
         }
     };
-    is_loopback(bound)
+    bound.is_loopback()
 }
 
 #[inline(always)]

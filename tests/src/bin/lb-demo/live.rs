@@ -1,6 +1,6 @@
 //! Steady requests to every Service, and a table of who answers, drawn each second.
 
-use crate::services::{self, Frontend};
+use crate::services::{self, Asker, Frontend};
 use crate::stage::Stage;
 use crate::stop;
 use crate::table::{self, Table};
@@ -24,7 +24,7 @@ pub fn show(stage: &Stage) -> Result<()> {
     println!("Requests a second, {RATE} to each address; Ctrl-C ends.\n");
     let (mut screen, mut clients) = (Screen::default(), Clients::default());
     while !stop::is_asked() {
-        clients.follow(stage, &services::frontends(stage)?);
+        clients.follow(stage, &services::frontends(stage, Asker::Pod)?);
         if wait(screen.period()) {
             break;
         }

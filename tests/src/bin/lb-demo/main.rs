@@ -14,6 +14,7 @@ mod verdict;
 
 use anyhow::Result;
 use clap::Parser;
+use services::Asker;
 use stage::Stage;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,7 +26,7 @@ struct Args {
     /// The `lb` to show; without it, the one beside this program
     #[arg(long)]
     lb: Option<PathBuf>,
-    /// End after the first round of requests; fails unless each was answered by a backend of the right Service, or
+    /// End after the first rounds of requests; fails unless each was answered by a backend of the right Service, or
     /// refused where it has none
     #[arg(long)]
     once: bool,
@@ -53,11 +54,16 @@ fn run(args: &Args) -> Result<bool> {
     stop::listen()?;
     let stage = Stage::set(args.lb.as_deref(), &args.examples, args.api)?;
     println!("{stage}");
-    let outcome = traffic::first_round(&stage)?;
-    println!("{outcome}\n{}", stage.world.lb(&["services"])?);
+    let mut is_clean = true;
+    for asker in Asker::ALL {
+        let outcome = traffic::round(&stage, asker)?;
+        print!("{outcome}");
+        is_clean &= outcome.is_clean();
+    }
+    println!("\n{}", stage.world.lb(&["services"])?);
     if !args.once && !stop::is_asked() {
         live::show(&stage)?;
         println!("\nCleaning up.");
     }
-    Ok(outcome.is_clean())
+    Ok(is_clean)
 }

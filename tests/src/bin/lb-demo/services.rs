@@ -3,10 +3,11 @@
 use crate::stage::Stage;
 use anyhow::{Context, Result};
 use lb_common::Proto;
-use lb_tests::world::{NODE_V4, NODE_V6};
+use lb_tests::world::{NODE_V4, NODE_V6, Netns};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// An address that a Service answers on, and what a client meets there.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -22,21 +23,72 @@ pub struct Frontend {
     pub is_sticky: bool,
 }
 
+/// Who asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Asker {
+    /// The client, a pod.
+    Pod,
+    /// A process of the node.
+    Host,
+}
+
+impl Asker {
+    pub const ALL: [Self; 2] = [Self::Pod, Self::Host];
+
+    pub fn netns(self, stage: &Stage) -> &Netns {
+        match self {
+            Self::Pod => &stage.world.client().netns,
+            Self::Host => stage.world.node(),
+        }
+    }
+
+    /// In `lb services -o json`.
+    fn field(self) -> &'static str {
+        match self {
+            Self::Pod => "pod",
+            Self::Host => "host",
+        }
+    }
+
+    /// Where it asks a frontend. A NodePort is asked at the node's own address, on the node at its loopback.
+    fn asks(self, address: SocketAddr) -> SocketAddr {
+        let ip = match (address.ip(), self) {
+            (IpAddr::V4(ip), Self::Pod) if ip.is_unspecified() => NODE_V4.into(),
+            (IpAddr::V6(ip), Self::Pod) if ip.is_unspecified() => NODE_V6.into(),
+            (IpAddr::V4(ip), Self::Host) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            (IpAddr::V6(ip), Self::Host) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            (ip, _) => ip,
+        };
+        SocketAddr::new(ip, address.port())
+    }
+}
+
+impl fmt::Display for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pod => "the client",
+            Self::Host => "a process of the node",
+        })
+    }
+}
+
 /// Every frontend, in order.
-pub fn frontends(stage: &Stage) -> Result<Vec<Frontend>> {
+pub fn frontends(stage: &Stage, asker: Asker) -> Result<Vec<Frontend>> {
     let json = stage.world.lb(&["services", "-o", "json"])?;
     let document: Value = serde_json::from_str(&json).context("`lb services -o json` is not JSON")?;
     let ports = document.as_array();
     let ports = ports.with_context(|| format!("`lb services -o json` has no list of services: {json}"))?;
     let mut found = Vec::new();
     for port in ports {
-        found.extend(frontends_of(stage, port).with_context(|| format!("`lb services -o json`: {port}"))?);
+        found.extend(
+            frontends_of(stage, asker, port).with_context(|| format!("`lb services -o json`: {port}"))?,
+        );
     }
     found.sort();
     Ok(found)
 }
 
-fn frontends_of(stage: &Stage, port: &Value) -> Result<Vec<Frontend>> {
+fn frontends_of(stage: &Stage, asker: Asker, port: &Value) -> Result<Vec<Frontend>> {
     let service = format!("{}/{}", text(port, "namespace")?, text(port, "name")?);
     let proto = match text(port, "protocol")? {
         "TCP" => Proto::Tcp,
@@ -47,7 +99,7 @@ fn frontends_of(stage: &Stage, port: &Value) -> Result<Vec<Frontend>> {
     let is_sticky = port["sessionAffinity"]["type"] == "ClientIP";
     let mut frontends = Vec::new();
     for frontend in list(port, "frontends")? {
-        let endpoints = match text(&frontend["clients"], "pod")? {
+        let endpoints = match text(&frontend["clients"], asker.field())? {
             "cluster" => Some(list(port, "clusterEndpoints")?),
             "local" => Some(list(port, "localEndpoints")?),
             "reject" => None,
@@ -66,22 +118,12 @@ fn frontends_of(stage: &Stage, port: &Value) -> Result<Vec<Frontend>> {
             service: service.clone(),
             kind: text(frontend, "kind")?.to_owned(),
             proto,
-            address: asked(address(&frontend["address"])?),
+            address: asker.asks(address(&frontend["address"])?),
             servers,
             is_sticky,
         });
     }
     Ok(frontends)
-}
-
-/// A NodePort is asked at the node's own address.
-fn asked(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => NODE_V4.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => NODE_V6.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }
 
 fn text<'a>(value: &'a Value, field: &str) -> Result<&'a str> {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use lb_tests::cluster::{ADDRESS, Cluster};
-use lb_tests::world::{Agent, World};
+use lb_tests::world::{Agent, Cgroup, World};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,10 +38,13 @@ impl Source {
         Ok(Self::Api { cluster, kubeconfig, kubectl })
     }
 
-    pub fn start_agent(&self, world: &World) -> Result<Agent> {
+    /// Serves the processes of this cgroup, as those of the node.
+    pub fn start_agent(&self, world: &World, cgroup: &Cgroup) -> Result<Agent> {
+        let cgroup = format!("--cgroup={}", cgroup.path().display());
+        let args = ["--socket-lb=host", &cgroup];
         match self {
-            Self::Folder(_) => world.start_agent(&[]),
-            Self::Api { kubeconfig, .. } => world.start_agent_on_api(kubeconfig, &[]),
+            Self::Folder(_) => world.start_agent(&args),
+            Self::Api { kubeconfig, .. } => world.start_agent_on_api(kubeconfig, &args),
         }
     }
 

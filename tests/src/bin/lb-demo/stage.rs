@@ -4,7 +4,7 @@ use crate::source::Source;
 use anyhow::Result;
 use lb_common::SCHEMA;
 use lb_tests::echo::Echo;
-use lb_tests::world::{Agent, Layout, Pod, World, lb_binary};
+use lb_tests::world::{Agent, Cgroup, Layout, Pod, World, lb_binary};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,8 @@ pub struct Stage {
     source: Source,
     pub world: World,
     lb: PathBuf,
+    /// This process is in it, and so are the processes of the node.
+    _cgroup: Cgroup,
 }
 
 impl Stage {
@@ -31,8 +33,10 @@ impl Stage {
         let server = |pod: &Pod| Echo::start(&pod.netns, &server_name(pod), &PORTS);
         let servers = world.backends().iter().map(server).collect::<Result<_>>()?;
         let source = if api { Source::api(&world, examples) } else { Source::folder(&world, examples) }?;
-        let agent = source.start_agent(&world)?;
-        Ok(Self { _agent: agent, _servers: servers, source, world, lb })
+        let cgroup = Cgroup::create()?;
+        cgroup.enter()?;
+        let agent = source.start_agent(&world, &cgroup)?;
+        Ok(Self { _agent: agent, _servers: servers, source, world, lb, _cgroup: cgroup })
     }
 
     /// What to type in a second terminal: a backend more, and the commands that look inside.

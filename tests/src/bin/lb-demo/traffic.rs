@@ -1,6 +1,6 @@
-//! The first round: some requests to every frontend, and who answered.
+//! The first rounds: some requests to every frontend, and who answered.
 
-use crate::services::{self, Frontend};
+use crate::services::{self, Asker, Frontend};
 use crate::stage::Stage;
 use crate::stop;
 use crate::table::{self, Table};
@@ -17,15 +17,15 @@ pub struct Outcome {
     servers: Vec<String>,
 }
 
-pub fn first_round(stage: &Stage) -> Result<Outcome> {
-    let frontends = services::frontends(stage)?;
+pub fn round(stage: &Stage, asker: Asker) -> Result<Outcome> {
+    let frontends = services::frontends(stage, asker)?;
     let is_served = frontends.iter().any(|frontend| !frontend.servers.is_empty());
     ensure!(is_served, "no Service with endpoints is programmed; see `lb services`");
-    println!("\n{REQUESTS} requests to each of {} addresses, from the client:\n", frontends.len());
+    println!("\n{REQUESTS} requests to each of {} addresses, from {asker}:\n", frontends.len());
     let mut rows = Vec::new();
     for frontend in frontends {
         let requests = Requests::new(frontend.proto, frontend.address).count(REQUESTS).workers(2);
-        let report = requests.run(&stage.world.client().netns);
+        let report = requests.run(asker.netns(stage));
         rows.push((frontend, report));
         if stop::is_asked() {
             break;
