@@ -18,6 +18,7 @@ mod node;
 mod rewind;
 mod rights;
 mod state;
+mod transport;
 mod watched;
 
 use std::path::PathBuf;
@@ -58,6 +59,11 @@ pub struct Times {
     pub connect: Duration,
     /// Until an answer begins, and between two parts of a list.
     pub answer: Duration,
+    /// A connection on which nothing came for so long is asked for a sign of life (client-go's
+    /// `HTTP2_READ_IDLE_TIMEOUT_SECONDS`).
+    pub ping: Duration,
+    /// Until the sign has to be there (`HTTP2_PING_TIMEOUT_SECONDS`).
+    pub pong: Duration,
     /// The longest pause between two attempts.
     pub retry: Duration,
     /// A watch that was interrupted for longer is not resumed but listed anew: an etcd may have been restored
@@ -75,6 +81,8 @@ impl Default for Times {
         Self {
             connect: Duration::from_secs(5),
             answer: Duration::from_secs(30),
+            ping: Duration::from_secs(30),
+            pong: Duration::from_secs(15),
             retry: Duration::from_secs(5),
             resume: Duration::from_secs(5),
             confirm: Duration::from_secs(1),

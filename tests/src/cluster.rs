@@ -35,6 +35,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use kube::Client;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use xtask::control_plane::Program;
 
 use self::daemon::{Daemon, Keeper};
@@ -244,6 +246,13 @@ impl Cluster {
         self.apiserver.take().context("kube-apiserver is not running")?.stop(STOP_LIMIT)
     }
 
+    /// SIGSTOP, until what is given is dropped: connections are made and stay, and nothing is answered.
+    pub fn freeze_apiserver(&self) -> Result<Frozen> {
+        let pid = self.apiserver.as_ref().context("kube-apiserver is not running")?.pid();
+        kill(pid, Signal::SIGSTOP)?;
+        Ok(Frozen(pid))
+    }
+
     /// The server comes back with a certificate that nobody has seen: kubeconfigs are to be written anew.
     pub fn renew_certificate(&mut self) -> Result<()> {
         self.kill_apiserver()?;
@@ -281,6 +290,16 @@ impl Cluster {
 
     fn data(&self) -> PathBuf {
         self.folder.join("etcd-data")
+    }
+}
+
+/// A server that hangs.
+pub struct Frozen(Pid);
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // It may have been ended meanwhile.
+        kill(self.0, Signal::SIGCONT).ok();
     }
 }
 

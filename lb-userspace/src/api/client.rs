@@ -10,10 +10,8 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
-use hyper_util::rt::TokioExecutor;
-use kube::client::{Body, ConfigExt};
-use tower::util::BoxCloneSyncService;
-use tower::{BoxError, ServiceBuilder, ServiceExt};
+use kube::client::Body;
+use tower::{BoxError, ServiceExt};
 use tower_http::timeout::TimeoutBody;
 use tracing::{debug, info, warn};
 
@@ -21,10 +19,12 @@ use super::access;
 use super::connect::{Connector, Route};
 use super::rewind::{self, Resumption};
 use super::state::State;
+use super::transport::{self, Transport};
 use super::{Config, fault};
 use crate::event::Kind;
 
-/// A watch that says nothing for so long is dead; kube's watchers give up earlier.
+/// A watch that says nothing for so long is dead. kube's watchers give up earlier, and PINGs find out much earlier
+/// whether the server hangs: this is only not to wait for ever.
 const WATCH_SILENCE: Duration = Duration::from_secs(600);
 
 const ADVICE: &str = "; KUBERNETES_SERVICE_HOST is usually a ClusterIP, which nobody serves on a node without \
@@ -37,7 +37,7 @@ struct Inner {
     /// Counts renewals: watches find out at the same time that one is needed.
     number: u64,
     server: String,
-    service: BoxCloneSyncService<Request<Body>, Response<Incoming>, BoxError>,
+    service: Transport,
 }
 
 /// The body of an answer: it notes when it came.
@@ -182,18 +182,10 @@ impl Client {
 async fn connect(config: &Config, route: &Route, number: u64) -> anyhow::Result<Inner> {
     let access = access::read(config).await?;
     route.set_server(&access.cluster_url);
-    let connector = Connector::new(route.clone(), config.times.connect);
-    let connector =
-        access.rustls_https_connector_with_connector(connector).context("certificates for the API server")?;
-    let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
-    let service = ServiceBuilder::new()
-        .layer(access.base_uri_layer())
-        .option_layer(access.auth_layer().context("credentials for the API server")?)
-        .layer(access.extra_headers_layer().context("headers for the API server")?)
-        .map_err(BoxError::from)
-        .service(http);
     let server = access.cluster_url.to_string().trim_end_matches('/').to_owned();
-    Ok(Inner { number, server, service: BoxCloneSyncService::new(service) })
+    let (times, connector) = (config.times.clone(), Connector::new(route.clone(), config.times.connect));
+    let building = tokio::task::spawn_blocking(move || transport::build(&access, connector, &times));
+    Ok(Inner { number, server, service: building.await.context("a thread for credentials")?? })
 }
 
 /// The same request, where it can be made twice.

@@ -31,6 +31,8 @@ pub fn times() -> Times {
     Times {
         connect: Duration::from_millis(300),
         answer: Duration::from_millis(500),
+        ping: Duration::from_millis(200),
+        pong: Duration::from_millis(300),
         retry: Duration::from_millis(200),
         resume: Duration::from_secs(30),
         confirm: Duration::from_millis(300),
@@ -38,10 +40,13 @@ pub fn times() -> Times {
     }
 }
 
+pub fn config(server: &Server) -> Config {
+    Config { server: Some(server.url()), times: times(), ..Config::default() }
+}
+
 impl Agent {
     pub async fn start(server: &Server) -> Self {
-        let config = Config { server: Some(server.url()), times: times(), ..Config::default() };
-        Self::with(config, Tables::default()).await
+        Self::with(config(server), Tables::default()).await
     }
 
     pub async fn with(config: Config, tables: Tables) -> Self {

@@ -7,17 +7,15 @@ use lb_userspace::event::Kind;
 use lb_userspace::tables::Tables;
 use serde_json::json;
 
-use super::agent::{Agent, times};
+use super::agent::{Agent, config, times};
 use super::server::{Server, What};
-use super::{BOTH, server, service, slice};
+use super::{BOTH, following, forget, server, service, slice};
 
 const PAUSE: Duration = Duration::from_millis(300);
 
 #[tokio::test]
 async fn a_watch_that_is_cut_goes_on_where_it_was() {
-    let server = server();
-    let mut agent = Agent::start(&server).await;
-    agent.until(BOTH).await;
+    let (server, mut agent) = following().await;
     let before = agent.operations;
     server.cut();
     agent.stays(BOTH, PAUSE).await;
@@ -31,12 +29,9 @@ async fn a_watch_that_is_cut_goes_on_where_it_was() {
 
 #[tokio::test]
 async fn a_watch_that_is_too_old_is_listed_anew_and_deletions_are_seen() {
-    let mut server = server();
-    let mut agent = Agent::start(&server).await;
-    agent.until(BOTH).await;
+    let (mut server, mut agent) = following().await;
     server.stop();
-    server.delete("services", "default", "a");
-    server.delete("endpointslices", "default", "a-1");
+    forget(&server, "a");
     server.put("endpointslices", slice("b", &["10.0.0.8"]));
     server.compact();
     agent.stays(BOTH, PAUSE).await;
@@ -46,9 +41,7 @@ async fn a_watch_that_is_too_old_is_listed_anew_and_deletions_are_seen() {
 
 #[tokio::test]
 async fn a_server_that_comes_back_is_found() {
-    let mut server = server();
-    let mut agent = Agent::start(&server).await;
-    agent.until(BOTH).await;
+    let (mut server, mut agent) = following().await;
     let before = agent.operations;
     server.stop();
     agent.wait("a fault", |agent| agent.watch.state.fault(Kind::Service).is_some()).await;
@@ -145,11 +138,49 @@ async fn a_token_that_was_replaced_is_read_at_once() {
     agent.until("a 10.0.0.1:8080; b 10.0.0.7:8080").await;
 }
 
+/// A plugin may ask a cloud, or wait for a network.
+#[tokio::test]
+async fn a_credential_plugin_that_takes_its_time_holds_nothing_up() {
+    const TIME: Duration = Duration::from_secs(2);
+    let server = server();
+    server.accept_tokens(&["from-plugin"]);
+    let dir = tempfile::tempdir().unwrap();
+    let kubeconfig = dir.path().join("kubeconfig");
+    let credential = json!({
+        "apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential",
+        "status": {"token": "from-plugin"},
+    });
+    let script = format!("sleep {}; echo '{credential}'", TIME.as_secs());
+    let text = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": server.url()}}],
+        "users": [{"name": "u", "user": {"exec": {
+            "apiVersion": "client.authentication.k8s.io/v1", "command": "sh", "args": ["-c", script],
+            "interactiveMode": "Never",
+        }}}],
+    });
+    std::fs::write(&kubeconfig, text.to_string()).unwrap();
+    let config = Config { kubeconfig: Some(kubeconfig), times: times(), ..Config::default() };
+    // What else the loop's thread does meanwhile.
+    let others = async {
+        for _ in 0..10 {
+            tokio::time::sleep(TIME / 100).await;
+        }
+        std::time::Instant::now()
+    };
+    let started = async {
+        let agent = Agent::with(config, Tables::default()).await;
+        (agent, std::time::Instant::now())
+    };
+    let ((mut agent, started), others) = tokio::join!(started, others);
+    assert!(others < started, "the plugin held the loop up");
+    agent.until(BOTH).await;
+}
+
 #[tokio::test]
 async fn an_object_that_does_not_decode_is_named_and_keeps_its_last_state() {
-    let server = server();
-    let mut agent = Agent::start(&server).await;
-    agent.until(BOTH).await;
+    let (server, mut agent) = following().await;
     let mut broken = slice("a", &["10.0.0.5"]);
     broken["endpoints"] = json!("none");
     server.put("endpointslices", broken);
@@ -186,9 +217,7 @@ async fn a_node_that_is_missing_is_waited_for_but_not_for_ever() {
 
 #[tokio::test]
 async fn a_server_that_went_back_in_time_is_listed_anew() {
-    let mut server = server();
-    let mut agent = Agent::start(&server).await;
-    agent.until(BOTH).await;
+    let (mut server, mut agent) = following().await;
     let backup = server.snapshot();
     server.put("services", service("c", "10.96.0.3"));
     server.put("endpointslices", slice("b", &["10.0.0.5"]));
@@ -205,7 +234,7 @@ async fn a_server_that_went_back_in_time_is_listed_anew() {
 #[tokio::test]
 async fn after_a_long_interruption_a_watch_is_not_resumed() {
     let mut server = server();
-    let mut config = Config { server: Some(server.url()), times: times(), ..Config::default() };
+    let mut config = config(&server);
     config.times.resume = Duration::ZERO;
     let mut agent = Agent::with(config, Tables::default()).await;
     agent.until(BOTH).await;
@@ -216,8 +245,7 @@ async fn after_a_long_interruption_a_watch_is_not_resumed() {
     server.stop();
     // Restored, and then as much was changed as had been before: the version tells nothing.
     server.restore(backup);
-    server.delete("services", "default", "a");
-    server.delete("endpointslices", "default", "a-1");
+    forget(&server, "a");
     agent.wait("a fault", |agent| agent.watch.state.fault(Kind::Service).is_some()).await;
     server.again();
     agent.until("b 10.0.0.2:8080").await;
@@ -227,9 +255,7 @@ async fn after_a_long_interruption_a_watch_is_not_resumed() {
 
 #[tokio::test]
 async fn a_list_that_lost_most_is_confirmed_first() {
-    let server = server();
-    let mut agent = Agent::start(&server).await;
-    agent.until(BOTH).await;
+    let (server, mut agent) = following().await;
     let before = agent.operations;
     let doubted = |agent: &Agent| {
         let kinds = [Kind::Service, Kind::EndpointSlice].map(|kind| agent.watch.state.kind(kind));
@@ -249,13 +275,10 @@ async fn a_list_that_lost_most_is_confirmed_first() {
 
 #[tokio::test]
 async fn a_list_that_lost_most_and_is_confirmed_is_taken() {
-    let mut server = server();
-    let mut agent = Agent::start(&server).await;
-    agent.until(BOTH).await;
+    let (mut server, mut agent) = following().await;
     server.stop();
     for name in ["a", "b"] {
-        server.delete("services", "default", name);
-        server.delete("endpointslices", "default", &format!("{name}-1"));
+        forget(&server, name);
     }
     server.compact();
     let began = std::time::Instant::now();
@@ -266,12 +289,10 @@ async fn a_list_that_lost_most_and_is_confirmed_is_taken() {
 
 #[tokio::test]
 async fn what_an_earlier_agent_left_is_not_taken_away_by_one_empty_list() {
-    let server = server();
-    let mut agent = Agent::start(&server).await;
-    agent.until(BOTH).await;
+    let (server, agent) = following().await;
     server.fault("services", What::Only(0));
     server.fault("endpointslices", What::Only(0));
-    let config = Config { server: Some(server.url()), times: times(), ..Config::default() };
+    let config = config(&server);
     let mut next = Agent::with(config, agent.tables().clone()).await;
     next.wait("all kinds listed", |agent| agent.model.ready()).await;
     next.stays(BOTH, PAUSE).await;

@@ -45,13 +45,25 @@ fn server() -> Server {
     server
 }
 
+/// The same, and an agent that has followed it.
+async fn following() -> (Server, Agent) {
+    let server = server();
+    let mut agent = Agent::start(&server).await;
+    agent.until(BOTH).await;
+    (server, agent)
+}
+
+/// Without a Service of [`server`], and its slice.
+fn forget(server: &Server, name: &str) {
+    server.delete("services", "default", name);
+    server.delete("endpointslices", "default", &format!("{name}-1"));
+}
+
 const BOTH: &str = "a 10.0.0.1:8080; b 10.0.0.2:8080";
 
 #[tokio::test]
 async fn lists_and_changes_become_tables() {
-    let server = server();
-    let mut agent = Agent::start(&server).await;
-    agent.until(BOTH).await;
+    let (server, mut agent) = following().await;
     server.put("endpointslices", slice("a", &["10.0.0.1", "10.0.0.3"]));
     agent.until("a 10.0.0.1:8080,10.0.0.3:8080; b 10.0.0.2:8080").await;
     server.delete("services", "default", "a");
@@ -80,12 +92,8 @@ async fn a_server_that_cannot_stream_lists_is_asked_for_pages() {
 
 #[tokio::test]
 async fn a_restart_without_change_is_no_operation() {
-    let server = server();
-    let mut agent = Agent::start(&server).await;
-    agent.until(BOTH).await;
-    let config =
-        lb_userspace::api::Config { server: Some(server.url()), times: agent::times(), ..Default::default() };
-    let mut next = Agent::with(config, agent.tables().clone()).await;
+    let (server, agent) = following().await;
+    let mut next = Agent::with(agent::config(&server), agent.tables().clone()).await;
     next.until(BOTH).await;
     next.stays(BOTH, Duration::from_millis(300)).await;
     assert_eq!(next.operations, 0);

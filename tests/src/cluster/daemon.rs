@@ -92,13 +92,17 @@ impl Daemon {
         lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
     }
 
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id() as i32)
+    }
+
     pub fn kill(mut self) -> Result<()> {
         self.end()
     }
 
     /// SIGTERM, and an error if that is not enough.
     pub fn stop(mut self, limit: Duration) -> Result<()> {
-        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM)?;
+        kill(self.pid(), Signal::SIGTERM)?;
         let deadline = Instant::now() + limit;
         loop {
             if let Some(status) = self.child.try_wait()? {

@@ -1,10 +1,16 @@
 //! What a real server does to its clients when it is stopped, restored, renewed, or refuses.
 
 use std::fs;
-use std::time::Duration;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use lb_tests::cluster::Cluster;
+use lb_tests::world::{NODE_NAME, Service};
+use lb_userspace::api::{self, Times};
+use lb_userspace::event::Kind;
+use lb_userspace::tables::Tables;
+use tokio::runtime::Builder;
 
 use crate::stage::Stage;
 
@@ -30,7 +36,7 @@ fn a_server_that_is_gone_older_or_renewed_costs_nothing() -> Result<()> {
     // Back with an older state.
     let saved = cluster.save()?;
     stage.change(&cluster, &[3])?;
-    cluster.apply(&lb_tests::world::Service::new("late").vips(11).tcp(80, 8080).yaml())?;
+    cluster.apply(&Service::new("late").vips(11).tcp(80, 8080).yaml())?;
     stage.wait_for(&[3])?;
     cluster.restore(&saved)?;
     stage.wait_for(&[1, 2])?;
@@ -85,6 +91,49 @@ fn a_network_that_stalls_slows_or_breaks_costs_nothing() -> Result<()> {
     stage.change(&cluster, &[2, 3])?;
     stage.wait_for(&[2, 3])?;
     assert!(!agent.log().contains("ERROR"), "{}", agent.log());
+    Ok(())
+}
+
+/// Less patience than the agent has, for a test.
+const PING: Duration = Duration::from_secs(1);
+const PONG: Duration = Duration::from_secs(4);
+
+#[test]
+fn a_server_that_hangs_is_noticed_and_one_that_is_quiet_is_left_alone() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    cluster.apply(&format!("{{apiVersion: v1, kind: Node, metadata: {{name: {NODE_NAME}}}}}"))?;
+    let config = api::Config {
+        kubeconfig: Some(cluster.kubeconfig("admin")?),
+        times: Times { ping: PING, pong: PONG, ..Times::default() },
+        ..api::Config::default()
+    };
+    // Its threads make the sockets, and are born where it is.
+    let runtime =
+        cluster.netns().enter(|| Builder::new_multi_thread().worker_threads(1).enable_all().build())?;
+    let (said, mut heard) = tokio::sync::mpsc::channel(1024);
+    runtime.spawn(async move { while heard.recv().await.is_some() {} });
+    let watch = runtime.block_on(api::watch(config, NODE_NAME, &Tables::default(), said))?;
+    let state = &watch.state;
+    let all = |is_so: &dyn Fn(Kind) -> bool| Kind::ALL.into_iter().all(is_so);
+    let wait = |what: &str, is_so: &dyn Fn() -> bool| {
+        let began = Instant::now();
+        while !is_so() {
+            ensure!(began.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(began.elapsed())
+    };
+    wait("each kind is listed", &|| all(&|kind| state.kind(kind).lists.load(Relaxed) == 1))?;
+    std::thread::sleep(PING * 2 + PONG);
+    assert!(all(&|kind| state.kind(kind).failures.load(Relaxed) == 0), "a quiet watch was taken for dead");
+    let frozen = cluster.freeze_apiserver()?;
+    let noticed = wait("each watch has a fault", &|| all(&|kind| state.fault(kind).is_some()))?;
+    println!("a server that hangs is noticed after {noticed:.1?}: {:?}", state.fault(Kind::Service));
+    drop(frozen);
+    wait("each kind is watched again", &|| all(&|kind| state.fault(kind).is_none()))?;
+    cluster.apply(&Service::new("new").vips(12).tcp(80, 8080).yaml())?;
+    wait("a change is seen", &|| state.kind(Kind::Service).changes.load(Relaxed) > 0)?;
+    assert!(all(&|kind| state.kind(kind).lists.load(Relaxed) <= 2), "listed over and over");
     Ok(())
 }
 
