@@ -91,7 +91,7 @@ impl fmt::Display for Source {
 
 /// Follows a source until it is dropped.
 enum Watch {
-    Manifests { _watch: manifests::Watch },
+    Manifests(manifests::Watch),
     Api(api::Watch),
 }
 
@@ -111,7 +111,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let constants = config.host_sockets.constants(config.constants)?;
     // Before it is had, nothing that another agent uses is touched.
     let _lock = tokio::select! {
-        lock = lock::take(&pins, || load::try_out(&pins, constants, config.sizes)) => lock?,
+        lock = lock::take(&pins, || load::try_out(&pins, constants, config.sizes).map(drop)) => lock?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
@@ -124,7 +124,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let telemetry = Arc::new(Telemetry::new(Moment::now()));
     let source = config.source.to_string();
     let watch = match config.source {
-        Source::Manifests(dir) => Watch::Manifests { _watch: manifests::watch(dir, events_in)? },
+        Source::Manifests(dir) => Watch::Manifests(manifests::watch(dir, events_in)?),
         Source::Api(api) => {
             let api = api::Config { requests: Some(telemetry.rest_client()), ..api };
             Watch::Api(api::watch(api, &config.node_name, planner.tables(), events_in).await?)
@@ -137,7 +137,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
     });
     let recorder = match &watch {
-        Watch::Manifests { .. } => None,
+        Watch::Manifests(_) => None,
         Watch::Api(watch) => {
             Some(Recorder::start(watch.client.clone(), &config.node_name, Arc::clone(&telemetry)))
         }
@@ -146,13 +146,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         node_name: config.node_name.clone(),
         source,
         link_roles: config.roles.clone(),
-        watches: match &watch {
-            Watch::Manifests { .. } => None,
-            Watch::Api(watch) => Some(Arc::clone(&watch.state)),
+        sources: match &watch {
+            Watch::Manifests(watch) => Arc::clone(&watch.state),
+            Watch::Api(watch) => Arc::clone(&watch.state),
         },
     };
     let traffic = Traffic::new(kernel.maps.again(&pins)?, config.metrics_limit)?;
-    surfaces::register(&telemetry, traffic, identity.watches.as_ref())?;
+    surfaces::register(&telemetry, traffic, &identity.sources)?;
     let status = (agent_status::listen(&config.pin_dir)?, identity);
     let (surfaces, mut ports_failed) =
         Surfaces::start(config.surfaces, Arc::clone(&telemetry), recorder.clone(), Some(status))?;

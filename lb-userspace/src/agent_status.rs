@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tracing::debug;
 
-use crate::api;
 use crate::event::Kind;
 use crate::netdev::Overrides;
+use crate::sources;
 use crate::telemetry::{Eligibility, Moment, Telemetry};
 
 /// How long `lb status` waits for an answer.
@@ -48,7 +48,7 @@ pub struct AgentStatus {
     /// When the tables last were what the objects ask for, RFC 3339; absent before the first time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub updated: Option<String>,
-    /// Watched kinds; empty where objects come from a folder.
+    /// What is known of the source, by kind of object.
     pub kinds: BTreeMap<String, KindStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<LastError>,
@@ -57,7 +57,7 @@ pub struct AgentStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KindStatus {
-    /// Since the API server last said anything of it; absent before its first word.
+    /// Since the API server last said anything of it, or the folder was looked at; absent before the first word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub age_seconds: Option<f64>,
     /// For how long the watch is interrupted; absent while it is not.
@@ -81,8 +81,7 @@ pub struct Identity {
     pub node_name: String,
     pub source: String,
     pub link_roles: Overrides,
-    /// The watches, where the source is an API server.
-    pub watches: Option<Arc<api::State>>,
+    pub sources: Arc<sources::State>,
 }
 
 /// Takes the socket's name; to be answered by [`serve`].
@@ -134,12 +133,11 @@ fn address(pin_dir: &Path) -> anyhow::Result<SocketAddr> {
 
 fn status(identity: &Identity, telemetry: &Telemetry, now: Moment) -> AgentStatus {
     telemetry.look_at_links(now);
-    let kinds = identity.watches.iter().flat_map(|watches| Kind::ALL.map(|kind| (kind, watches)));
-    let kinds = kinds.map(|(kind, watches)| {
+    let kinds = Kind::ALL.map(|kind| {
         let status = KindStatus {
-            age_seconds: watches.age(kind).map(|age| age.as_secs_f64()),
-            interrupted_seconds: watches.failing(kind).map(|time| time.as_secs_f64()),
-            fault: watches.fault(kind),
+            age_seconds: identity.sources.age(kind).map(|age| age.as_secs_f64()),
+            interrupted_seconds: identity.sources.failing(kind).map(|time| time.as_secs_f64()),
+            fault: identity.sources.fault(kind),
         };
         (kind.to_string(), status)
     });
@@ -156,7 +154,7 @@ fn status(identity: &Identity, telemetry: &Telemetry, now: Moment) -> AgentStatu
         node_eligible: false,
         complaints: Vec::new(),
         updated: None,
-        kinds: kinds.collect(),
+        kinds: kinds.into(),
         last_error,
     };
     telemetry.health(|health| AgentStatus {

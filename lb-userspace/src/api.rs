@@ -17,7 +17,6 @@ mod guard;
 mod node;
 mod rewind;
 mod rights;
-mod state;
 mod transport;
 mod watched;
 
@@ -30,10 +29,10 @@ use tokio::task::JoinSet;
 
 pub use connect::Route;
 pub use rights::{NEEDED, Needed, denied};
-pub use state::{KindState, State};
 
 use crate::event::Event;
 use crate::model;
+use crate::sources::State;
 use crate::tables::Tables;
 use crate::telemetry::RestClient;
 use client::Client;

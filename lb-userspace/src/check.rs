@@ -1,6 +1,8 @@
 //! `lb check`: can this node run `lb agent`, and what is in the way? Changes nothing; what cannot be seen is said.
 
 mod api;
+mod config;
+mod forward;
 mod kernel;
 mod links;
 mod memory;
@@ -12,7 +14,9 @@ mod rights;
 
 use serde::Serialize;
 
+use crate::config::Flags;
 use crate::dataplane::pins::Pins;
+use crate::dataplane::shape::Sizes;
 use crate::netdev::{Netdev, Overrides};
 
 /// How bad it is.
@@ -77,25 +81,35 @@ pub struct Options {
     pub pins: Pins,
     pub roles: Overrides,
     pub api: crate::api::Config,
+    /// `--config` among them.
+    pub flags: Flags,
+    pub sizes: Sizes,
 }
 
 /// Looks at everything. In the network namespace of the calling thread.
 pub async fn run(options: &Options) -> Report {
     let mut checks = rights::check();
     let may_try = checks.iter().all(|line| line.level == Level::Ok);
-    checks.extend(kernel::check(may_try));
+    let (lines, settings) = config::check(&options.flags);
+    checks.extend(lines);
+    checks.extend(kernel::check(may_try, options));
     checks.extend(mounts::check(&options.pins));
-    checks.push(memory::check(&options.pins));
+    checks.push(memory::check(options));
     match Netdev::connect() {
         Ok((netdev, _)) => {
             checks.extend(links::check(&netdev, options).await);
             checks.extend(network::check(&netdev, &options.roles).await);
+            checks.extend(forward::check());
             checks.extend(proxy::check(&netdev).await);
         }
         Err(error) => checks.push(unseen("links", &format_args!("{error:#}"))),
     }
-    checks.extend(ports::check(&options.pins));
-    checks.extend(api::check(options).await);
+    if let Some(settings) = &settings {
+        checks.extend(ports::check(&options.pins, settings));
+    }
+    let kubeconfig = settings.and_then(|settings| settings.kubeconfig);
+    let api = crate::api::Config { kubeconfig, ..options.api.clone() };
+    checks.extend(api::check(&options.pins, api).await);
     Report { ok: checks.iter().all(|line| line.level != Level::Error), checks }
 }
 

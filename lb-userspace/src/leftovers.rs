@@ -27,7 +27,7 @@ impl Family {
     pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
     /// `AF_INET` or `AF_INET6`; `NFPROTO_*` are the same numbers.
-    const fn number(self) -> u8 {
+    pub(crate) const fn number(self) -> u8 {
         (match self {
             Self::V4 => libc::AF_INET,
             Self::V6 => libc::AF_INET6,

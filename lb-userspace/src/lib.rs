@@ -32,6 +32,7 @@ pub mod nfnetlink;
 pub mod pace;
 pub mod recorder;
 pub mod sockets;
+pub mod sources;
 pub mod status;
 pub mod surfaces;
 pub mod telemetry;

@@ -66,6 +66,11 @@ enum Command {
         roles: RoleArgs,
         #[command(flatten)]
         api: ApiArgs,
+        /// KubeProxyConfiguration (v1alpha1) that the agent will be given
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        sizes: SizeArgs,
         #[command(flatten)]
         output: OutputArgs,
     },
@@ -101,10 +106,23 @@ struct AgentArgs {
     /// connections of kube-proxy drain
     #[arg(long)]
     adopt: bool,
+    #[command(flatten)]
+    sizes: SizeArgs,
+}
+
+#[derive(Args)]
+struct SizeArgs {
     /// Connections that are remembered at once beside those that begin or end; may change from start to start
     #[arg(long, value_name = "N", default_value_t = capacity::FLOWS as u32 / 2,
           value_parser = clap::value_parser!(u32).range(1..=MOST_FLOWS))]
     max_flows: u32,
+}
+
+impl SizeArgs {
+    fn sizes(&self) -> Sizes {
+        // Two entries a flow.
+        Sizes { flows: self.max_flows * 2, ..Sizes::default() }
+    }
 }
 
 /// Entries of a map are counted in 32 bits, and half of them already are some 200 GB.
@@ -377,9 +395,14 @@ fn run(command: Command) -> anyhow::Result<()> {
             let status = runtime()?.block_on(status::read(&pins, &roles.overrides()))?;
             print(output.output, &status, || status::text(&status))
         }
-        Command::Check { pins, roles, api, output } => {
-            let pins = Pins::new(&pins.pin_dir);
-            let options = check::Options { pins, roles: roles.overrides(), api: api.config() };
+        Command::Check { pins, roles, api, config, sizes, output } => {
+            let options = check::Options {
+                pins: Pins::new(&pins.pin_dir),
+                roles: roles.overrides(),
+                flags: Flags { config, kubeconfig: api.kubeconfig.clone(), ..Flags::default() },
+                api: api.config(),
+                sizes: sizes.sizes(),
+            };
             let report = runtime()?.block_on(check::run(&options));
             print(output.output, &report, || check::text(&report))?;
             // The report has said what there is to say.
@@ -449,8 +472,7 @@ fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
         },
         health_timeout: settings.health_timeout,
         metrics_limit: args.metrics_limit,
-        // Two entries a flow.
-        sizes: Sizes { flows: args.max_flows * 2, ..Sizes::default() },
+        sizes: args.sizes.sizes(),
         host_sockets: args.host_sockets,
     }))
 }

@@ -29,12 +29,13 @@ pub use service_health::{ServiceHealth, addresses as health_check_addresses};
 pub use sources::Sources;
 pub use traffic::{Counted, Traffic, families as traffic_families};
 
+use crate::agent_status;
 use crate::desired::Family;
 use crate::event::ObjectName;
 use crate::model::HealthCheck;
 use crate::recorder::Recorder;
+use crate::sources::State;
 use crate::telemetry::Telemetry;
-use crate::{agent_status, api};
 
 /// Where to listen; `None` is nowhere.
 #[derive(Clone, Debug, Default)]
@@ -57,21 +58,15 @@ pub struct HealthChecks {
     pub primary: Vec<Addr>,
 }
 
-/// Adds what is read at each scrape: traffic, the own process, and the watches where there are some.
+/// Adds what is read at each scrape: traffic, the own process, and the sources of objects.
 ///
 /// # Errors
 /// Where it was done before.
-pub fn register(
-    telemetry: &Telemetry,
-    traffic: Traffic,
-    watches: Option<&Arc<api::State>>,
-) -> anyhow::Result<()> {
+pub fn register(telemetry: &Telemetry, traffic: Traffic, sources: &Arc<State>) -> anyhow::Result<()> {
     let registry = telemetry.registry();
     process::register(registry)?;
     registry.register(Box::new(traffic))?;
-    if let Some(watches) = watches {
-        registry.register(Box::new(Sources::new(Arc::clone(watches))?))?;
-    }
+    registry.register(Box::new(Sources::new(Arc::clone(sources))?))?;
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lb_userspace::event::{Change, Event};
+use lb_userspace::event::{Change, Event, Kind};
 use lb_userspace::manifests::{self, Folder, parse};
 use lb_userspace::view;
 use tokio::sync::mpsc;
@@ -230,9 +230,16 @@ fn a_folder_that_vanishes_keeps_its_objects() {
     fs::create_dir(&path).unwrap();
     write(&path, "a.yaml", &service("a", "10.96.0.1"));
     let (sender, mut events) = mpsc::channel(64);
-    let _watch = manifests::watch(path.clone(), sender).unwrap();
+    let watch = manifests::watch(path.clone(), sender).unwrap();
     wait_for(&mut events, "end");
+    assert!(watch.state.age(Kind::Service).is_some() && watch.state.fault(Kind::Service).is_none());
     fs::rename(&path, dir.path().join("away")).unwrap();
     let seen = wait_for(&mut events, "the folder cannot be read");
     assert!(!seen.contains(&"-a".to_owned()), "{seen:?}");
+    let fault = watch.state.fault(Kind::Service).unwrap();
+    assert!(fault.starts_with("the folder cannot be read"), "{fault}");
+    fs::rename(dir.path().join("away"), &path).unwrap();
+    write(&path, "b.yaml", &service("b", "10.96.0.2"));
+    wait_for(&mut events, "+b");
+    assert_eq!((watch.state.fault(Kind::Service), watch.state.failing(Kind::Service)), (None, None));
 }

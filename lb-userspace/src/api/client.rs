@@ -18,10 +18,10 @@ use tracing::{debug, info, warn};
 use super::access;
 use super::connect::{Connector, Route};
 use super::rewind::{self, Resumption};
-use super::state::State;
 use super::transport::{self, Transport};
 use super::{Config, fault};
 use crate::event::Kind;
+use crate::sources::State;
 
 /// A watch that says nothing for so long is dead. kube's watchers give up earlier, and PINGs find out much earlier
 /// whether the server hangs: this is only not to wait for ever.

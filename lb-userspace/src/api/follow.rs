@@ -15,10 +15,10 @@ use tracing::{debug, info, warn};
 
 use super::decode::Lenient;
 use super::guard::{Guard, Loss, Verdict};
-use super::state::State;
 use super::watched::Watched;
 use super::{Times, fault};
 use crate::event::{Change, Event};
+use crate::sources::State;
 
 /// The first pause after a failure; each is twice the one before, with as much again at random.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);

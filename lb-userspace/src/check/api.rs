@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use super::{Line, Options, error, ok, warning};
+use super::{Line, error, ok, warning};
 use crate::api;
-use crate::dataplane::{self, maps::Maps};
+use crate::dataplane::{self, maps::Maps, pins::Pins};
 
 /// For all questions together.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-pub async fn check(options: &Options) -> Vec<Line> {
-    let config = options.api.clone();
+pub async fn check(pins: &Pins, config: api::Config) -> Vec<Line> {
     if config.kubeconfig.is_none() && config.server.is_none() && !api::is_in_pod() {
         return vec![warning(
             "api",
@@ -18,7 +17,7 @@ pub async fn check(options: &Options) -> Vec<Line> {
             "give what the agent will be given, or type it in its pod; with --manifests the agent needs no API",
         )];
     }
-    let tables = Maps::open(&options.pins, false).and_then(|maps| dataplane::read(&maps)).unwrap_or_default();
+    let tables = Maps::open(pins, false).and_then(|maps| dataplane::read(&maps)).unwrap_or_default();
     let asked =
         tokio::time::timeout(PATIENCE, async { api::denied(api::client(config, &tables).await?).await });
     let denied = match asked.await {

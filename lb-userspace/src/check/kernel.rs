@@ -1,27 +1,29 @@
 //! What the kernel can do: tried, never guessed from its version.
 
-use super::{Line, error, ok, unseen, warning};
+use super::{Line, Options, error, ok, unseen, warning};
+use crate::dataplane::load::{self, Constants, Tried};
+use crate::dataplane::probe;
 use crate::dataplane::sys::Grace;
-use crate::dataplane::{load, probe};
 
 /// Not all can be tried without the capabilities that the agent needs.
-pub fn check(may_try: bool) -> Vec<Line> {
+pub fn check(may_try: bool, options: &Options) -> Vec<Line> {
     if may_try {
-        return vec![programs(), btf(), grace(), sockets()];
+        return vec![programs(options), btf(), grace(), sockets()];
     }
     let untried = |check| unseen(check, &"not tried without the capabilities above");
     vec![untried("programs"), btf(), untried("grace"), untried("sockets")]
 }
 
-fn programs() -> Line {
-    match load::trial() {
-        Ok((programs, instructions)) => {
+fn programs(options: &Options) -> Line {
+    match load::try_out(&options.pins, Constants::default(), options.sizes) {
+        Ok(Tried { programs, instructions }) => {
             ok("programs", format!("the kernel takes all {programs}; {instructions} instructions verified"))
         }
         Err(refused) => error(
             "programs",
-            format!("the kernel refuses them: {}", last_words(&format!("{refused:#}"))),
-            "this kernel is too old, or built without what they need: report its version and this line",
+            format!("they cannot take over here: {}", last_words(&format!("{refused:#}"))),
+            "what a table needs, it says; else this kernel is too old, or built without what the programs need: report its \
+             version and this line",
         ),
     }
 }

@@ -3,21 +3,20 @@
 use std::fs;
 use std::path::Path;
 
-use super::{Line, error, ok, unseen, warning};
-use crate::dataplane::pins::Pins;
+use super::{Line, Options, error, ok, unseen, warning};
 use crate::dataplane::{maps, probe};
 
 const MIB: u64 = 1 << 20;
 
-pub fn check(pins: &Pins) -> Line {
-    if pins.require().is_ok() {
+pub fn check(options: &Options) -> Line {
+    if options.pins.require().is_ok() {
         return ok("memory", "the maps are there already");
     }
     let cpus = match crate::dataplane::possible_cpus() {
         Ok(cpus) => cpus,
         Err(error) => return unseen("memory", &format_args!("{error:#}")),
     };
-    let (at_once, full) = maps::memory(cpus);
+    let (at_once, full) = maps::memory(cpus, options.sizes);
     let Some(available) = available() else { return unseen("memory", &"/proc/meminfo has no MemAvailable") };
     let found = format!(
         "the maps take {} MiB at once and up to {} with every flow; {} MiB are available",

@@ -1,15 +1,15 @@
 //! Ports that the agent will listen on.
 
 use super::{Line, error, ok, warning};
+use crate::config::Settings;
 use crate::dataplane::lock;
 use crate::dataplane::pins::Pins;
 use crate::sockets;
 
-/// Health and metrics, kube-proxy's own.
-const PORTS: [(u16, &str); 2] = [(10_256, "health"), (10_249, "metrics")];
-
-pub fn check(pins: &Pins) -> Vec<Line> {
-    PORTS.into_iter().map(|(port, purpose)| one(pins, port, purpose)).collect()
+pub fn check(pins: &Pins, settings: &Settings) -> Vec<Line> {
+    let wanted = [(settings.healthz, "health"), (settings.metrics, "metrics")];
+    let wanted = wanted.into_iter().filter_map(|(address, purpose)| Some((address?.port(), purpose)));
+    wanted.map(|(port, purpose)| one(pins, port, purpose)).collect()
 }
 
 fn one(pins: &Pins, port: u16, purpose: &str) -> Line {

@@ -84,17 +84,30 @@ pub fn open(
     Ok(Opened { object, migration: Some(Migration { plan, before, reading_through }) })
 }
 
-/// Finds out, beside an agent that runs, whether this one could take over: whether the tables are what it wants,
+/// What was loaded for a try.
+#[derive(Clone, Copy, Debug)]
+pub struct Tried {
+    pub programs: usize,
+    /// That the verifier walked, in all programs together.
+    pub instructions: u64,
+}
+
+/// Finds out, beside an agent that may run, whether this one could take over: whether the tables are what it wants,
 /// or can become that, and whether the kernel takes its programs. They are loaded with maps of their own that have
-/// one entry each.
+/// one entry each (the kernel checks an index when the program runs), and let go; no pin, no link.
 ///
 /// # Errors
 /// Those of [`open`].
-pub fn try_out(pins: &Pins, constants: Constants, sizes: Sizes) -> anyhow::Result<()> {
+pub fn try_out(pins: &Pins, constants: Constants, sizes: Sizes) -> anyhow::Result<Tried> {
     if let Some(tables) = pins.in_force()? {
         migrate::plan(&tables, &shape::wanted(sizes), migrate::CONVERTERS)?;
     }
-    load(constants, sizes, On::Nothing).map(drop)
+    let object = load(constants, sizes, On::Nothing)?;
+    let mut instructions = 0;
+    for (_, program) in object.programs() {
+        instructions += u64::from(program.info()?.verified_instruction_count().unwrap_or_default());
+    }
+    Ok(Tried { programs: object.programs().count(), instructions })
 }
 
 /// Where the object's maps are to be had.
@@ -161,18 +174,4 @@ fn has_set_retval() -> bool {
 pub fn program<'a>(object: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
     let program = object.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
     Ok(program.try_into()?)
-}
-
-/// Loads everything and lets it go again: no pin, no link, and maps of one entry (the kernel checks an index when
-/// the program runs). Gives the number of programs and how many instructions the verifier walked.
-///
-/// # Errors
-/// Where the kernel takes a map or a program not: with the verifier's last words.
-pub fn trial() -> anyhow::Result<(usize, u64)> {
-    let object = load(Constants::default(), Sizes::default(), On::Nothing)?;
-    let mut instructions = 0;
-    for (_, program) in object.programs() {
-        instructions += u64::from(program.info()?.verified_instruction_count().unwrap_or_default());
-    }
-    Ok((object.programs().count(), instructions))
 }

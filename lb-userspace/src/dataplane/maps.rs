@@ -265,14 +265,14 @@ fn clear(stats: &mut PerCpuArray<MapData, Traffic>, index: u32) -> anyhow::Resul
     Ok(stats.set(index, aya::maps::PerCpuValues::try_from(zero)?, 0)?)
 }
 
-/// Memory of the kernel for all maps, in bytes: at once, and when every hash is full.
-pub fn memory(cpus: usize) -> (u64, u64) {
+/// Memory of the kernel for all maps of these sizes, in bytes: at once, and when every hash is full.
+pub fn memory(cpus: usize, sizes: Sizes) -> (u64, u64) {
     /// Of the kernel's `struct htab_elem`; key and value follow, in steps of eight bytes.
     const ELEMENT: usize = 48;
     /// Of its `struct bucket`, as many as entries.
     const BUCKET: usize = 16;
     let (mut at_once, mut full) = (0, 0);
-    for (_, shape) in shape::wanted(Sizes::default()) {
+    for (_, shape) in shape::wanted(sizes) {
         let value = shape.value.next_multiple_of(8);
         let element = ELEMENT + shape.key.next_multiple_of(8) + value;
         let (fixed, by_use) = match shape.map_type {

@@ -10,6 +10,9 @@ use super::chains::{Chain, Removal, Rule, is_kube_proxys, removal};
 use super::host::{Host, said};
 use super::{Family, count, xtables};
 
+/// The table that has the chain FORWARD of firewalls.
+const FILTER: &str = "filter";
+
 /// Chains of kube-proxy in a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
@@ -42,6 +45,14 @@ pub fn find() -> io::Result<Vec<Found>> {
         }
     }
     Ok(found)
+}
+
+/// Does the policy of FORWARD drop what no rule accepts? Makes no table.
+///
+/// # Errors
+/// As [`find`].
+pub fn drops_forwarded(family: Family) -> io::Result<bool> {
+    Ok(tables(family)?.iter().any(|table| table == FILTER) && xtables::drops_forwarded(family, FILTER)?)
 }
 
 fn tables(family: Family) -> io::Result<Vec<String>> {

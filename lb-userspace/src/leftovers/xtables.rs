@@ -37,6 +37,34 @@ const fn offsets(family: Family) -> usize {
 /// # Errors
 /// The kernel's. `Interrupted` where the table kept changing.
 pub fn chains(family: Family, table: &str) -> io::Result<Vec<String>> {
+    Ok(user_chains(family, &read(family, table)?.entries))
+}
+
+/// Is it the policy of FORWARD in this table, which exists, to drop?
+///
+/// # Errors
+/// As [`chains`].
+pub fn drops_forwarded(family: Family, table: &str) -> io::Result<bool> {
+    /// `NF_INET_FORWARD`, index of the hooks.
+    const FORWARD: usize = libc::NF_INET_FORWARD as usize;
+    /// Behind the header of a standard target: `-NF_DROP - 1`, with `NF_DROP` 0 (net/netfilter/x_tables.c).
+    const VERDICT: usize = 32;
+    const DROP: u32 = u32::MAX;
+    let Table { entries, underflow } = read(family, table)?;
+    // The last entry of a built-in chain is its policy.
+    let policy = entries.get(underflow[FORWARD] as usize..).unwrap_or_default();
+    let verdict = u16_at(policy, offsets(family)).and_then(|target| u32_at(policy, target + VERDICT));
+    Ok(verdict == Some(DROP))
+}
+
+/// A table as the kernel has it.
+struct Table {
+    entries: Vec<u8>,
+    /// For each hook, where in `entries` its policy is.
+    underflow: [u32; 5],
+}
+
+fn read(family: Family, table: &str) -> io::Result<Table> {
     const TRIES: usize = 10;
     let level = match family {
         Family::V4 => libc::SOL_IP,
@@ -55,7 +83,11 @@ pub fn chains(family: Family, table: &str) -> io::Result<Vec<String>> {
         entries[..NAME].copy_from_slice(&name);
         entries[NAME..NAME + 4].copy_from_slice(&size.to_ne_bytes());
         match get(&socket, level, GET_ENTRIES, &mut entries) {
-            Ok(()) => return Ok(user_chains(family, &entries[HEADER..])),
+            Ok(()) => {
+                let at = |hook| std::mem::offset_of!(Info, underflow) + hook * size_of::<u32>();
+                let underflow = std::array::from_fn(|hook| u32_at(&info, at(hook)).unwrap_or_default());
+                return Ok(Table { entries: entries.split_off(HEADER), underflow });
+            }
             // It has another size by now.
             Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {}
             Err(error) => return Err(error),

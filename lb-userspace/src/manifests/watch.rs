@@ -11,8 +11,9 @@ use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::folder::{self, Folder};
-use crate::event::Event;
+use crate::event::{Event, Kind};
 use crate::model::{Notice, Severity};
+use crate::sources::State;
 
 /// A change is read when the folder was quiet for so long: editors write in several steps.
 const QUIET: Duration = Duration::from_millis(50);
@@ -25,6 +26,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// Ends the watch when dropped.
 #[derive(Debug)]
 pub struct Watch {
+    pub state: Arc<State>,
     /// Dropping it ends the thread.
     _stop: Sender<Never>,
 }
@@ -40,12 +42,14 @@ enum Never {}
 pub fn watch(dir: PathBuf, events: tokio::sync::mpsc::Sender<Event>) -> anyhow::Result<Watch> {
     std::fs::read_dir(&dir).with_context(|| format!("cannot read the folder {}", dir.display()))?;
     let (stop, stopped) = channel();
-    let follower = Follower { dir, events, folder: Folder::default(), stamps: None };
+    let state = Arc::new(State::default());
+    let follower =
+        Follower { dir, events, folder: Folder::default(), stamps: None, state: Arc::clone(&state) };
     thread::Builder::new()
         .name("manifests".to_owned())
         .spawn(move || follower.run(&stopped))
         .context("cannot start a thread")?;
-    Ok(Watch { _stop: stop })
+    Ok(Watch { state, _stop: stop })
 }
 
 struct Follower {
@@ -53,6 +57,7 @@ struct Follower {
     events: tokio::sync::mpsc::Sender<Event>,
     folder: Folder,
     stamps: Option<Stamps>,
+    state: Arc<State>,
 }
 
 /// Name, length and time of each file.
@@ -79,6 +84,7 @@ impl Follower {
                 if is_told || self.stamps != stamps(&self.dir) {
                     break;
                 }
+                self.note(self.stamps.is_some());
             }
         }
     }
@@ -89,20 +95,33 @@ impl Follower {
         let name: Arc<str> = self.dir.display().to_string().into();
         match folder::read(&self.dir) {
             Ok(texts) => {
+                self.note(true);
                 self.send(Event::File { file: name, notices: Vec::new() })?;
                 let events = self.folder.update(texts);
                 events.into_iter().try_for_each(|event| self.send(event))
             }
             Err(error) => {
+                let fault = format!("the folder cannot be read: {error}");
+                for kind in Kind::ALL {
+                    self.state.fail(kind, fault.clone());
+                }
                 let notice = Notice {
                     severity: Severity::Error,
                     subject: None,
                     file: Some(name.clone()),
-                    text: format!("the folder cannot be read: {error}; its last good objects stay in force"),
+                    text: format!("{fault}; its last good objects stay in force"),
                     reason: None,
                 };
                 self.send(Event::File { file: name, notices: vec![notice] })
             }
+        }
+    }
+
+    /// The folder was looked at, and is what is known of it.
+    fn note(&self, is_there: bool) {
+        for kind in Kind::ALL.into_iter().filter(|_| is_there) {
+            self.state.hear(kind);
+            self.state.succeed(kind);
         }
     }
 

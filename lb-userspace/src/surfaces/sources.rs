@@ -1,4 +1,4 @@
-//! Metrics of the watches, read from their own state at each scrape.
+//! Metrics of the sources, read from their own state at each scrape.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -7,12 +7,12 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{GaugeVec, IntCounterVec, Opts};
 
-use crate::api;
 use crate::event::Kind;
+use crate::sources::State;
 
 /// Ages and counts of each watched kind.
 pub struct Sources {
-    state: Arc<api::State>,
+    state: Arc<State>,
     descs: Vec<Desc>,
 }
 
@@ -34,11 +34,11 @@ impl Families {
         Ok(Self {
             age: gauge(
                 "lb_state_age_seconds",
-                "Since the API server last said anything of a kind, be it that nothing changed",
+                "Since the API server last said anything of a kind, be it that nothing changed; or since the folder was looked at",
             )?,
             interrupted: gauge(
                 "lb_watch_interrupted_seconds",
-                "For how long the watch of a kind is interrupted",
+                "For how long the watch of a kind is interrupted, or the folder cannot be read",
             )?,
             lists: counter("lb_watch_lists_total", "Full lists of a kind that came whole")?,
             changes: counter(
@@ -73,7 +73,7 @@ impl Families {
 impl Sources {
     /// # Errors
     /// None: names are constants.
-    pub fn new(state: Arc<api::State>) -> prometheus::Result<Self> {
+    pub fn new(state: Arc<State>) -> prometheus::Result<Self> {
         let families = Families::new()?;
         let descs = families.all().into_iter().flat_map(Collector::desc).cloned().collect();
         Ok(Self { state, descs })

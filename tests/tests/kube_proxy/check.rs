@@ -85,6 +85,7 @@ fn a_node_that_can_run_it_is_told_so_and_stays_as_it_is() -> Result<()> {
     report.assert("forwarding", "ok", &["net.ipv4.ip_forward"]);
     report.assert("forwarding", "ok", &["net.ipv6.conf.all.forwarding"]);
     report.assert("rp-filter", "ok", &[]);
+    report.assert("firewall", "ok", &[]);
     report.assert("kube-proxy", "ok", &[]);
     report.assert("leftovers", "ok", &[]);
     report.assert("ports", "ok", &["10256 (health) is free"]);
@@ -242,6 +243,46 @@ fn what_kube_proxy_left_is_an_error_and_while_it_runs_it_is_not() -> Result<()> 
     assert_same(&saved(node)?, &before);
     world.lb(&["cleanup", "--kube-proxy"])?;
     Report::read(&world, &[])?.assert("leftovers", "ok", &[]);
+    Ok(())
+}
+
+#[test]
+fn a_firewall_that_drops_what_it_forwards_is_named() -> Result<()> {
+    let world = world(Layout::routed())?;
+    let node = world.node();
+    for variant in VARIANTS {
+        node.run(&format!("ip6tables-{variant}"), &["-P", "FORWARD", "DROP"])?;
+        node.run(&format!("iptables-{variant}"), &["-A", "FORWARD", "-j", "DROP"])?;
+    }
+    nft(
+        node,
+        "add table inet fw; add chain inet fw out { type filter hook forward priority 0; policy drop; }",
+    )?;
+    let report = Report::read(&world, &[])?;
+    report.assert("firewall", "warning", &["chain out in the nftables table inet fw"]);
+    report.assert("firewall", "warning", &["chain FORWARD in the nftables table ip6 filter"]);
+    report.assert("firewall", "warning", &["chain FORWARD of ip6tables-legacy"]);
+    assert_eq!(report.of("firewall").len(), 3, "a rule is no policy: {:#?}", report.of("firewall"));
+    assert!(report.errors().is_empty());
+    Ok(())
+}
+
+#[test]
+fn what_the_agent_will_be_given_is_regarded() -> Result<()> {
+    let world = world(Layout::routed())?;
+    let file = world.folder().path().join("config.yaml");
+    let path = file.to_string_lossy();
+    let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+    fs::write(&file, format!("{head}healthzBindAddress: 0.0.0.0:20256\nwinkernel: {{networkName: x}}\n"))?;
+    let few = Report::read(&world, &["--config", &path, "--max-flows", "1000"])?;
+    few.assert("config", "warning", &["winkernel"]);
+    few.assert("ports", "ok", &["20256 (health) is free"]);
+    let many = Report::read(&world, &["--max-flows", "1000000000"])?;
+    assert!(many.of("config").is_empty(), "no file, no line");
+    assert_eq!(few.of("memory")[0].0, "ok");
+    assert_ne!(many.of("memory")[0].0, "ok", "{:?}", many.of("memory"));
+    fs::write(&file, format!("{head}bindAddress: here\n"))?;
+    Report::read(&world, &["--config", &path])?.assert("config", "error", &["bindAddress: \"here\""]);
     Ok(())
 }
 

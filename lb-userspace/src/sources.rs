@@ -1,4 +1,4 @@
-//! What is known of the watches, for whoever asks while they run.
+//! What is known of the sources of objects, for whoever asks while they run: watches of an API server, or a folder.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -42,13 +42,13 @@ impl State {
         &self.kinds[kind as usize]
     }
 
-    /// How long the server said nothing of a kind: no event, no bookmark, no part of a list. `None` before the first
-    /// word.
+    /// How long the server said nothing of a kind: no event, no bookmark, no part of a list; or how long ago the folder
+    /// was looked at. `None` before the first word.
     pub fn age(&self, kind: Kind) -> Option<Duration> {
         self.since(&self.kind(kind).heard)
     }
 
-    /// How long the watch of a kind is interrupted.
+    /// How long the watch of a kind is interrupted, or the folder cannot be read.
     pub fn failing(&self, kind: Kind) -> Option<Duration> {
         self.since(&self.kind(kind).failing_since)
     }
@@ -58,12 +58,12 @@ impl State {
         self.kind(kind).fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn hear(&self, kind: Kind) {
+    pub(crate) fn hear(&self, kind: Kind) {
         self.kind(kind).heard.store(self.now(), Relaxed);
     }
 
     /// `false` where it is the same fault as before.
-    pub(super) fn fail(&self, kind: Kind, text: String) -> bool {
+    pub(crate) fn fail(&self, kind: Kind, text: String) -> bool {
         let state = self.kind(kind);
         state.failures.fetch_add(1, Relaxed);
         // Only the first counts, and there is one task for each kind.
@@ -75,7 +75,7 @@ impl State {
     }
 
     /// The watch goes on: how long was it interrupted?
-    pub(super) fn succeed(&self, kind: Kind) -> Option<Duration> {
+    pub(crate) fn succeed(&self, kind: Kind) -> Option<Duration> {
         let interrupted = self.failing(kind)?;
         let state = self.kind(kind);
         state.failing_since.store(0, Relaxed);
