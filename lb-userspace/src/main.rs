@@ -16,7 +16,7 @@ use lb_userspace::dataplane::pins::Pins;
 use lb_userspace::dataplane::shape::Sizes;
 use lb_userspace::leftovers::Cleanup;
 use lb_userspace::leftovers::host::Host;
-use lb_userspace::model::{ExternalIpCidrs, NodePortAddresses, Notice, Settings};
+use lb_userspace::model::{ExternalIpCidrs, NodePortAddresses, Notice, ServiceCidrs, Settings};
 use lb_userspace::netdev::{Overrides, Role};
 use lb_userspace::tables::Tables;
 use lb_userspace::{
@@ -221,6 +221,10 @@ struct RuleArgs {
     /// Prefixes that externalIPs may lie in, with commas between them; or any, or none [default: any]
     #[arg(long, value_name = "CIDR,...")]
     external_ip_cidrs: Option<ExternalIpCidrs>,
+    /// Where ClusterIPs are, beside ServiceCIDR objects, with commas between them: what goes to an address that no Service
+    /// has is dropped
+    #[arg(long, value_name = "CIDR,...")]
+    service_cidrs: Option<ServiceCidrs>,
     /// Serve the Services that have this label service.kubernetes.io/service-proxy-name, instead of those without
     #[arg(long, value_name = "NAME")]
     service_proxy_name: Option<String>,
@@ -231,12 +235,17 @@ impl RuleArgs {
         Settings {
             service_proxy_name: self.service_proxy_name.clone(),
             external_ip_cidrs: self.external_ip_cidrs.clone().unwrap_or_default(),
+            service_cidrs: self.service_cidrs.clone().unwrap_or_default(),
             node_port_addresses: self.nodeport_addresses.clone().unwrap_or_default(),
         }
     }
 
     fn is_empty(&self) -> bool {
-        *self == Self { nodeport_addresses: None, external_ip_cidrs: None, service_proxy_name: None }
+        let Self { nodeport_addresses, external_ip_cidrs, service_cidrs, service_proxy_name } = self;
+        nodeport_addresses.is_none()
+            && external_ip_cidrs.is_none()
+            && service_cidrs.is_none()
+            && service_proxy_name.is_none()
     }
 }
 
@@ -303,8 +312,8 @@ impl ViewArgs {
             }
             _ if self.rules.is_empty() => Ok(None),
             _ => anyhow::bail!(
-                "--nodeport-addresses, --external-ip-cidrs and --service-proxy-name belong to --manifests: the tables \
-                 in the kernel follow what the agent was told"
+                "--nodeport-addresses, --external-ip-cidrs, --service-cidrs and --service-proxy-name belong to \
+                 --manifests: the tables in the kernel follow what the agent was told"
             ),
         }
     }

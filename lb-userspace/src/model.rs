@@ -29,7 +29,7 @@ pub use node_ports::NodePortAddresses;
 pub(crate) use notice::Board;
 pub use notice::{Notice, Severity};
 pub use service::{Policy, Problem, Service, ServiceKind, ServicePort};
-pub use settings::{ExternalIpCidrs, Settings};
+pub use settings::{ExternalIpCidrs, ServiceCidrs, Settings};
 
 use k8s_openapi::jiff::Timestamp;
 
@@ -185,8 +185,9 @@ impl Model {
     /// Where ClusterIPs are, beside those of the Services that are served.
     fn service_ranges(&self) -> ServiceRanges {
         let cidrs = self.cidrs.iter().flat_map(|(_, cidr)| &cidr.prefixes);
+        let cidrs = cidrs.map(|net| Prefix::new(net.addr(), net.prefix_len()));
         ServiceRanges {
-            cidrs: cidrs.map(|net| Prefix::new(net.addr(), net.prefix_len())).collect(),
+            cidrs: cidrs.chain(self.settings.service_cidrs.prefixes()).collect(),
             others: self.others.iter().map(|(addr, _)| *addr).collect(),
         }
     }

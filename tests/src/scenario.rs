@@ -5,7 +5,7 @@
 //!
 //! | command | meaning |
 //! | --- | --- |
-//! | `node NAME [FLAGS]` | the agent starts, on this node, with the tables as they are. Flags: `--nodeport-addresses=`, `--external-ip-cidrs=`, `--service-proxy-name=` |
+//! | `node NAME [FLAGS]` | the agent starts, on this node, with the tables as they are. Flags: `--nodeport-addresses=`, `--external-ip-cidrs=`, `--service-cidrs=`, `--service-proxy-name=` |
 //! | `addresses A,..` | these are the addresses of the node's interfaces; then the agent plans and applies |
 //! | `apply` | the objects in the body (YAML) are new or changed; then the agent plans and applies |
 //! | `delete KIND NAMESPACE/NAME` | the object is gone; then the agent plans and applies |
@@ -235,6 +235,7 @@ fn settings(flags: &[&str]) -> anyhow::Result<Settings> {
         match flag {
             "--nodeport-addresses" => settings.node_port_addresses = value.parse().map_err(Error::msg)?,
             "--external-ip-cidrs" => settings.external_ip_cidrs = value.parse().map_err(Error::msg)?,
+            "--service-cidrs" => settings.service_cidrs = value.parse().map_err(Error::msg)?,
             "--service-proxy-name" => settings.service_proxy_name = Some(value.to_owned()),
             _ => bail!("{flag}: no such flag"),
         }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use ipnet::IpNet;
-use lb_common::Addr;
+use lb_common::{Addr, Prefix};
 
 use super::node_ports::NodePortAddresses;
 
@@ -15,7 +15,34 @@ pub struct Settings {
     /// `None`: those without the label.
     pub service_proxy_name: Option<String>,
     pub external_ip_cidrs: ExternalIpCidrs,
+    pub service_cidrs: ServiceCidrs,
     pub node_port_addresses: NodePortAddresses,
+}
+
+/// Where ClusterIPs are, beside what ServiceCIDR objects say: for clusters and folders without them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceCidrs(Vec<IpNet>);
+
+impl ServiceCidrs {
+    pub fn prefixes(&self) -> impl Iterator<Item = Prefix> {
+        self.0.iter().map(|net| Prefix::new(net.addr(), net.prefix_len()))
+    }
+}
+
+/// Prefixes with commas between them.
+impl FromStr for ServiceCidrs {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let nets = Self(text.split(',').map(super::wire::net).collect::<Result<_, _>>()?);
+        let wide = nets.prefixes().find(|prefix| !prefix.has_blocks());
+        match wide {
+            None => Ok(nets),
+            Some(prefix) => {
+                Err(format!("{prefix} is too wide for Services: /8 for IPv4 and /64 for IPv6 are the widest"))
+            }
+        }
+    }
 }
 
 /// Which externalIPs count. Whoever may edit a Service can put any address there, and so take traffic that is

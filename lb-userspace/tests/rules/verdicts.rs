@@ -1,5 +1,7 @@
 //! No endpoint, the wrong node, an unknown address: the verdicts.
 
+use lb_userspace::model::Settings;
+
 use crate::world::{DOWN, READY, VIP, World, endpoint, service, slice};
 
 const NODE: &str = "10.0.0.1";
@@ -77,6 +79,24 @@ fn an_address_of_the_service_range_that_no_service_has_is_a_drop() {
     assert_eq!(world.tcp_from_all("10.96.7.7:80"), ["drop"; 3]);
     assert_eq!(world.tcp_from_all("10.97.7.7:80"), ["nothing"; 3]);
     assert_eq!(world.tcp_from_all("10.96.0.1:81"), ["reject"; 3], "some Service has the address");
+}
+
+/// Before Kubernetes 1.33 there are no ServiceCIDRs, and folders of manifests seldom have one.
+#[test]
+fn an_address_of_a_range_of_the_command_line_that_no_service_has_is_a_drop() {
+    let service_cidrs = "10.96.0.0/16,fd00:10:96::/112".parse().unwrap();
+    let settings = Settings { service_cidrs, ..Settings::default() };
+    let mut world = World::with(settings, &(service(VIP) + &slice("a", &endpoint(1, READY))));
+    assert_eq!(world.tcp_from_all("10.96.7.7:80"), ["drop"; 3]);
+    assert_eq!(world.tcp_from_all("[fd00:10:96::7]:80"), ["drop"; 3]);
+    assert_eq!(world.tcp_from_all("10.97.7.7:80"), ["nothing"; 3]);
+    assert_eq!(world.tcp_from_all("10.96.0.1:80"), ["[1]"; 3]);
+    // A ServiceCIDR is a range more.
+    world.apply(&RANGE.replace("10.96.0.0/16", "10.97.0.0/16"));
+    assert_eq!(world.tcp_from_all("10.97.7.7:80"), ["drop"; 3]);
+    assert_eq!(world.tcp_from_all("10.96.7.7:80"), ["drop"; 3]);
+    let refused = "10.0.0.0/7".parse::<lb_userspace::model::ServiceCidrs>().unwrap_err();
+    assert!(refused.contains("10.0.0.0/7 is too wide"), "{refused}");
 }
 
 #[test]

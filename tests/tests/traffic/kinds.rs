@@ -107,6 +107,24 @@ fn a_node_port_follows_the_addresses_of_the_node() -> Result<()> {
     Ok(())
 }
 
+/// As a packet that got lost: no error tells the client where to go.
+#[test]
+fn an_address_of_the_service_range_that_no_service_has_swallows_what_it_gets() -> Result<()> {
+    let ranges = ["--service-cidrs", "10.96.0.0/16,fd00:10:96::/112"];
+    let stage = Stage::with_args(Layout::routed(), &ranges)?;
+    stage.apply(&service("web", 10).endpoints(stage.backends(1)))?;
+    for family in Family::ALL {
+        for proto in PROTOS {
+            let soon = Duration::from_millis(500);
+            let report = Requests::new(proto, vip(family, 99)).count(3).timeout(soon).run(stage.client());
+            assert_eq!(report.kinds().into_iter().collect::<Vec<_>>(), [(Kind::TimedOut, 3)], "{report}");
+            Requests::new(proto, vip(family, 10)).count(20).run(stage.client()).assert_clean();
+        }
+    }
+    assert!(stage.counter("drop_unallocated")? >= 12);
+    Ok(())
+}
+
 #[test]
 fn what_nobody_serves_is_refused_at_once() -> Result<()> {
     let stage = stage_with_kinds()?;
