@@ -1,15 +1,20 @@
 //! Tables are legible with `bpftool`, by field names, for whoever has nothing else at hand.
 
+use std::net::IpAddr;
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use lb_common::{Proto, names};
-use lb_tests::datapath::{Datapath, service};
+use lb_common::{FrontendKind, Prefix, Proto, names};
+use lb_tests::datapath::{Datapath, also_on, service};
 use lb_tests::packet::{tcp, udp};
 
 /// What a dump of each table must show, once the table has an entry of that kind.
-const SHOWN: [(&str, &[&str]); 11] = [
+const SHOWN: [(&str, &[&str]); 15] = [
     (names::FRONTENDS, &["\"addr\"", "10,96,0,10", "\"port\"", "\"service\"", "\"kind\""]),
+    (names::LOCAL_ADDRS, &["192,168,77,1", "\"value\""]),
+    (names::SERVICE_RANGES, &["\"prefix_len\"", "10,96,0,10", "\"value\": 1"]),
+    (names::SOURCE_RANGES, &["\"prefix_len\"", "\"service\"", "192,0,2,0"]),
+    (names::AFFINITY, &["\"client\"", "10,244,1,10", "\"last_new\"", "\"generation\""]),
     (names::SERVICES, &["\"active\"", "\"records\"", "\"cluster\"", "\"offset\"", "\"affinity_timeout\""]),
     (
         names::NAMES,
@@ -29,7 +34,12 @@ const SHOWN: [(&str, &[&str]); 11] = [
 fn bpftool_prints_every_table_with_named_fields() -> Result<()> {
     let mut path = Datapath::new()?;
     let (vip, backend) = ("10.96.0.10:80", "10.244.1.11:8080");
-    path.set([service(Proto::Tcp, vip, &[backend]), service(Proto::Udp, vip, &[backend])])?;
+    path.set_node_addresses(&["192.168.77.1"])?;
+    let (name, mut tcp_port) =
+        also_on(service(Proto::Tcp, vip, &[backend]), FrontendKind::LoadBalancer, "203.0.113.10:80");
+    tcp_port.source_ranges = [Prefix::new("192.0.2.0".parse::<IpAddr>()?, 24)].into();
+    tcp_port.affinity_timeout = 60;
+    path.set([(name, tcp_port), service(Proto::Udp, vip, &[backend])])?;
     path.from_pod(&tcp("10.244.1.10:4000", vip).syn())?;
     path.from_pod(&udp("10.244.1.10:4000", vip).payload("unanswered"))?;
     path.from_pod(&udp("10.244.1.10:4001", vip).payload("answered"))?;

@@ -6,8 +6,9 @@ mod naive;
 mod objects;
 mod readers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use lb_common::{Frontend, FrontendKind, Prefix, RangeRule};
 use lb_userspace::desired::Desired;
 use lb_userspace::event::{Change, Event, ObjectName};
 use lb_userspace::model::Model;
@@ -207,7 +208,7 @@ impl World {
         assert!(!self.planner.deferred(), "something waits for ever");
     }
 
-    fn expected(&self) -> BTreeMap<naive::Address, naive::Behind> {
+    fn expected(&self) -> BTreeMap<naive::Address, (FrontendKind, naive::Behind)> {
         let services: Vec<_> = self.services.values().cloned().collect();
         let slices: Vec<_> = self.slices.values().cloned().collect();
         naive::frontends(&services, &slices, self.zone.flatten())
@@ -216,10 +217,17 @@ impl World {
     /// What is in use stands for something desired; the rest is free.
     fn assert_nothing_is_left_over(&self) {
         let tables = self.plane.tables();
-        let owners: std::collections::BTreeSet<u32> = tables.frontends.values().map(|f| f.service).collect();
+        let owners: BTreeSet<u32> = tables.frontends.values().map(|f| f.service).collect();
         assert_eq!(owners, tables.names.keys().copied().collect());
         let used = tables.backends.values().filter(|b| b.state != 0);
         assert!(used.into_iter().all(|b| owners.contains(&b.service)));
+        assert!(tables.source_ranges.keys().all(|service| owners.contains(service)));
+        let cluster = |frontend: &Frontend| frontend.kind == FrontendKind::Cluster as u8;
+        let cluster_ips =
+            tables.frontends.iter().filter(|(_, f)| cluster(f)).map(|(key, _)| Prefix::host(key.addr));
+        let refusing =
+            tables.ranges.iter().filter(|(_, rule)| **rule == RangeRule::ClusterIp).map(|(p, _)| *p);
+        assert_eq!(refusing.collect::<BTreeSet<_>>(), cluster_ips.collect());
     }
 }
 

@@ -4,9 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use super::objects::{NODE, PORTS, TestEndpoint, TestService, TestSlice, VIPS};
+use lb_common::FrontendKind;
+
+use super::objects::{BALANCERS, EXTERNALS, NODE, PORTS, RANGES, TestEndpoint, TestService, TestSlice, VIPS};
 
 pub type Address = (SocketAddr, String);
+/// What is at an address, and the age and name of who claims it.
+type Claim = (u32, String, (FrontendKind, Behind));
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Behind {
@@ -16,6 +20,8 @@ pub struct Behind {
     pub external_local: bool,
     pub has_endpoints: bool,
     pub affinity: u32,
+    /// Who may use load balancer addresses, where not everybody may.
+    pub ranges: Option<BTreeSet<String>>,
     /// Which Service it is: two with equal sets must not pass for each other.
     pub owner: String,
     pub port: String,
@@ -25,33 +31,61 @@ pub fn frontends(
     services: &[TestService],
     slices: &[TestSlice],
     zone: Option<u8>,
-) -> BTreeMap<Address, Behind> {
-    let mut claims: BTreeMap<Address, Vec<(u32, String, Behind)>> = BTreeMap::new();
+) -> BTreeMap<Address, (FrontendKind, Behind)> {
+    let mut claims: BTreeMap<Address, Vec<Claim>> = BTreeMap::new();
     for service in services.iter().filter(|service| !service.other_proxy) {
         for vip in &service.vips {
             let ip: IpAddr = VIPS[*vip].parse().unwrap();
             for port in &service.ports {
                 let (name, number, protocol) = PORTS[*port];
                 let behind = behind(service, *port, ip.is_ipv6(), slices, zone);
-                let order =
-                    (service.created.unwrap_or(u32::MAX), format!("s{} {name}", service.name), behind);
-                let mut claim = |ip, number| {
+                let age = service.created.unwrap_or(u32::MAX);
+                let mut claim = |ip, number, kind| {
                     let key = (SocketAddr::new(ip, number), protocol.to_string());
-                    claims.entry(key).or_default().push(order.clone());
+                    let claim = (age, format!("s{} {name}", service.name), (kind, behind.clone()));
+                    claims.entry(key).or_default().push(claim);
                 };
-                claim(ip, number);
+                // Of one Service, the kind that comes first has the address.
+                claim(ip, number, FrontendKind::Cluster);
+                for vip in of_family(&service.balancers, &BALANCERS, ip) {
+                    claim(vip, number, FrontendKind::LoadBalancer);
+                }
+                for external in of_family(&service.externals, &EXTERNALS, ip) {
+                    claim(external, number, FrontendKind::External);
+                }
                 if service.node_port {
                     let any = if ip.is_ipv6() { IpAddr::from([0; 16]) } else { IpAddr::from([0; 4]) };
-                    claim(any, 30_000 + *port as u16);
+                    claim(any, 30_000 + *port as u16, FrontendKind::NodePort);
                 }
             }
         }
     }
-    let first = |mut claims: Vec<(u32, String, Behind)>| {
+    let first = |mut claims: Vec<Claim>| {
         claims.sort_by_key(|(created, name, _)| (*created, name.clone()));
         claims.remove(0).2
     };
     claims.into_iter().map(|(address, claims)| (address, first(claims))).collect()
+}
+
+/// Those of the addresses that are of one family with another one.
+fn of_family<'a>(chosen: &'a [usize], all: &'a [&str], other: IpAddr) -> impl Iterator<Item = IpAddr> + 'a {
+    let addresses = chosen.iter().map(|number| all[*number].parse::<IpAddr>().unwrap());
+    addresses.filter(move |ip| ip.is_ipv4() == other.is_ipv4())
+}
+
+/// One range of everything lifts the restriction; a family without one has none. The node is 127.0.0.1.
+fn ranges(service: &TestService, is_v6: bool) -> Option<BTreeSet<String>> {
+    let ours = service.ranges.iter().map(|net| RANGES[*net]).filter(|net| net.contains(':') == is_v6);
+    let mut ranges: BTreeSet<String> = ours.map(str::to_owned).collect();
+    let any: IpAddr = if is_v6 { [0; 16].into() } else { [0; 4].into() };
+    let vips: Vec<IpAddr> = of_family(&service.balancers, &BALANCERS, any).collect();
+    if vips.is_empty() || ranges.is_empty() || ranges.contains("0.0.0.0/0") {
+        return None;
+    }
+    if ranges.contains("127.0.0.0/8") {
+        ranges.extend(vips.iter().map(|ip| format!("{ip}/32")));
+    }
+    Some(ranges)
 }
 
 fn behind(service: &TestService, port: usize, is_v6: bool, slices: &[TestSlice], zone: Option<u8>) -> Behind {
@@ -79,9 +113,15 @@ fn behind(service: &TestService, port: usize, is_v6: bool, slices: &[TestSlice],
             true
         }
     };
-    let reachable_from_outside = service.node_port;
+    let any: IpAddr = if is_v6 { [0; 16].into() } else { [0; 4].into() };
+    let reachable_from_outside = service.node_port
+        || of_family(&service.balancers, &BALANCERS, any).next().is_some()
+        || of_family(&service.externals, &EXTERNALS, any).next().is_some();
+    // The field counts for such types, whatever the family.
+    let external_local = service.external_local
+        && (service.node_port || !service.balancers.is_empty() || !service.externals.is_empty());
     let use_cluster = !service.internal_local || reachable_from_outside;
-    let use_local = service.internal_local || (service.external_local && reachable_from_outside);
+    let use_local = service.internal_local || (external_local && reachable_from_outside);
 
     let mut cluster = BTreeSet::new();
     if use_cluster {
@@ -101,9 +141,10 @@ fn behind(service: &TestService, port: usize, is_v6: bool, slices: &[TestSlice],
         cluster,
         local: here,
         internal_local: service.internal_local,
-        external_local: service.external_local && service.node_port,
+        external_local,
         has_endpoints: endpoints.iter().any(|e| ready(&e) || fallback(&e)),
         affinity: service.affinity.unwrap_or(0),
+        ranges: ranges(service, is_v6),
         owner: format!("s{}", service.name),
         port: PORTS[port].0.to_string(),
     }

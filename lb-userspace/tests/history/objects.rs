@@ -11,6 +11,11 @@ pub const NODE: &str = "node-0";
 
 /// Addresses are few, so that Services clash.
 pub const VIPS: [&str; 5] = ["10.96.0.1", "10.96.0.2", "10.96.0.3", "fd00::1", "fd00::2"];
+/// Some are others' addresses too.
+pub const BALANCERS: [&str; 3] = ["203.0.113.1", "203.0.113.2", "2001:db8:1::1"];
+pub const EXTERNALS: [&str; 4] = ["198.51.100.1", "203.0.113.1", "10.96.0.2", "2001:db8:2::1"];
+/// The node has no address, so that 127.0.0.1 stands for it.
+pub const RANGES: [&str; 4] = ["192.0.2.0/24", "127.0.0.0/8", "0.0.0.0/0", "2001:db8:9::/48"];
 pub const PORTS: [(&str, u16, &str); 3] = [("a", 80, "TCP"), ("b", 80, "UDP"), ("c", 81, "TCP")];
 
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +27,9 @@ pub struct TestService {
     pub internal_local: bool,
     pub external_local: bool,
     pub node_port: bool,
+    pub balancers: Vec<usize>,
+    pub externals: Vec<usize>,
+    pub ranges: Vec<usize>,
     pub other_proxy: bool,
     pub affinity: Option<u32>,
 }
@@ -70,15 +78,24 @@ pub fn service_event(service: &TestService) -> Event {
             json!({"name": name, "port": number, "protocol": protocol, "nodePort": node_port})
         })
         .collect();
+    let kind = match service {
+        service if !service.balancers.is_empty() => "LoadBalancer",
+        service if service.node_port => "NodePort",
+        _ => "ClusterIP",
+    };
+    let ingress = service.balancers.iter().map(|ip| json!({"ip": BALANCERS[*ip]}));
     let mut object = json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"namespace": "ns", "name": format!("s{}", service.name), "labels": {}},
         "spec": {
-            "type": if service.node_port { "NodePort" } else { "ClusterIP" },
+            "type": kind,
+            "externalIPs": service.externals.iter().map(|ip| EXTERNALS[*ip]).collect::<Vec<_>>(),
+            "loadBalancerSourceRanges": service.ranges.iter().map(|net| RANGES[*net]).collect::<Vec<_>>(),
             "clusterIP": ips.first().unwrap_or(&"None"), "clusterIPs": ips, "ipFamilies": families, "ports": ports,
             "internalTrafficPolicy": if service.internal_local { "Local" } else { "Cluster" },
             "externalTrafficPolicy": if service.external_local { "Local" } else { "Cluster" },
         },
+        "status": {"loadBalancer": {"ingress": ingress.collect::<Vec<_>>()}},
     });
     if let Some(created) = service.created {
         object["metadata"]["creationTimestamp"] = json!(format!("2026-01-01T00:00:{created:02}Z"));
@@ -149,6 +166,8 @@ pub fn name(prefix: char, number: usize) -> ObjectName {
 
 pub fn service() -> impl Strategy<Value = TestService> {
     let policies = (any::<bool>(), any::<bool>(), any::<bool>(), prop::bool::weighted(0.1));
+    // Most Services have no address but their ClusterIP.
+    let some = |all: usize| prop_oneof![2 => Just(vec![]), 1 => prop::sample::subsequence((0..all).collect::<Vec<_>>(), 1..=all)];
     (
         0..4_usize,
         prop::option::of(0..3_u32),
@@ -159,8 +178,9 @@ pub fn service() -> impl Strategy<Value = TestService> {
         prop::sample::subsequence(vec![0, 1, 2], 0..=3),
         policies,
         prop::option::of(1..3_u32),
+        (some(BALANCERS.len()), some(EXTERNALS.len()), some(RANGES.len())),
     )
-        .prop_map(|(name, created, vips, ports, policies, affinity)| TestService {
+        .prop_map(|(name, created, vips, ports, policies, affinity, outer)| TestService {
             name,
             created,
             vips,
@@ -168,6 +188,9 @@ pub fn service() -> impl Strategy<Value = TestService> {
             internal_local: policies.0,
             external_local: policies.1,
             node_port: policies.2,
+            balancers: outer.0,
+            externals: outer.1,
+            ranges: outer.2,
             other_proxy: policies.3,
             affinity,
         })

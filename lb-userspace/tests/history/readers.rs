@@ -1,9 +1,9 @@
 //! What a packet program may see of the tables, at any moment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use lb_common::{Active, BackendState, FrontendKey, Proto, ServiceRecord, Slot};
+use lb_common::{Active, BackendState, FrontendKey, FrontendKind, Proto, ServiceRecord, Slot};
 use lb_userspace::desired::ServicePortName;
 use lb_userspace::plan::Op;
 use lb_userspace::tables::Tables;
@@ -16,8 +16,13 @@ pub fn address(key: &FrontendKey) -> Address {
 }
 
 /// Follows every frontend to its endpoints, as a packet does, and fails where that leads nowhere.
-pub fn frontends(tables: &Tables) -> BTreeMap<Address, Behind> {
-    tables.frontends.iter().map(|(key, f)| (address(key), behind(tables, f.service))).collect()
+pub fn frontends(tables: &Tables) -> BTreeMap<Address, (FrontendKind, Behind)> {
+    let kind = |kind| FrontendKind::from_u8(kind).unwrap();
+    tables
+        .frontends
+        .iter()
+        .map(|(key, f)| (address(key), (kind(f.kind), behind(tables, f.service))))
+        .collect()
 }
 
 fn behind(tables: &Tables, service: u32) -> Behind {
@@ -42,6 +47,10 @@ fn behind(tables: &Tables, service: u32) -> Behind {
         external_local: record.flags & ServiceRecord::EXTERNAL_LOCAL != 0,
         has_endpoints: record.flags & ServiceRecord::HAS_ENDPOINTS != 0,
         affinity: record.affinity_timeout,
+        ranges: (record.flags & ServiceRecord::SOURCE_RANGES != 0).then(|| {
+            let ranges = tables.source_ranges.get(&service).into_iter().flatten();
+            ranges.map(ToString::to_string).collect()
+        }),
         owner: name.name.to_string(),
         port: name.port.to_string(),
     }
@@ -65,10 +74,28 @@ pub fn assert_make_before_break(before: &Tables, ops: &[Op], readers: &[Reader])
             let owners = [before, &after].map(|tables| tables.frontends.get(key).map(|f| f.service));
             assert!(owners.contains(&Some(frontend.service)), "{key:?} has a strange owner after {op}");
             let seen = behind(&now, frontend.service);
-            let stood_for = [before, &after].iter().any(|tables| {
-                tables.names.contains_key(&frontend.service) && behind(tables, frontend.service) == seen
+            let stood_for: Vec<Behind> = [before, &after]
+                .iter()
+                .filter(|tables| tables.names.contains_key(&frontend.service))
+                .map(|tables| behind(tables, frontend.service))
+                .collect();
+            // Ranges come before the record that asks for them and go after it: whom both admit gets in, and nobody whom
+            // neither admits.
+            let is_one_of_them = stood_for.iter().any(|one| {
+                let ranges = one.ranges.is_some() == seen.ranges.is_some();
+                ranges && Behind { ranges: None, ..one.clone() } == Behind { ranges: None, ..seen.clone() }
             });
-            assert!(stood_for, "{key:?} leads to a mixture after {op}: {seen:?}");
+            assert!(is_one_of_them, "{key:?} leads to a mixture after {op}: {seen:?}");
+            if let Some(seen) = &seen.ranges {
+                let all: Vec<&BTreeSet<String>> =
+                    stood_for.iter().filter_map(|one| one.ranges.as_ref()).collect();
+                assert!(
+                    all.iter().any(|ranges| ranges.is_subset(seen)),
+                    "{key:?} shuts clients out after {op}"
+                );
+                let known = |range| all.iter().any(|ranges| ranges.contains(range));
+                assert!(seen.iter().all(known), "{key:?} lets strangers in after {op}: {seen:?}");
+            }
             assert!(now.interest.contains(key.bit()), "{key:?} is not looked at after {op}");
         }
         readers.iter().for_each(|reader| reader.assert_undisturbed(&now));
