@@ -1,5 +1,6 @@
 //! A pod that is a backend asks its own Service.
 
+use crate::kinds;
 use crate::stage::{PROTOS, Stage, service, vip};
 use anyhow::Result;
 use lb_tests::load::{Held, HeldTcp, HeldUdp, Kind, Requests, transfer};
@@ -46,6 +47,43 @@ fn bridge() -> Result<()> {
 #[test]
 fn bridge_with_strict_filters() -> Result<()> {
     alone(Layout::bridge(true, true).with_rp_filter(1))
+}
+
+/// Ports of a bridge are not in hairpin mode. NodePort, load balancer address and externalIP turn as the ClusterIP does, though
+/// a NodePort's address is the node's own.
+#[test]
+fn by_frontends_of_every_kind_behind_a_bridge() -> Result<()> {
+    for layout in [Layout::bridge(false, true), Layout::bridge(true, true).with_rp_filter(1)] {
+        by_frontends_of_every_kind(layout)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn by_frontends_of_every_kind_beside_a_policy() -> Result<()> {
+    for layout in [Layout::routed().with_policy(), Layout::bridge(false, false).with_policy()] {
+        by_frontends_of_every_kind(layout)?;
+    }
+    Ok(())
+}
+
+fn by_frontends_of_every_kind(layout: Layout) -> Result<()> {
+    let stage = Stage::new(layout)?;
+    let pod = stage.world.backend(1);
+    kinds::serve(&stage, Family::ALL.map(|family| pod.ip(family)))?;
+    for family in Family::ALL {
+        for target in kinds::frontends(family)? {
+            stage.echo("b1").forget();
+            for proto in PROTOS {
+                let report = Requests::new(proto, target).count(50).run(&pod.netns);
+                assert_eq!(report.answers.get("b1"), Some(&50), "{proto} {target}: {report}");
+            }
+            assert_eq!(stage.echo("b1").sources(), [target.ip()], "{target}");
+            // And another pod by the same address.
+            Requests::tcp(target).count(50).run(stage.client()).assert_clean();
+        }
+    }
+    Ok(())
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use lb_tests::load::{Kind, Requests};
-use lb_tests::world::{Family, Layout, NODE_V4, NODE_V6, Pod};
+use lb_tests::world::{Family, Layout, NODE_V4, NODE_V6};
 
 use crate::stage::{PORT, PROTOS, Stage, TARGET, service, vip};
 
@@ -15,8 +15,8 @@ const NODE_PORT: u16 = 30_080;
 const BALANCER: [&str; 2] = ["203.0.113.10", "2001:db8:1::10"];
 const EXTERNAL: [&str; 2] = ["198.51.100.10", "2001:db8:2::10"];
 
-/// A Service of type LoadBalancer with Local policies for clients from outside, and its endpoint on a pod.
-fn manifest(backend: &Pod) -> String {
+/// A Service of type LoadBalancer with Local policies for clients from outside, and its endpoint.
+fn manifest(endpoint: [IpAddr; 2]) -> String {
     let mut text = format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: kinds, namespace: default}}\nspec:\n  type: LoadBalancer\n  \
          clusterIPs: ['10.96.0.40', 'fd00:10:96::40']\n  clusterIP: '10.96.0.40'\n  ipFamilies: [IPv4, IPv6]\n  externalTrafficPolicy: Local\n  \
@@ -32,7 +32,7 @@ fn manifest(backend: &Pod) -> String {
         "status:\n  loadBalancer:\n    ingress: [{{ip: '{}'}}, {{ip: '{}'}}]\n",
         BALANCER[0], BALANCER[1]
     );
-    for (family, address) in [("IPv4", IpAddr::from(backend.v4)), ("IPv6", IpAddr::from(backend.v6))] {
+    for (family, address) in ["IPv4", "IPv6"].into_iter().zip(endpoint) {
         // The node is another one: a Local set would be empty.
         text += &format!(
             "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: {family}\nmetadata:\n  name: \
@@ -45,7 +45,8 @@ fn manifest(backend: &Pod) -> String {
     text
 }
 
-fn frontends(family: Family) -> Result<[SocketAddr; 4]> {
+/// The addresses of the Service, one of each kind.
+pub fn frontends(family: Family) -> Result<[SocketAddr; 4]> {
     let (node, index): (IpAddr, usize) =
         if family == Family::V4 { (NODE_V4.into(), 0) } else { (NODE_V6.into(), 1) };
     Ok([
@@ -58,13 +59,22 @@ fn frontends(family: Family) -> Result<[SocketAddr; 4]> {
 
 fn stage_with_kinds() -> Result<Stage> {
     let stage = Stage::new(Layout::routed())?;
-    stage.world.manifests().write_text("kinds.yaml", &manifest(stage.world.backend(1)))?;
+    serve(&stage, Family::ALL.map(|family| stage.world.backend(1).ip(family)))?;
+    Ok(stage)
+}
+
+/// Gives a stage the Service with this endpoint, in both families.
+pub fn serve(stage: &Stage, endpoint: [IpAddr; 2]) -> Result<()> {
+    stage.world.manifests().write_text("kinds.yaml", &manifest(endpoint))?;
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         let services = stage.json(&["services"])?;
         // Two ports in two families.
-        if services.as_array().is_some_and(|rows| rows.len() == 4) {
-            return Ok(stage);
+        if services
+            .as_array()
+            .is_some_and(|rows| rows.iter().filter(|row| row["name"] == "kinds").count() == 4)
+        {
+            return Ok(());
         }
         ensure!(Instant::now() < deadline, "not applied: {services}");
         sleep(Duration::from_millis(10));

@@ -5,6 +5,7 @@ mod clash;
 mod hairpin;
 mod hold;
 mod hook;
+mod host_network;
 mod kinds;
 mod layout;
 mod removal;
