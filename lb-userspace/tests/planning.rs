@@ -186,6 +186,7 @@ fn a_full_table_names_the_service_and_leaves_the_others_alone() {
     let expected = "Service default/b: table `backends` is full (3 entries): default/b:http/TCP/IPv4: it is not \
                     programmed";
     assert_eq!((plan.ops, notices), (vec![], vec![expected.to_owned()]));
+    assert_eq!(plan.notices[0].reason, Some("TableFull"), "an Event is due");
     assert_eq!(planner.plan(one("c", Some(port(vip(3), [5])))).ops.last().unwrap().rank(), PUT_RANGE);
     assert_eq!(planner.plan(one("b", Some(port(vip(2), [3, 4])))).notices, [], "said once");
 

@@ -50,6 +50,24 @@ fn an_external_ip_that_is_an_older_services_cluster_ip_is_refused() {
     assert!(errors(&mut world)[0].contains("belongs as its ClusterIP to port \"\" of Service default/b"));
 }
 
+/// Of all that is said: these are told to the Service's owner, by an Event on the Service.
+#[test]
+fn events_are_due_for_addresses_of_others_and_for_ports_that_sctp_cannot_change() {
+    let young =
+        aged("s", 2, "clusterIP: 10.96.0.1", "").replace("[{port: 80}]", "[{port: 80, protocol: SCTP}]");
+    let old = aged("b", 1, "clusterIP: 10.96.0.2\nexternalIPs: [192.0.2.1]", "");
+    let third = aged("c", 3, "clusterIP: 10.96.0.3\nexternalIPs: [192.0.2.1]", "");
+    let endpoints = slice("e", &endpoint(1, READY)).replace("{port: 8080}", "{port: 8080, protocol: SCTP}");
+    let mut world = World::new(&(young + &old + &third + &endpoints));
+    world.desired();
+    let due = world
+        .model
+        .notices()
+        .filter_map(|notice| Some((notice.reason?, notice.subject.as_ref().map(ToString::to_string)?)));
+    let expected = [("AddressConflict", "Service default/c"), ("SCTPPortChange", "Service default/s")];
+    assert_eq!(due.collect::<Vec<_>>(), expected.map(|(reason, subject)| (reason, subject.to_owned())));
+}
+
 #[test]
 fn a_port_that_lost_all_its_addresses_is_not_desired() {
     let young = aged("a", 2, "clusterIP: 10.96.0.1", "");

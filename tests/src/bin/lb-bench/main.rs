@@ -14,8 +14,9 @@ mod usage;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 use population::Size;
 
@@ -26,6 +27,9 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+/// A load average that is nobody's work.
+const QUIET: f64 = 0.5;
 
 #[derive(Subcommand)]
 enum Command {
@@ -70,10 +74,21 @@ fn main() -> ExitCode {
 }
 
 fn api(options: &Options) -> Result<()> {
-    let mut all = Vec::new();
-    for size in &options.sizes {
-        all.extend(round::measure(*size, options)?);
+    let began = Instant::now();
+    let load = usage::load()?;
+    if load > QUIET {
+        eprintln!("this machine is busy (load average {load}): the figures are those of a busy machine");
     }
-    println!("{}", results::tables(&all));
+    let (mut all, mut is_whole) = (Vec::new(), true);
+    for size in &options.sizes {
+        // What was measured is shown, whatever becomes of the rest.
+        if let Err(error) = round::measure(*size, options, &mut all) {
+            eprintln!("{size}: {error:#}");
+            is_whole = false;
+        }
+        println!("{}", results::tables(&all));
+        eprintln!("{size}: done {:.1} minutes after the start", began.elapsed().as_secs_f64() / 60.0);
+    }
+    ensure!(is_whole, "not all was measured: see above");
     Ok(())
 }

@@ -39,8 +39,8 @@ const AFTER_EFFECT: Duration = Duration::from_millis(500);
 /// The slowest effect of a change that is waited for.
 const EFFECT_LIMIT: Duration = Duration::from_secs(60);
 
-/// Everything that is measured with this many objects.
-pub fn measure(size: Size, options: &Options) -> Result<Vec<Figures>> {
+/// Everything that is measured with this many objects, as far as it gets.
+pub fn measure(size: Size, options: &Options, all: &mut Vec<Figures>) -> Result<()> {
     let lb = options.lb.clone().map_or_else(lb_binary, Ok)?;
     let world = World::new(Layout::routed().with_backends(4))?.with_lb(&lb)?;
     let start = |pod: &Pod| Echo::start(&pod.netns, &pod.name, &[TARGET]);
@@ -55,20 +55,21 @@ pub fn measure(size: Size, options: &Options) -> Result<Vec<Figures>> {
     let mut stage =
         Stage { world: &world, cluster: &cluster, probe, lb, kubeconfig, size, turn: 0, now: FIRST };
 
-    let bare = stage.start_only(Kind::Bare, options.rounds)?;
+    all.push(stage.start_only(Kind::Bare, options.rounds)?);
     let (subject, mut lb) = stage.start_and_keep(Kind::Lb, options.rounds)?;
-    stage.measure_running(&subject, &mut lb, options.changes, options.rounds)?;
+    let outcome = stage.measure_running(&subject, &mut lb, options.changes, options.rounds);
+    all.push(lb);
+    outcome?;
     drop(subject);
-    let restarted = stage.start_only(Kind::LbRestarted, options.rounds)?;
+    all.push(stage.start_only(Kind::LbRestarted, options.rounds)?);
     stage.clean_up()?;
-    let mut all = vec![bare, lb, restarted];
     if !options.without_kube_proxy {
         let (subject, mut proxy) = stage.start_and_keep(Kind::KubeProxy, 1)?;
-        stage.measure_running(&subject, &mut proxy, options.changes.div_ceil(100), 1)?;
-        drop(subject);
+        let outcome = stage.measure_running(&subject, &mut proxy, options.changes.div_ceil(100), 1);
         all.push(proxy);
+        outcome?;
     }
-    Ok(all)
+    Ok(())
 }
 
 fn addresses(world: &World, names: [&str; 2]) -> Vec<Ipv4Addr> {

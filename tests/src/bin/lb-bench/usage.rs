@@ -28,6 +28,12 @@ pub fn memory(pid: u32) -> Result<Memory> {
     Ok(Memory { resident: field("VmRSS")?, anonymous: field("RssAnon")?, peak: field("VmHWM")? })
 }
 
+/// Of all processes: how many wanted a CPU in the last minute.
+pub fn load() -> Result<f64> {
+    let text = fs::read_to_string("/proc/loadavg")?;
+    Ok(text.split(' ').next().context("/proc/loadavg")?.parse()?)
+}
+
 /// CPU time so far: all its threads, and programs that it ran to their end (kube-proxy runs `nft`).
 pub fn cpu(pid: u32) -> Result<Duration> {
     let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(pid as i32))?;
