@@ -84,7 +84,7 @@ fn unspecified(family: Family) -> IpAddr {
 }
 
 pub fn wait_until(mut is_so: impl FnMut() -> bool, what: &str) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !is_so() {
         assert!(Instant::now() < deadline, "never: {what}");
         sleep(Duration::from_millis(5));

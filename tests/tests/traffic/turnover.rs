@@ -5,14 +5,14 @@ use crate::stage::{PROTOS, Stage, TARGET, service, vip};
 use anyhow::Result;
 use lb_tests::echo::Echo;
 use lb_tests::load::{Held, HeldTcp, HeldUdp, Kind, Report, Requests, Running, TcpHandle};
-use lb_tests::world::{Endpoint, Family, Layout, Netns, Pod, Tap};
-use std::collections::BTreeSet;
+use lb_tests::world::{Cgroup, Endpoint, Family, Layout, Netns, Pod, Tap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 const PODS: usize = 10;
-/// Connections a second, of both families together.
+/// Connections a second of each kind of client, both families together.
 const RATE: u32 = 1_000;
 /// As many connections as there are to be at least.
 const REQUESTS: u64 = 10_000;
@@ -29,7 +29,11 @@ const AT_ONCE: Duration = Duration::from_millis(900);
 /// terminates until that is gone, as with kube-proxy.
 #[test]
 fn a_rolling_update_of_ten_pods_is_not_felt() -> Result<()> {
-    let mut stage = Stage::new(Layout::routed().with_backends(PODS + 1))?;
+    let cgroup = Cgroup::create()?;
+    cgroup.enter()?;
+    let place = format!("--cgroup={}", cgroup.path().display());
+    let mut stage =
+        Stage::with_args(Layout::routed().with_backends(PODS + 1), &["--socket-lb=host", &place])?;
     let web = service("web", 10);
     let pods = stage.world.backends().to_vec();
     let (first_new, old) = pods.split_last().expect("there are eleven");
@@ -37,7 +41,7 @@ fn a_rolling_update_of_ten_pods_is_not_felt() -> Result<()> {
     stage.apply(&web.clone().endpoints(old))?;
     stage.client().set_sysctls(&[("net/ipv4/ip_local_port_range", &format!("{} {}", PORTS.0, PORTS.1))])?;
 
-    let clients = [("pod", stage.client().clone())];
+    let clients = [("pod", stage.client().clone()), ("host", stage.world.node().clone())];
     let targets = Family::ALL.map(|family| vip(family, 10));
     let began = Instant::now();
     let running: Vec<_> = clients
@@ -65,18 +69,19 @@ fn a_rolling_update_of_ten_pods_is_not_felt() -> Result<()> {
     }
     let updated = began.elapsed();
     let begun = |running: &[(_, Running)]| running.iter().map(|(_, one)| one.begun()).sum::<u64>();
-    wait_until(|| begun(&running) >= REQUESTS * clients.len() as u64, "enough requests");
+    wait_until(|| begun(&running) >= REQUESTS, "enough requests");
     let seconds = began.elapsed().as_secs_f64();
-    let mut whole = Report::default();
+    let mut reports: BTreeMap<&str, Report> = BTreeMap::new();
     for (kind, running) in running {
-        let report = running.stop();
+        reports.entry(kind).or_default().merge(running.stop());
+    }
+    println!("updated in {updated:.1?}");
+    let mut whole = Report::default();
+    for (kind, report) in reports {
+        println!("{kind}, {:.0} requests a second: {report}", report.requests() as f64 / seconds);
         assert!(report.failures.is_empty(), "{kind}: {report}");
         whole.merge(report);
     }
-    println!(
-        "updated in {updated:.1?} at {:.0} requests a second: {whole}",
-        whole.requests() as f64 / seconds
-    );
     assert!(whole.requests() >= REQUESTS);
     // All of the old ones served, and now the new ones do, alone.
     for pod in old {
