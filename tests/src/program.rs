@@ -131,19 +131,35 @@ impl Run {
 }
 
 /// Runs a closure in a namespace that holds nothing: what a program sends by itself (`bpf_clone_redirect`) ends there.
-fn nowhere<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+/// The calling thread comes back: a thread of its own for each packet would cost more than the packet.
+fn nowhere<T>(work: impl FnOnce() -> T) -> T {
     static NOWHERE: OnceLock<File> = OnceLock::new();
-    thread::scope(|scope| {
-        let inside = || {
-            let make = || {
-                unshare(CloneFlags::CLONE_NEWNET).expect("a namespace can be made (root?)");
-                File::open("/proc/thread-self/ns/net").expect("a thread has a namespace")
-            };
-            setns(NOWHERE.get_or_init(make).as_fd(), CloneFlags::CLONE_NEWNET).expect("it can be entered");
-            work()
-        };
-        scope.spawn(inside).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+    let make = || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a namespace can be made (root?)");
+        own_namespace()
+    };
+    let nowhere = NOWHERE.get_or_init(|| thread::spawn(make).join().expect("it makes a namespace"));
+    let here = own_namespace();
+    enter(nowhere);
+    let _back = Back(here);
+    work()
+}
+
+fn own_namespace() -> File {
+    File::open("/proc/thread-self/ns/net").expect("a thread has a namespace")
+}
+
+fn enter(namespace: &File) {
+    setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).expect("it can be entered (root?)");
+}
+
+/// Where the thread goes when this is dropped.
+struct Back(File);
+
+impl Drop for Back {
+    fn drop(&mut self) {
+        enter(&self.0);
+    }
 }
 
 /// One run with nothing special; the verdict and the packet that came out.
