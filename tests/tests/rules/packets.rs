@@ -1,5 +1,6 @@
 //! Asks the packet path, and compares with what the model says.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,7 +8,7 @@ use anyhow::{Result, bail, ensure};
 use lb_common::{Endpoint, FrontendKind, Port, Proto};
 use lb_tests::datapath::{CONTINUE, DROP, Datapath, REDIRECT};
 use lb_tests::packet::{Packet, Tcp, Transport, sctp, tcp, udp};
-use lb_userspace::desired::ServicePortName;
+use lb_userspace::desired::{Desired, ServicePortName, ServiceRanges};
 use lb_userspace::model::{self, Found};
 use lb_userspace::outcome::Client;
 
@@ -29,10 +30,15 @@ enum Met {
     Drop,
 }
 
+thread_local! {
+    /// Programs and maps that a world of the same test has left, without a Service: to load them takes most of the time.
+    static LEFT: RefCell<Option<(Datapath, u16)>> = const { RefCell::new(None) };
+}
+
 /// Tables that say what a model desires, and all that was ever asked of them.
 pub struct Packets {
     pub model: Pure,
-    path: Datapath,
+    path: Option<Datapath>,
     /// Where a Service was reached at some time.
     destinations: BTreeSet<SocketAddr>,
     sources: BTreeSet<IpAddr>,
@@ -46,15 +52,21 @@ pub struct Packets {
 impl Packets {
     pub fn new(model: Pure) -> Result<Self> {
         let sources = ["10.244.1.9".parse()?, "fd00:10:244:1::9".parse()?].into();
+        let left = LEFT.with(RefCell::take);
+        let (path, port) = left.map_or_else(|| Ok((Datapath::new()?, 1_024)), anyhow::Ok)?;
         Ok(Self {
             model,
-            path: Datapath::new()?,
+            path: Some(path),
             destinations: BTreeSet::new(),
             sources,
             node_addresses: BTreeSet::new(),
             sticky: BTreeSet::new(),
-            port: 1_024,
+            port,
         })
+    }
+
+    fn path(&mut self) -> &mut Datapath {
+        self.path.as_mut().expect("it is there until the world goes")
     }
 
     /// Brings the tables up to the model.
@@ -84,7 +96,7 @@ impl Packets {
             // A pod that is an endpoint is a client too.
             self.sources.extend(port.backends.keys().take(2).map(|backend| IpAddr::from(backend.addr)));
         }
-        self.path.desire(desired)
+        self.path().desire(desired)
     }
 
     /// From everywhere to everywhere.
@@ -179,7 +191,7 @@ impl Packets {
     }
 
     fn meet(&mut self, sent: &Packet) -> Result<Met> {
-        let outcome = self.path.from_pod(sent)?;
+        let outcome = self.path().from_pod(sent)?;
         let came = outcome.packet()?;
         Ok(match outcome.verdict {
             DROP => Met::Drop,
@@ -189,6 +201,22 @@ impl Packets {
             REDIRECT => Met::Endpoints([came.to()].into()),
             verdict => bail!("verdict {verdict}: {came}"),
         })
+    }
+}
+
+impl Drop for Packets {
+    fn drop(&mut self) {
+        let Some(mut path) = self.path.take() else { return };
+        let nothing = Desired {
+            complete: true,
+            node_addresses: Some(BTreeSet::new()),
+            service_ranges: Some(ServiceRanges::default()),
+            ..Desired::default()
+        };
+        // Ports must not come round to flows that are known.
+        if self.port < u16::MAX / 2 && path.desire(nothing).is_ok() {
+            LEFT.with(|left| left.replace(Some((path, self.port))));
+        }
     }
 }
 
