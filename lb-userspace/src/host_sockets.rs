@@ -55,6 +55,8 @@ pub struct HostSockets {
     config: Config,
     /// What the programs hang on.
     cgroup: Option<Cgroup>,
+    /// Why they hang nowhere, as it was logged.
+    complaint: Option<String>,
     /// Tells that backends are gone. `None` where nothing is translated.
     gone: Option<Sender<()>>,
 }
@@ -73,17 +75,19 @@ impl HostSockets {
                 .context("cannot start a thread")?;
             gone = Some(tell);
         }
-        Ok(Self { config, cgroup: None, gone })
+        Ok(Self { config, cgroup: None, complaint: None, gone })
     }
 
-    /// Hangs the programs on the cgroup, or takes them away, where that is not so. What does not work is said, and
-    /// tried again with the next call: the host is never silently without Services. What to tell of it.
+    /// Hangs the programs on the cgroup, or takes them away, where that is not so. What does not work is logged once,
+    /// returned, and tried again with the next call: the host is never silently without Services.
     pub fn reconcile(&mut self, object: &mut Ebpf, pins: &Pins) -> Option<String> {
-        let failed = self.try_reconcile(object, pins).err()?;
-        self.cgroup = None;
-        let complaint = format!("processes of the host reach no Service: {failed:#}");
-        error!("{complaint} (pods do; --socket-lb=off says that this is meant)");
-        Some(complaint)
+        let failed = self.try_reconcile(object, pins).err();
+        let complaint = failed.map(|failed| format!("processes of the host reach no Service: {failed:#}"));
+        if let Some(complaint) = complaint.as_ref().filter(|_| complaint != self.complaint) {
+            error!("{complaint} (pods do; --socket-lb=off says that this is meant)");
+        }
+        self.complaint.clone_from(&complaint);
+        complaint
     }
 
     fn try_reconcile(&mut self, object: &mut Ebpf, pins: &Pins) -> anyhow::Result<()> {

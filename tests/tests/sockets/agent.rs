@@ -2,10 +2,11 @@
 //! that is said.
 
 use anyhow::{Result, ensure};
-use lb_tests::world::{Family, Layout, World};
+use lb_tests::world::{Family, Layout, World, lb_binary};
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::client::{LIMIT, connect};
 use crate::stage::{Stage, Web, vip};
@@ -32,6 +33,17 @@ fn a_dead_agent_and_the_next_one_leave_sockets_working() -> Result<()> {
     stage.world.lb(&["cleanup"])?;
     ensure!(stage.programs()?.is_empty());
     ensure!(stage.node(|| Ok(TcpStream::connect_timeout(&to, Duration::from_millis(300)).is_err()))?);
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_is_told_off_takes_the_programs_away() -> Result<()> {
+    let mut stage = Stage::new("host", &Web::on([1]))?;
+    stage.agent.terminate()?;
+    stage.agent = stage.world.start_agent(&["--socket-lb=off"])?;
+    ensure!(stage.programs()?.is_empty());
+    let status = stage.world.lb(&["status"])?;
+    ensure!(status.contains("sockets no programs: processes of the host reach no Service"), "{status}");
     Ok(())
 }
 
@@ -71,9 +83,9 @@ fn programs_that_somebody_detached_come_back() -> Result<()> {
     }
     ensure!(stage.programs()?.is_empty());
     // With the sweep, every ten seconds.
-    let deadline = std::time::Instant::now() + Duration::from_secs(15);
+    let deadline = Instant::now() + Duration::from_secs(15);
     while stage.programs()?.len() != 8 {
-        ensure!(std::time::Instant::now() < deadline, "{}", stage.agent.log());
+        ensure!(Instant::now() < deadline, "{}", stage.agent.log());
         std::thread::sleep(Duration::from_millis(100));
     }
     stage.node(|| Ok(connect(vip(Family::V4))?))?;
@@ -107,18 +119,23 @@ fn where_there_is_no_cgroup_it_is_said_and_pods_are_served() -> Result<()> {
 
 /// `lb check` attaches nothing; it looks for the root as the agent does.
 #[test]
-fn where_no_cgroup_v2_is_mounted_the_root_is_had_by_a_mount_of_our_own() -> Result<()> {
-    let check = "lb check | grep '  cgroup  '";
-    let unmounted =
-        "for at in $(awk '$3 == \"cgroup2\" { print $2 }' /proc/self/mounts); do umount $at; done";
-    let lb = lb_tests::world::lb_binary()?;
-    let script = format!("{unmounted}; {}", check.replacen("lb", &lb.display().to_string(), 1));
-    let shell = |capabilities: &[&str]| -> Result<String> {
-        let mut command = std::process::Command::new("unshare");
-        command.args(["--mount", "--net"]).args(capabilities).args(["sh", "-c", &script]);
-        Ok(String::from_utf8(command.output()?.stdout)?)
+fn where_no_cgroup_v2_is_mounted_the_root_is_had_by_a_mount_of_our_own_or_it_is_said_what_is_missing()
+-> Result<()> {
+    let check = |by: &str| -> Result<String> {
+        let lb = lb_binary()?;
+        // In a mount namespace of its own.
+        let script = format!(
+            "for at in $(awk '$3 == \"cgroup2\" {{ print $2 }}' /proc/self/mounts); do umount \"$at\"; done; \
+             {by} {} check | grep -A 1 '  cgroup  '",
+            lb.display()
+        );
+        let output = Command::new("unshare").args(["--mount", "--net", "sh", "-c", &script]).output()?;
+        Ok(String::from_utf8(output.stdout)?)
     };
-    let found = shell(&[])?;
-    ensure!(found.contains("ok ") && found.contains("a mount of our own"), "{found}");
+    let found = check("")?;
+    ensure!(found.starts_with("ok ") && found.contains("root of version 2 at a mount of our own"), "{found}");
+    let found = check("setpriv --bounding-set=-sys_admin")?;
+    ensure!(found.starts_with("warning ") && found.contains("/sys/fs/cgroup, as deploy/ has it"), "{found}");
+    ensure!(found.contains("without, processes of the host reach no Service"), "{found}");
     Ok(())
 }
