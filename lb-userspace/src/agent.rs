@@ -347,8 +347,10 @@ impl Agent {
         if !plan.ops.is_empty() {
             debug!(operations = plan.ops.len(), "applying");
         }
-        let Err(failed) = self.kernel.apply(&plan.ops) else {
-            self.host_sockets.applied(&plan.ops);
+        let applied = self.kernel.apply(&plan.ops);
+        // Also of a plan that failed half-way.
+        self.host_sockets.applied(&plan.ops);
+        let Err(failed) = applied else {
             if let Watch::Api(watch) = &self.watch {
                 watch.route.learn(self.planner.tables());
             }

@@ -232,7 +232,9 @@ impl World {
 
     /// Starts a program on the node that becomes `lb agent`, and waits until it is ready.
     pub fn start_agent_by(&self, program: &Path, args: Vec<String>) -> Result<Agent> {
-        Agent::start_by(program, self.node(), self.folder(), args)
+        let mut agent = Agent::start_by(program, self.node(), self.folder(), args)?;
+        agent.wait_until_ready()?;
+        Ok(agent)
     }
 
     /// Runs an `lb` command on the node, on this world's pins; its output, or an error with what it said.

@@ -63,7 +63,7 @@ impl Agent {
         Self::start_by(binary, node, folder, args)
     }
 
-    /// By a program that becomes the agent, with all of its arguments.
+    /// By a program that becomes the agent, with all of its arguments. Not waited for.
     pub(super) fn start_by(binary: &Path, node: &Netns, folder: &Folder, args: Vec<String>) -> Result<Self> {
         let log = folder.agent_log();
         let mut agent =
