@@ -2,7 +2,9 @@
 //! that is said.
 
 use anyhow::{Result, ensure};
+use lb_common::names;
 use lb_tests::world::{Family, Layout, World, lb_binary};
+use lb_userspace::dataplane::pins::Pins;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
@@ -101,6 +103,20 @@ fn the_status_tells_where_programs_are() -> Result<()> {
     stage.agent.terminate()?;
     let status = stage.world.lb(&["status"])?;
     ensure!(status.contains("sockets 8 programs on cgroup "), "{status}");
+    Ok(())
+}
+
+#[test]
+fn bpftool_prints_what_is_known_of_a_socket_with_named_fields() -> Result<()> {
+    let stage = Stage::new("host", &Web::on([1]))?;
+    let _held = stage.node(|| Ok(connect(vip(Family::V4))?))?;
+    let pin = Pins::new(&stage.world.folder().pins()).map(names::SOCKETS);
+    let output = Command::new("bpftool").args(["map", "dump", "pinned"]).arg(pin).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    for field in ["\"cookie\"", "\"side\": 0", "10,96,0,10", "\"proto\": 6", "\"service\"", "\"generation\""]
+    {
+        ensure!(text.contains(field), "no {field} in {text}");
+    }
     Ok(())
 }
 
