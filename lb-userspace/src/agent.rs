@@ -11,7 +11,7 @@ use lb_common::{Addr, names};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info, trace, warn};
 
 use crate::agent_status;
 use crate::api;
@@ -346,6 +346,7 @@ impl Agent {
     fn apply(&mut self, plan: &Plan) -> bool {
         if !plan.ops.is_empty() {
             debug!(operations = plan.ops.len(), "applying");
+            plan.ops.iter().for_each(|op| trace!(?op));
         }
         let applied = self.kernel.apply(&plan.ops);
         // Also of a plan that failed half-way.

@@ -160,7 +160,7 @@ impl Model {
         }
     }
 
-    /// Every kind has delivered its first full list. Nothing is desired before.
+    /// Every kind that Services hang on has delivered its first full list. Nothing is desired before.
     pub fn ready(&self) -> bool {
         self.services.is_synced() && self.slices.is_synced() && self.nodes.is_synced()
     }
@@ -205,7 +205,9 @@ impl Model {
         if std::mem::take(&mut self.addresses_changed) || desired.complete {
             desired.node_addresses = self.node_port_addresses();
         }
-        if std::mem::take(&mut self.ranges_changed) || desired.complete {
+        // Services are served without ServiceCIDRs; what an earlier agent knew of them stays until their list is whole.
+        self.ranges_changed |= desired.complete;
+        if self.cidrs.is_synced() && std::mem::take(&mut self.ranges_changed) {
             desired.service_ranges = Some(self.service_ranges());
         }
         for name in std::mem::take(&mut self.dirty) {

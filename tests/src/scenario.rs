@@ -155,6 +155,7 @@ impl Agent {
         for event in [Event::Service(Change::Init), Event::Slice(Change::Init), Event::Node(Change::Init)] {
             agent.model.apply(event);
         }
+        agent.model.apply(Event::ServiceCidr(Change::Init));
         for object in agent.objects.values().cloned() {
             agent.model.apply(object.applied());
         }
@@ -163,6 +164,7 @@ impl Agent {
         {
             agent.model.apply(event);
         }
+        agent.model.apply(Event::ServiceCidr(Change::InitDone));
         agent.settle(plane)?;
         Ok(agent)
     }

@@ -153,6 +153,7 @@ impl World {
         self.model.apply(Event::Service(Change::InitDone));
         self.model.apply(Event::Slice(Change::InitDone));
         self.model.apply(Event::Node(Change::InitDone));
+        self.model.apply(Event::ServiceCidr(Change::InitDone));
     }
 
     fn restart(&mut self) {

@@ -17,6 +17,22 @@ fn nothing_is_desired_before_every_kind_was_listed() {
     assert!(model.ready() && model.desired().complete && model.desired().is_empty());
 }
 
+/// Services do not wait for ServiceCIDRs, which not every cluster has and not every agent may read.
+#[test]
+fn what_is_known_of_service_ranges_stays_until_service_cidrs_were_listed() {
+    let mut model = Model::new("n1");
+    for event in
+        [Event::Service(Change::InitDone), Event::Slice(Change::InitDone), Event::Node(Change::InitDone)]
+    {
+        model.apply(event);
+    }
+    let first = model.desired();
+    assert!(first.complete && first.service_ranges.is_none());
+    model.apply(Event::ServiceCidr(Change::InitDone));
+    assert_eq!(model.desired().service_ranges, Some(Default::default()));
+    assert_eq!(model.desired().service_ranges, None);
+}
+
 #[test]
 fn a_new_list_removes_what_is_not_in_it_and_touches_only_what_changed() {
     let other = service("clusterIP: 10.96.0.2").replace("name: s", "name: t");

@@ -77,7 +77,9 @@ impl World {
         for event in [Event::Service(Change::Init), Event::Slice(Change::Init), Event::Node(Change::Init)] {
             self.model.apply(event);
         }
+        self.model.apply(Event::ServiceCidr(Change::Init));
         self.apply(yaml);
+        self.model.apply(Event::ServiceCidr(Change::InitDone));
         self.model.apply(Event::Service(Change::InitDone));
         self.model.apply(Event::Slice(Change::InitDone));
         self.model.apply(Event::Node(Change::InitDone));

@@ -87,7 +87,11 @@ fn check_rounds(
     for round in 0..ROUNDS {
         sleep(PAUSE);
         turn(round, agent)?;
-        written += operations(agent)?;
+        let operations = operations(agent)?;
+        if operations > 0 {
+            println!("{what}: {operations} map operations\n{}", agent.log());
+        }
+        written += operations;
     }
     sleep(PAUSE);
     traffic.assert_unfelt(&format!("{ROUNDS} x {what}, {written} map operations"));

@@ -6,9 +6,15 @@ use anyhow::Result;
 use lb_tests::load::Requests;
 use lb_tests::world::{Endpoint, Family, Layout, Netns};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
-/// The one backend that all requests of a client went to.
+/// The one backend that all requests of a client went to. They come from ports that no call had before: a UDP flow of
+/// an earlier one would go on where it was.
 fn only(netns: &Netns, proto: lb_common::Proto, target: SocketAddr) -> String {
+    static CALLS: AtomicU16 = AtomicU16::new(0);
+    let first = 10_000 + 1_000 * CALLS.fetch_add(1, Relaxed);
+    let range = format!("{first} {}", first + 999);
+    netns.set_sysctls(&[("net/ipv4/ip_local_port_range", &range)]).expect("a setting of the client");
     let report = Requests::new(proto, target).count(40).run(netns);
     report.assert_clean();
     assert_eq!(report.answers.len(), 1, "{proto}: {report}");
