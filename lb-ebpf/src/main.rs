@@ -8,6 +8,7 @@ mod affinity;
 mod flow;
 mod frontend;
 mod icmp;
+mod inside;
 mod maps;
 mod open;
 mod packet;

@@ -4,16 +4,14 @@ use core::ffi::{c_long, c_void};
 
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_loop};
 use lb_common::{
-    Action, Addr, Backend, Counter, Flow, FlowKey, FrontendKind, Phase, Port, Proto, RangeRule,
-    ServiceRecord, timeout,
+    Action, Addr, Counter, Flow, FlowKey, FrontendKind, Phase, Port, Proto, RangeRule, ServiceRecord, timeout,
 };
 
-use crate::affinity::Sticky;
 use crate::flow::{EEXIST, beat, now, opposite, put, reverse_of};
 use crate::frontend;
+use crate::inside::{self, Lack};
 use crate::maps::{self, Pair, Part};
 use crate::packet::{Packet, is_syn};
-use crate::select;
 
 /// Source ports for a tuple that is taken: above the default range of ephemeral ports (32768-60999).
 const PORT_FIRST: u32 = 61_000;
@@ -87,20 +85,10 @@ fn open_or_say(key: &FlowKey, tcp_flags: u8, previous: u32) -> Opened {
     {
         return Opened::NotAdmitted;
     }
-    // A pod is inside the cluster: the internal policy is for ClusterIPs, and no policy for the rest (k/k
-    // pkg/proxy/iptables/proxier.go, "pod -> external VIP" short circuit).
-    let local =
-        frontend.kind == FrontendKind::Cluster as u8 && record.flags & ServiceRecord::INTERNAL_LOCAL != 0;
-    let (range, set) =
-        if local { (record.local, Backend::IN_LOCAL) } else { (record.cluster, Backend::IN_CLUSTER) };
-    let chosen = if record.affinity_timeout == 0 {
-        select::random(range)
-    } else {
-        Sticky::new(key.src, frontend.service, record.affinity_timeout, range, set).choose()
-    };
-    let Some((slot, backend)) = chosen else {
-        let elsewhere = local && record.flags & ServiceRecord::HAS_ENDPOINTS != 0;
-        return if elsewhere { Opened::NoLocalEndpoint } else { Opened::NoEndpoint };
+    let (slot, backend) = match inside::choose(&frontend, record, key.src) {
+        Ok(chosen) => chosen,
+        Err(Lack::NoEndpoint) => return Opened::NoEndpoint,
+        Err(Lack::NoLocalEndpoint) => return Opened::NoLocalEndpoint,
     };
     if key.proto == Proto::Sctp as u8 && backend.port != key.dport {
         return Opened::NoEndpoint;

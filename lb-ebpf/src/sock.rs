@@ -10,8 +10,8 @@ use lb_common::{
     Socket, SocketKey,
 };
 
-use crate::affinity::Sticky;
-use crate::{frontend, maps, select};
+use crate::inside::{self, Lack};
+use crate::{frontend, maps};
 
 const PROCEED: i32 = 1;
 const REFUSE: i32 = 0;
@@ -167,23 +167,10 @@ extern "C" fn resolve(request: *mut Request) -> u32 {
             return dropped(Counter::DropSourceRange);
         }
     }
-    // The host is inside the cluster, as its pods are: see `open`.
-    let local =
-        frontend.kind == FrontendKind::Cluster as u8 && record.flags & ServiceRecord::INTERNAL_LOCAL != 0;
-    let (range, set) =
-        if local { (record.local, Backend::IN_LOCAL) } else { (record.cluster, Backend::IN_CLUSTER) };
-    let chosen = if record.affinity_timeout == 0 {
-        select::random(range)
-    } else {
-        Sticky::new(request.client(), frontend.service, record.affinity_timeout, range, set).choose()
-    };
-    let Some((slot, backend)) = chosen else {
-        let elsewhere = local && record.flags & ServiceRecord::HAS_ENDPOINTS != 0;
-        return if elsewhere {
-            dropped(Counter::DropNoLocalEndpoint)
-        } else {
-            refuse(Counter::RefusedNoEndpoint)
-        };
+    let (slot, backend) = match inside::choose(&frontend, record, request.client()) {
+        Ok(chosen) => chosen,
+        Err(Lack::NoEndpoint) => return refuse(Counter::RefusedNoEndpoint),
+        Err(Lack::NoLocalEndpoint) => return dropped(Counter::DropNoLocalEndpoint),
     };
     answer(request, frontend.service, slot, backend);
     remember(request);
