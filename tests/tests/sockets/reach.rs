@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
 use crate::client::{LIMIT, any, ask, connect, hear, udp};
-use crate::stage::{NODE_PORT, Stage, Web, balancer, external_ip, node_ports, vip};
+use crate::stage::{HOST, NODE_PORT, Stage, Web, balancer, external_ip, node_ports, vip};
 
 #[test]
 fn a_process_of_the_host_connects_to_a_service_and_sees_the_service_as_its_peer() -> Result<()> {
@@ -89,6 +89,25 @@ fn every_kind_of_frontend_answers_and_an_external_local_policy_uses_the_cluster_
                 ensure!(name == "b1" && stream.peer_addr()? == to, "{name} at {}", stream.peer_addr()?);
                 let (name, from) = ask(&udp(any(family))?, to).with_context(|| format!("UDP to {to}"))?;
                 ensure!(name == "b1" && from == to, "{name} at {from}");
+                Ok(())
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// A process of the host, and a pod on its network as the only endpoint: nothing leaves the node.
+#[test]
+fn a_process_of_the_host_reaches_the_host_itself_by_every_kind_of_frontend() -> Result<()> {
+    let stage = Stage::new("host", &Web::on([HOST]))?;
+    for family in Family::ALL {
+        let others = [vip(family), balancer(family), external_ip(family)];
+        for to in node_ports(family).into_iter().chain(others) {
+            stage.node(|| {
+                let (stream, name) = connect(to).with_context(|| format!("TCP to {to}"))?;
+                ensure!(name == "host" && stream.peer_addr()? == to, "{name} at {}", stream.peer_addr()?);
+                let (name, from) = ask(&udp(any(family))?, to).with_context(|| format!("UDP to {to}"))?;
+                ensure!(name == "host" && from == to, "{name} at {from}");
                 Ok(())
             })?;
         }

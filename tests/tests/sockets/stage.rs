@@ -37,19 +37,26 @@ pub fn external_ip(family: Family) -> SocketAddr {
     (of(family, EXTERNAL), PORT).into()
 }
 
+/// The node's own address.
+fn own(family: Family) -> IpAddr {
+    if family == Family::V4 { NODE_V4.into() } else { NODE_V6.into() }
+}
+
 /// Each way to a NodePort.
 pub fn node_ports(family: Family) -> Vec<SocketAddr> {
-    let own: IpAddr = if family == Family::V4 { NODE_V4.into() } else { NODE_V6.into() };
     let loopback: &[&str] =
         if family == Family::V4 { &["127.0.0.1", "127.8.7.6", "0.0.0.0"] } else { &["::1", "::"] };
     let loopback = loopback.iter().map(|address| address.parse().expect("an address"));
-    loopback.chain([own]).map(|address| (address, NODE_PORT).into()).collect()
+    loopback.chain([own(family)]).map(|address| (address, NODE_PORT).into()).collect()
 }
+
+/// A pod on the network of this node, as an endpoint.
+pub const HOST: usize = 0;
 
 /// The one Service, of type LoadBalancer with the external policy Local.
 #[derive(Clone, Default)]
 pub struct Web {
-    /// Numbers of pods from 1, and their nodes.
+    /// Numbers of pods from 1, or [`HOST`], and their nodes.
     pub endpoints: Vec<(usize, &'static str)>,
     /// Seconds.
     pub affinity: Option<u32>,
@@ -96,7 +103,7 @@ impl Web {
                 kind.to_lowercase(),
             );
             for (pod, node) in &self.endpoints {
-                let ip = world.backend(*pod).ip(family);
+                let ip = if *pod == HOST { own(family) } else { world.backend(*pod).ip(family) };
                 let _ = writeln!(yaml, "- {{addresses: [\"{ip}\"], nodeName: {node}}}");
             }
         }
@@ -119,7 +126,8 @@ impl Stage {
         let cgroup = Cgroup::create()?;
         cgroup.enter()?;
         let start = |pod: &lb_tests::world::Pod| Echo::start(&pod.netns, &pod.name, &[TARGET]);
-        let echoes = world.backends().iter().map(start).collect::<Result<_>>()?;
+        let mut echoes = world.backends().iter().map(start).collect::<Result<Vec<_>>>()?;
+        echoes.push(Echo::start(world.node(), "host", &[TARGET])?);
         let place = format!("--cgroup={}", cgroup.path().display());
         let agent = world.start_agent(&[&format!("--socket-lb={mode}"), &place])?;
         let stage = Self { agent, _echoes: echoes, world, cgroup };
