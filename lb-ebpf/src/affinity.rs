@@ -33,17 +33,20 @@ impl Sticky {
         }
         // SAFETY: a plain helper call.
         let now = unsafe { bpf_ktime_get_coarse_ns() };
-        let mut known = false;
+        let mut stale = None;
         if let Some(entry) = maps::affinity(&self.key) {
             if let Some(found) = self.remembered(entry, now) {
                 entry.last_new = now;
                 return Some(found);
             }
-            known = true;
+            stale = Some(*entry);
         }
-        let (slot, backend) = select::random(self.range)?;
+        let (slot, backend) = match &stale {
+            Some(stale) => select::by(self.range, self.successor(stale))?,
+            None => select::random(self.range)?,
+        };
         let entry = Affinity { backend: slot.backend, generation: slot.generation, last_new: now };
-        if maps::affinity_insert(&self.key, &entry, known) == Err(EEXIST)
+        if maps::affinity_insert(&self.key, &entry, stale.is_some()) == Err(EEXIST)
             && let Some(entry) = maps::affinity(&self.key)
             && let Some(found) = self.remembered(entry, now)
         {
@@ -51,6 +54,21 @@ impl Sticky {
             return Some(found);
         }
         Some((slot, backend))
+    }
+
+    /// What takes the place of an entry follows from the entry: CPUs that replace it at the same time, each for a new flow
+    /// of the client, come to the same backend.
+    #[inline(always)]
+    fn successor(&self, stale: &Affinity) -> u32 {
+        /// 2^64 divided by the golden ratio, for a multiplicative hash: Knuth, The Art of Computer Programming, 6.4.
+        const PHI: u64 = 0x9e37_79b9_7f4a_7c15;
+        let [a, b, c, d] = self.key.client.words();
+        let mut hash = stale.last_new ^ u64::from(stale.backend);
+        for word in [u64::from(a) << 32 | u64::from(b), u64::from(c) << 32 | u64::from(d)] {
+            hash = (hash ^ word).wrapping_mul(PHI);
+            hash ^= hash >> 32;
+        }
+        hash as u32
     }
 
     #[inline(always)]

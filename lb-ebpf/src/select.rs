@@ -12,11 +12,16 @@ const TRIES: u32 = 4;
 /// generation that counts is the slot's: the entry's may change as soon as it was compared.
 #[inline(always)]
 pub fn random(range: SlotRange) -> Option<(Slot, &'static Backend)> {
+    // SAFETY: a plain helper call.
+    by(range, unsafe { bpf_get_prandom_u32() })
+}
+
+/// The backend of the set that a number from all of the range of `u32` falls to.
+#[inline(always)]
+pub fn by(range: SlotRange, random: u32) -> Option<(Slot, &'static Backend)> {
     if range.len == 0 {
         return None;
     }
-    // SAFETY: a plain helper call.
-    let random = unsafe { bpf_get_prandom_u32() };
     // Multiply-shift: no division, and no bias that counts below 2^32.
     let mut index = ((u64::from(random) * u64::from(range.len)) >> 32) as u32;
     for _ in 0..TRIES {

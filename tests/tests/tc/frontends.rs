@@ -6,7 +6,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::Result;
-use lb_common::{Counter, FrontendKind, Prefix, Proto, ServiceRecord};
+use aya::maps::{HashMap, Map, MapData};
+use lb_common::{Affinity, AffinityKey, Counter, FrontendKind, Prefix, Proto, ServiceRecord, names};
 use lb_tests::datapath::{CONTINUE, DROP, Datapath, REDIRECT, also_on, endpoint, service};
 use lb_tests::packet::{Packet, assert_same, tcp, udp};
 use lb_userspace::desired::{DesiredPort, ServicePortName};
@@ -325,6 +326,41 @@ fn affinity_is_valid_only_within_the_set() -> Result<()> {
     // A new endpoint that gets its backend id is not taken for it.
     path.set([sticky(10_800, &["10.244.1.99:8080", "10.244.1.98:8080"])])?;
     assert_eq!(visited(&mut path, V4.vip, 24_000..24_010)?.len(), 1);
+    Ok(())
+}
+
+/// Two connections of one client begin on two CPUs, and both find that its backend left: they go to the same one. Here
+/// one after the other, each with the table as the other found it.
+#[test]
+fn connections_that_replace_a_clients_backend_at_once_agree() -> Result<()> {
+    const CLIENTS: u8 = 64;
+    let client = |host: u8, port| SocketAddr::new(std::net::Ipv4Addr::new(10, 244, 2, host).into(), port);
+    let mut path = Datapath::new()?;
+    path.set([sticky(10_800, &["10.244.1.99:8080"])])?;
+    for host in 0..CLIENTS {
+        path.from_pod(&tcp(client(host, 20_000), V4.vip).syn())?;
+    }
+    path.set([sticky(10_800, &MANY)])?;
+    let affinity = MapData::from_pin(path.pin(names::AFFINITY))?;
+    let mut affinity: HashMap<_, [u8; size_of::<AffinityKey>()], [u8; size_of::<Affinity>()]> =
+        Map::LruHashMap(affinity).try_into()?;
+    let found = affinity.iter().collect::<Result<Vec<_>, _>>()?;
+    assert_eq!(found.len(), usize::from(CLIENTS));
+    let mut chosen = |port| -> Result<Vec<String>> {
+        for (client, entry) in &found {
+            affinity.insert(client, entry, 0)?;
+        }
+        let mut to = |host| -> Result<String> {
+            let packet = tcp(client(host, port), V4.vip).syn();
+            Ok(path.from_pod(&packet)?.packet()?.to().to_string())
+        };
+        (0..CLIENTS).map(&mut to).collect()
+    };
+    let first = chosen(21_000)?;
+    assert_eq!(chosen(22_000)?, first);
+    // All clients of the one that left are spread over those that are there.
+    let share = |backend: &str| first.iter().filter(|one| *one == backend).count();
+    assert!(MANY.into_iter().all(|backend| share(backend) >= 4), "{first:?}");
     Ok(())
 }
 
