@@ -41,8 +41,8 @@ pub fn missing() -> io::Result<Vec<Capability>> {
     Ok(NEEDED.into_iter().filter(|needed| effective >> needed.number & 1 == 0).collect())
 }
 
-/// May this process mount a bpffs?
-pub fn can_mount() -> bool {
+/// May this process mount a bpffs, and enter namespaces of pods?
+pub fn has_sys_admin() -> bool {
     const SYS_ADMIN: u8 = 21;
     let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     effective(&status).is_some_and(|effective| effective >> SYS_ADMIN & 1 == 1)

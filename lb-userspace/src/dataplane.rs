@@ -6,6 +6,7 @@ pub mod load;
 pub mod lock;
 pub mod maps;
 pub mod migrate;
+pub mod netns;
 pub mod pins;
 pub mod probe;
 pub mod shape;

@@ -2,6 +2,7 @@
 //! backend is gone.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
@@ -11,9 +12,11 @@ use aya::Ebpf;
 use lb_common::{PeerSide, Proto, SocketKey};
 use tracing::{debug, error, info, warn};
 
+use crate::capabilities;
 use crate::dataplane::cgroup::{self, Cgroup, SocketLb};
 use crate::dataplane::load::Constants;
 use crate::dataplane::maps::{Maps, SocketTable};
+use crate::dataplane::netns;
 use crate::dataplane::pins::Pins;
 use crate::dataplane::sockdiag::{self, Connected};
 use crate::plan::Op;
@@ -41,10 +44,10 @@ impl Config {
     pub fn constants(&self, constants: Constants) -> anyhow::Result<Constants> {
         let host_netns = match self.mode {
             SocketLb::Off => 0,
-            SocketLb::Host => cgroup::netns_cookie()
+            SocketLb::Host => netns::cookie()
                 .context("SO_NETNS_COOKIE (kernel 5.14), for --socket-lb=host; --socket-lb=all needs none")?,
             // Without, nothing is the host's: NodePorts on loopback are not served.
-            SocketLb::All => cgroup::netns_cookie().unwrap_or(0),
+            SocketLb::All => netns::cookie().unwrap_or(0),
         };
         Ok(Constants { host_netns, every_netns: self.mode == SocketLb::All, ..constants })
     }
@@ -66,12 +69,16 @@ impl HostSockets {
     /// Where the tables cannot be opened once more, or there is no thread to be had.
     pub fn new(config: Config, pins: &Pins, maps: &Maps) -> anyhow::Result<Self> {
         let mut gone = None;
+        if config.mode == SocketLb::All && !capabilities::has_sys_admin() {
+            warn!("sockets in pods will not end when their backend is gone: CAP_SYS_ADMIN is missing");
+        }
         if config.mode != SocketLb::Off {
             let (tell, told) = channel();
             let table = SocketTable::open(pins, maps)?;
+            let orphans = Orphans { table, in_pods: config.mode == SocketLb::All, complaint: None };
             std::thread::Builder::new()
                 .name("sockets".to_owned())
-                .spawn(move || end_orphans(table, &told))
+                .spawn(move || orphans.end_when(&told))
                 .context("cannot start a thread")?;
             gone = Some(tell);
         }
@@ -120,48 +127,78 @@ impl HostSockets {
     }
 }
 
-fn end_orphans(mut table: SocketTable, told: &Receiver<()>) {
-    while told.recv().is_ok() {
-        loop {
-            pass(&mut table, false);
-            std::thread::sleep(AT_MOST_EVERY);
-            match told.recv_timeout(AGAIN) {
-                Ok(()) => while told.try_recv().is_ok() {},
-                Err(RecvTimeoutError::Timeout) => break,
-                Err(RecvTimeoutError::Disconnected) => return,
+/// Sockets whose backend is gone.
+struct Orphans {
+    table: SocketTable,
+    /// Are sockets in network namespaces of pods translated too?
+    in_pods: bool,
+    /// What went wrong, as it was logged.
+    complaint: Option<String>,
+}
+
+impl Orphans {
+    /// Ends them whenever it is `told`, and until no one can be on its way to them any more.
+    fn end_when(mut self, told: &Receiver<()>) {
+        while told.recv().is_ok() {
+            loop {
+                self.pass(false);
+                std::thread::sleep(AT_MOST_EVERY);
+                match told.recv_timeout(AGAIN) {
+                    Ok(()) => while told.try_recv().is_ok() {},
+                    Err(RecvTimeoutError::Timeout) => break,
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
             }
+            self.pass(true);
         }
-        pass(&mut table, true);
+    }
+
+    fn pass(&mut self, forget: bool) {
+        let failed = self.end(forget).err();
+        let complaint = failed.map(|failed| format!("sockets of backends that are gone: {failed:#}"));
+        if let Some(complaint) = complaint.as_ref().filter(|_| complaint != self.complaint) {
+            warn!("{complaint}");
+        }
+        self.complaint = complaint;
+    }
+
+    /// Ends them in each namespace that counts, and `forget`s what was known of them.
+    fn end(&mut self, forget: bool) -> anyhow::Result<()> {
+        let mut orphans = BTreeSet::new();
+        let mut protocols = BTreeSet::new();
+        self.table.for_each_orphan(|key, socket| {
+            orphans.insert(*key);
+            protocols.extend(Proto::from_number(socket.proto));
+        })?;
+        if orphans.is_empty() {
+            return Ok(());
+        }
+        let is_orphan = |socket: &Connected| {
+            let (addr, port) = socket.peer();
+            let side = PeerSide::Backend as u8;
+            orphans.contains(&SocketKey { cookie: socket.cookie(), addr, port, side, pad: [0; 5] })
+        };
+        let here =
+            || protocols.iter().map(|proto| sockdiag::end(*proto, is_orphan)).sum::<io::Result<usize>>();
+        let mut ended = here()?;
+        let there = if self.in_pods { in_pods(here) } else { Ok(0) };
+        ended += there.as_ref().unwrap_or(&0);
+        debug!(ended, "sockets of backends that are gone");
+        if forget {
+            orphans.iter().for_each(|key| self.table.remove(key));
+        }
+        there.map(drop)
     }
 }
 
-fn pass(table: &mut SocketTable, forget: bool) {
-    if let Err(failed) = end(table, forget) {
-        warn!("sockets of backends that are gone: {failed:#}");
+/// Ends sockets in each network namespace but this one; how many. One that cannot be entered does not keep the others.
+fn in_pods(end: impl Fn() -> io::Result<usize> + Sync) -> anyhow::Result<usize> {
+    let others = netns::others()
+        .with_context(|| format!("{}, where namespaces of pods have their names", netns::FOLDER))?;
+    let (ended, failed): (Vec<_>, Vec<_>) =
+        others.iter().map(|netns| netns::inside(netns, &end)).partition(Result::is_ok);
+    if let Some(Err(error)) = failed.into_iter().next() {
+        return Err(error).context("in network namespaces of pods, which takes CAP_SYS_ADMIN to enter");
     }
-}
-
-/// Ends the sockets whose backend is gone, and `forget`s what was known of them.
-fn end(table: &mut SocketTable, forget: bool) -> anyhow::Result<()> {
-    let mut orphans = BTreeSet::new();
-    let mut protocols = BTreeSet::new();
-    table.for_each_orphan(|key, socket| {
-        orphans.insert(*key);
-        protocols.extend(Proto::from_number(socket.proto));
-    })?;
-    let is_orphan = |socket: &Connected| {
-        let (addr, port) = socket.peer();
-        let side = PeerSide::Backend as u8;
-        orphans.contains(&SocketKey { cookie: socket.cookie(), addr, port, side, pad: [0; 5] })
-    };
-    for proto in protocols {
-        let ended = sockdiag::end(proto, is_orphan)?;
-        if ended > 0 {
-            debug!(%proto, ended, "sockets of backends that are gone");
-        }
-    }
-    if forget {
-        orphans.iter().for_each(|key| table.remove(key));
-    }
-    Ok(())
+    Ok(ended.into_iter().flatten().sum())
 }

@@ -16,7 +16,7 @@ fn bpffs(pins: &Pins) -> Line {
     }
     let advice =
         "mount -t bpf bpf /sys/fs/bpf; in a pod, a hostPath volume of the host's /sys/fs/bpf".to_owned();
-    if capabilities::can_mount() {
+    if capabilities::has_sys_admin() {
         let found = format!("{folder} is not on a bpffs; the agent will mount one");
         return warning("bpffs", found, format!("{advice}, or the data path ends with the container"));
     }

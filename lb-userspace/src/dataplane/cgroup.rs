@@ -12,7 +12,6 @@ use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use lb_common::names;
 use procfs::process::Process;
-use socket2::{Domain, Socket, Type};
 
 use super::pins::Pins;
 use super::sys;
@@ -192,29 +191,6 @@ fn file_system(file: BorrowedFd) -> io::Result<i64> {
         }
         Ok(stat.f_type)
     }
-}
-
-/// The kernel's number of this thread's network namespace, as programs at sockets see it (`SO_NETNS_COOKIE` of
-/// `linux/socket.h`, kernel 5.14).
-///
-/// # Errors
-/// The kernel's.
-pub fn netns_cookie() -> io::Result<u64> {
-    const SO_NETNS_COOKIE: i32 = 71;
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-    let mut cookie = 0_u64;
-    let mut len = size_of::<u64>() as libc::socklen_t;
-    // SAFETY: `cookie` is that many writable bytes.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut len,
-        )
-    };
-    if result != 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
 }
 
 /// A cgroup v2 mount without a place in the file system, seen from the first process's cgroup namespace: that of the

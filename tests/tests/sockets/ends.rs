@@ -1,7 +1,7 @@
 //! Sockets whose backend is gone end with an error, and no others do.
 
 use anyhow::{Context, Result, bail, ensure};
-use lb_tests::world::Family;
+use lb_tests::world::{Family, Netns};
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -22,8 +22,8 @@ struct Held {
 }
 
 impl Held {
-    fn open(stage: &Stage, to: SocketAddr) -> Result<Self> {
-        stage.node(|| {
+    fn open(netns: &Netns, to: SocketAddr) -> Result<Self> {
+        netns.enter(|| {
             let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
             let mut held = Self { tcp: Vec::new(), udp: Vec::new() };
             for _ in 0..SOCKETS {
@@ -50,8 +50,8 @@ impl Held {
     }
 
     /// The sockets of these backends come to an error, and no others do.
-    fn assert_ended(mut self, stage: &Stage, ended: &[&str]) -> Result<()> {
-        stage.node(|| {
+    fn assert_ended(mut self, netns: &Netns, ended: &[&str]) -> Result<()> {
+        netns.enter(|| {
             for (stream, name) in self.tcp.iter_mut().filter(|(_, name)| ended.contains(&&**name)) {
                 is_ended(|| talk(stream)).with_context(|| format!("TCP to {name}"))?;
             }
@@ -99,9 +99,26 @@ fn is_ended(mut exchange: impl FnMut() -> std::io::Result<()>) -> Result<()> {
 fn when_a_backend_is_removed_its_sockets_end_with_an_error_and_no_others() -> Result<()> {
     let stage = Stage::new("host", &Web::on([1, 2]))?;
     for family in Family::ALL {
-        let held = Held::open(&stage, vip(family))?;
+        let held = Held::open(stage.world.node(), vip(family))?;
         stage.apply(&Web::on([1]))?;
-        held.assert_ended(&stage, &["b2"])?;
+        held.assert_ended(stage.world.node(), &["b2"])?;
+        stage.apply(&Web::on([1, 2]))?;
+    }
+    Ok(())
+}
+
+/// Where pods are translated at their sockets too. The node's own and those of two pods at once.
+#[test]
+fn sockets_of_pods_end_like_those_of_the_host() -> Result<()> {
+    let stage = Stage::new("all", &Web::on([1, 2]))?;
+    let (client, backend) = (&stage.world.client().netns, &stage.world.backend(1).netns);
+    for family in Family::ALL {
+        let places = [client, backend, stage.world.node()];
+        let held = places.map(|netns| Held::open(netns, vip(family)));
+        stage.apply(&Web::on([1]))?;
+        for (netns, held) in places.into_iter().zip(held) {
+            held?.assert_ended(netns, &["b2"])?;
+        }
         stage.apply(&Web::on([1, 2]))?;
     }
     Ok(())
@@ -127,10 +144,10 @@ fn a_process_that_waits_for_an_answer_is_told_without_asking() -> Result<()> {
 fn when_a_service_is_deleted_its_sockets_end_and_those_to_the_pod_itself_go_on() -> Result<()> {
     let stage = Stage::new("host", &Web::on([1, 2]))?;
     let pod = SocketAddr::from((stage.world.backend(1).v4, 8_080));
-    let held = Held::open(&stage, vip(Family::V4))?;
+    let held = Held::open(stage.world.node(), vip(Family::V4))?;
     let mut direct = stage.node(|| Ok(connect(pod)?))?.0;
     stage.delete()?;
-    held.assert_ended(&stage, &["b1", "b2"])?;
+    held.assert_ended(stage.world.node(), &["b1", "b2"])?;
     direct.write_all(b"x")?;
     direct.read_exact(&mut [0])?;
     Ok(())
@@ -139,11 +156,11 @@ fn when_a_service_is_deleted_its_sockets_end_and_those_to_the_pod_itself_go_on()
 #[test]
 fn sockets_end_also_when_the_backend_went_while_no_agent_ran() -> Result<()> {
     let mut stage = Stage::new("host", &Web::on([1, 2]))?;
-    let held = Held::open(&stage, vip(Family::V4))?;
+    let held = Held::open(stage.world.node(), vip(Family::V4))?;
     stage.agent.kill()?;
     stage.write(&Web::on([2]))?;
     stage.agent.start_again()?;
-    held.assert_ended(&stage, &["b1"])
+    held.assert_ended(stage.world.node(), &["b1"])
 }
 
 #[test]
@@ -177,7 +194,7 @@ fn a_datagram_socket_without_a_peer_moves_to_another_backend() -> Result<()> {
 #[test]
 fn a_backend_that_only_terminates_keeps_its_sockets_and_gets_no_new_ones() -> Result<()> {
     let stage = Stage::new("host", &Web::on([1, 2]))?;
-    let held = Held::open(&stage, vip(Family::V4))?;
+    let held = Held::open(stage.world.node(), vip(Family::V4))?;
     let slices = stage.world.manifests().folder().join("web.yaml");
     let yaml = std::fs::read_to_string(&slices)?;
     let terminating = yaml
@@ -196,5 +213,5 @@ fn a_backend_that_only_terminates_keeps_its_sockets_and_gets_no_new_ones() -> Re
     let names: BTreeSet<String> =
         (0..SOCKETS).map(|_| stage.node(|| Ok(connect(vip(Family::V4))?.1))).collect::<Result<_>>()?;
     ensure!(names == BTreeSet::from(["b1".to_owned()]), "{names:?}");
-    held.assert_ended(&stage, &[])
+    held.assert_ended(stage.world.node(), &[])
 }
