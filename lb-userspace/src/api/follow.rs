@@ -34,6 +34,8 @@ pub(super) struct Follower {
     state: Arc<State>,
     times: Times,
     guard: Guard,
+    /// Was a list delivered?
+    told: bool,
 }
 
 /// Why a watch begins anew.
@@ -56,7 +58,7 @@ impl Follower {
         times: Times,
         guard: Guard,
     ) -> Self {
-        Self { client, events, state, times, guard }
+        Self { client, events, state, times, guard, told: false }
     }
 
     /// Until nobody receives. `only` is one more field selector.
@@ -77,11 +79,7 @@ impl Follower {
                 }
                 Ok(Anew::Unknown) => {
                     info!("this API server has no {}: not watched", K::KIND);
-                    for change in [Change::Init, Change::InitDone] {
-                        if self.send::<K>(change).await.is_err() {
-                            return;
-                        }
-                    }
+                    let _ = self.send_none::<K>().await;
                     return;
                 }
                 Err(Closed) => return,
@@ -107,6 +105,8 @@ impl Follower {
                     let status = fault::status(&error).map(|status| status.code);
                     match status {
                         Some(404) if K::IS_OPTIONAL => return Ok(Anew::Unknown),
+                        // Nobody waits for what may never be told.
+                        Some(403) if K::IS_OPTIONAL && !self.told => self.send_none::<K>().await?,
                         Some(400 | 422) if is_streaming => return Ok(Anew::Paged),
                         // Not a fault: a list tells what changed meanwhile. kube's watcher would ask for the same
                         // version for ever where this is the answer to the request, and not an event.
@@ -152,6 +152,7 @@ impl Follower {
                 if !self.believe::<K>() {
                     return Ok(false);
                 }
+                self.told = true;
                 Change::InitDone
             }
             watcher::Event::Apply(object) => {
@@ -203,6 +204,13 @@ impl Follower {
                 Change::Broken(name, reason)
             }
         }
+    }
+
+    /// An empty list.
+    async fn send_none<K: Watched>(&mut self) -> Result<(), Closed> {
+        self.told = true;
+        self.send::<K>(Change::Init).await?;
+        self.send::<K>(Change::InitDone).await
     }
 
     async fn send<K: Watched>(&self, change: Change<K>) -> Result<(), Closed> {

@@ -1,13 +1,17 @@
 //! What a real server does to its clients when it is stopped, restored, renewed, or refuses.
 
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use lb_common::Prefix;
 use lb_tests::cluster::Cluster;
 use lb_tests::world::{NODE_NAME, Service};
 use lb_userspace::api::{self, Times};
+use lb_userspace::dataplane::maps::Maps;
+use lb_userspace::dataplane::pins::Pins;
 use lb_userspace::event::Kind;
 use lb_userspace::tables::Tables;
 use tokio::runtime::Builder;
@@ -137,15 +141,31 @@ fn a_server_that_hangs_is_noticed_and_one_that_is_quiet_is_left_alone() -> Resul
     Ok(())
 }
 
-const GRANT: &str = "
+/// What the user `nobody` may do from now on.
+fn grant(cluster: &Cluster, service_cidrs: bool) -> Result<()> {
+    let more = if service_cidrs { SERVICE_CIDRS } else { "" };
+    cluster.apply(&format!("{ROLE}{more}{BINDING}"))
+}
+
+fn revoke(cluster: &Cluster) -> Result<()> {
+    for kind in ["ClusterRoleBinding", "ClusterRole"] {
+        cluster.delete("rbac.authorization.k8s.io/v1", kind, "", "api-faults")?;
+    }
+    Ok(())
+}
+
+const ROLE: &str = "
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata: {name: api-faults}
 rules:
 - {apiGroups: [''], resources: [services, nodes], verbs: [list, watch]}
 - {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list, watch]}
+";
+const SERVICE_CIDRS: &str = "\
 - {apiGroups: [networking.k8s.io], resources: [servicecidrs], verbs: [list, watch]}
----
+";
+const BINDING: &str = "---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
 metadata: {name: api-faults}
@@ -179,10 +199,46 @@ fn a_token_that_is_not_valid_and_a_right_that_is_missing_are_said_and_can_be_men
     stage.change(&cluster, &[2])?;
     stage.assert_served_by(&["b1"]);
 
-    cluster.apply(GRANT)?;
+    grant(&cluster, true)?;
     let outcome = stage.wait_for(&[2]);
-    for kind in ["ClusterRoleBinding", "ClusterRole"] {
-        cluster.delete("rbac.authorization.k8s.io/v1", kind, "", "api-faults")?;
-    }
+    revoke(&cluster)?;
     outcome
+}
+
+/// A role of somebody's own that leaves ServiceCIDRs out: the ranges are those of the command line.
+#[test]
+fn without_the_right_to_see_service_cidrs_all_else_is_served_and_the_ranges_can_be_named() -> Result<()> {
+    let stage = Stage::new()?;
+    let cluster = Cluster::shared()?;
+    let door = cluster.door(stage.world.node())?;
+    stage.begin(&cluster, &[1])?;
+    grant(&cluster, false)?;
+    let outcome = ranges_are_those_that_are_named(&stage, &cluster, door.address());
+    revoke(&cluster)?;
+    outcome
+}
+
+fn ranges_are_those_that_are_named(stage: &Stage, cluster: &Cluster, server: SocketAddr) -> Result<()> {
+    let prefix = |a, b, c, len| Prefix::new(Ipv4Addr::new(a, b, c, 0).into(), len);
+    let is_known = |range: &Prefix| -> Result<bool> {
+        let maps = Maps::open(&Pins::new(&stage.world.folder().pins()), false)?;
+        Ok(lb_userspace::dataplane::read(&maps)?.ranges.contains_key(range))
+    };
+    let wait = |range: Prefix| {
+        let began = Instant::now();
+        while !is_known(&range)? {
+            ensure!(began.elapsed() < LIMIT, "{range} is not in the tables");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    };
+    let kubeconfig = cluster.kubeconfig_at("nobody", server)?;
+    let mut agent = stage.world.start_agent_on_api(&kubeconfig, &["--service-cidrs=192.0.2.0/24"])?;
+    agent.wait_for_text("403, not allowed to watch servicecidrs.networking.k8s.io", LIMIT)?;
+    stage.wait_for(&[1])?;
+    wait(prefix(192, 0, 2, 24))?;
+    let servers = prefix(10, 96, 0, 16);
+    ensure!(!is_known(&servers)?, "{servers} was not to be seen");
+    grant(cluster, true)?;
+    wait(servers)
 }
