@@ -258,7 +258,8 @@ fn rules(model: &Model) -> String {
             );
         };
         if !rules.source_ranges.is_empty() {
-            say(format!("source ranges {}", rules.source_ranges.join(" ")));
+            let own = if rules.source_ranges_admit_vips { " and its own addresses" } else { "" };
+            say(format!("source ranges {}{own}", rules.source_ranges.join(" ")));
         }
         let loopback = if rules.node_port_on_loopback { &["loopback".to_owned()][..] } else { &[] };
         let addresses = [&rules.node_port_addresses, loopback].concat();

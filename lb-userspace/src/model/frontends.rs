@@ -1,7 +1,6 @@
 //! How a Service is reached: the frontends that it asks for, and what is left out.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 use lb_common::{Addr, FrontendKey, FrontendKind, Port, Prefix};
@@ -101,22 +100,23 @@ impl Service {
             || self.allowed_external_ips(family, settings).next().is_some()
     }
 
-    /// The clients that may use its load balancer addresses of a family; empty is all. One range that holds every
-    /// address lifts the restriction. Where the node's own address is allowed, so are the load balancer addresses: a node
-    /// that has one as its own talks to it from it (k/k pkg/proxy/nftables/proxier.go).
+    /// The clients that its load balancer addresses of a family are for; empty is all. One range that holds every
+    /// address lifts the restriction (k/k pkg/proxy/serviceport.go).
+    pub fn source_ranges(&self, family: Family) -> BTreeSet<Prefix> {
+        let ranges: BTreeSet<Prefix> =
+            self.ranges(family).map(|range| Prefix::new(range.addr(), range.prefix_len())).collect();
+        if self.ranges(family).any(|range| range.prefix_len() == 0) { BTreeSet::new() } else { ranges }
+    }
+
+    /// The clients that may use them. Where the node's own address is allowed, so are they: a node that has one as its own
+    /// talks to it from it (k/k pkg/proxy/nftables/proxier.go).
     pub(super) fn admitted(&self, family: Family, node_ip: Addr) -> BTreeSet<Prefix> {
-        let mut admitted: BTreeSet<Prefix> = BTreeSet::new();
+        let mut admitted = self.source_ranges(family);
         if self.vips(family).next().is_none() {
-            return admitted;
+            admitted.clear();
         }
-        for range in self.ranges(family) {
-            if range.prefix_len() == 0 {
-                return BTreeSet::new();
-            }
-            admitted.insert(Prefix::new(range.addr(), range.prefix_len()));
-            if range.contains(&IpAddr::from(node_ip)) {
-                admitted.extend(self.vips(family).map(Prefix::host));
-            }
+        if admitted.iter().any(|range| range.contains(node_ip)) {
+            admitted.extend(self.vips(family).map(Prefix::host));
         }
         admitted
     }

@@ -1,5 +1,6 @@
 //! `lb services --manifests`: all that the rules decide, whether the tables have a place for it or not.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use serde::Serialize;
@@ -8,7 +9,7 @@ use super::authority;
 use super::services::{ServiceView, affinity, algorithm, frontend, policy};
 use crate::desired::{DesiredPort, Family, ServicePortName};
 use crate::model::{HealthCheck, Model, Service, Unserved};
-use lb_common::{Endpoint, FrontendKind, ServiceRecord};
+use lb_common::{Endpoint, FrontendKind, Prefix, ServiceRecord};
 
 /// What a table of the kernel does not say of a Service port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -16,6 +17,8 @@ use lb_common::{Endpoint, FrontendKind, ServiceRecord};
 pub struct RulesView {
     /// Prefixes of the clients that may use frontends of kind `LoadBalancer`; empty is all.
     pub source_ranges: Vec<String>,
+    /// Whether these frontends' own addresses are among the clients too, for the node's address is.
+    pub source_ranges_admit_vips: bool,
     /// The addresses of the node that its `NodePort` answers on, sorted, less loopback ones; empty without one.
     pub node_port_addresses: Vec<String>,
     /// Whether the `NodePort` answers on loopback addresses too, for processes of the node.
@@ -53,7 +56,8 @@ pub fn services_of_model(model: &Model) -> Vec<ServiceView> {
         }
         for (name, port) in model.decided(&service.name) {
             let check = model.health_checks().get(&(service.name.clone(), name.family));
-            let rules = rules(model, &name, &port, check, notices.clone());
+            let ranges = service.source_ranges(name.family);
+            let rules = rules(model, &name, &port, &ranges, check, notices.clone());
             views.push(view(name, &port, rules));
         }
     }
@@ -64,6 +68,7 @@ fn rules(
     model: &Model,
     name: &ServicePortName,
     port: &DesiredPort,
+    ranges: &BTreeSet<Prefix>,
     check: Option<&HealthCheck>,
     notices: Vec<String>,
 ) -> RulesView {
@@ -74,7 +79,8 @@ fn rules(
         .filter(|addr| Family::of(*addr) == name.family)
         .partition(|addr| IpAddr::from(*addr).is_loopback());
     RulesView {
-        source_ranges: port.source_ranges.iter().map(ToString::to_string).collect(),
+        source_ranges: ranges.iter().map(ToString::to_string).collect(),
+        source_ranges_admit_vips: !port.source_ranges.is_subset(ranges),
         node_port_addresses: others.iter().map(ToString::to_string).collect(),
         node_port_on_loopback: !loopback.is_empty(),
         health_check: check
@@ -85,7 +91,7 @@ fn rules(
 }
 
 fn view(name: ServicePortName, port: &DesiredPort, rules: RulesView) -> ServiceView {
-    let texts = |set: &std::collections::BTreeSet<Endpoint>| -> Vec<String> {
+    let texts = |set: &BTreeSet<Endpoint>| -> Vec<String> {
         set.iter().map(|endpoint| authority(endpoint.addr, endpoint.port)).collect()
     };
     let has_sets = (!port.cluster.is_empty(), !port.local.is_empty());
@@ -135,6 +141,7 @@ fn unserved_view(service: &Service, unserved: Option<Unserved>, notices: Vec<Str
         algorithm: algorithm(lb_common::Algorithm::Random as u8),
         rules: Some(RulesView {
             source_ranges: Vec::new(),
+            source_ranges_admit_vips: false,
             node_port_addresses: Vec::new(),
             node_port_on_loopback: false,
             health_check: None,
