@@ -3,12 +3,13 @@
 //! `cargo xtask` builds what is missing from the Go module in `tests/control-plane`; the tests only look.
 
 use std::{
-    env, fmt,
+    env, fmt, fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
 
 use crate::toolchain;
 
@@ -16,6 +17,9 @@ use crate::toolchain;
 pub const KUBERNETES: &str = "1.36.1";
 /// The etcd that goes with it.
 pub const ETCD: &str = "3.6.8";
+
+/// The Go package of [`rules`].
+pub const RULES: &str = "./rules";
 
 /// The folder where programs of `envtest` are looked for, as its own tools name it.
 pub const ASSETS: &str = "KUBEBUILDER_ASSETS";
@@ -122,6 +126,17 @@ impl Program {
 /// The user has no home.
 pub fn folder() -> Result<PathBuf> {
     Ok(toolchain::cache()?.join(format!("control-plane-{KUBERNETES}")))
+}
+
+/// Where kube-proxy's own rules are, built from this Go package of the module. It is named after its source.
+///
+/// # Errors
+/// The user has no home, or the source is not there.
+pub fn rules() -> Result<PathBuf> {
+    let source = toolchain::root().join("tests/control-plane").join(RULES).join("main.go");
+    let text = fs::read(&source).with_context(|| source.display().to_string())?;
+    let digest: String = Sha256::digest(text)[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(folder()?.join(format!("rules-{digest}")))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -36,7 +36,7 @@ pub fn run(options: &Options) -> Result<()> {
     if options.filter.is_none() {
         outcomes.push(Outcome::of_step("lint", lint::run()));
     }
-    if let Err(error) = setup::control_plane::ensure() {
+    if let Err(error) = setup::control_plane::ensure().and_then(|()| setup::control_plane::ensure_rules()) {
         outcomes.push(Outcome::of_step("test control plane", Err(error)));
     }
     if let Err(error) = every_program(options, &mut outcomes) {

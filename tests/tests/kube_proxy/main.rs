@@ -1,5 +1,7 @@
-//! What kube-proxy leaves behind: `lb cleanup --kube-proxy`, and what `lb check` says of a node.
+//! Beside kube-proxy: what it decides, what it leaves behind (`lb cleanup --kube-proxy`), and what `lb check` says of a
+//! node.
 
+mod agree;
 mod check;
 mod cleanup;
 mod process;

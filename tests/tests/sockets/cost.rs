@@ -32,12 +32,18 @@ fn connect_to_a_service_costs_at_most_three_microseconds_more_than_to_its_pod() 
                 }
                 Ok(())
             })?;
-            let (direct, translated) = (median(direct), median(translated));
-            println!("{name} {family:?}: connect() to the pod {direct:?}, to the Service {translated:?}");
-            ensure!(
-                translated <= direct + LIMIT,
-                "{name} {family:?}: {translated:?}, and {direct:?} to the pod"
+            direct.sort();
+            translated.sort();
+            let case = format!(
+                "{name} {family:?}: connect() to the pod {:?}, to the Service {:?}; in the quietest batch {:?} and {:?}",
+                direct[BATCHES / 2],
+                translated[BATCHES / 2],
+                direct[0],
+                translated[0]
             );
+            println!("{case}");
+            // Others on the machine add to the median of one or of the other.
+            ensure!(translated[0] <= direct[0] + LIMIT, "{case}");
         }
     }
     Ok(())
@@ -57,9 +63,4 @@ fn batch(socket: impl Fn() -> std::io::Result<Socket>, to: SocketAddr) -> Result
         socket.set_linger(Some(Duration::ZERO))?;
     }
     Ok(elapsed / SOCKETS as u32)
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    times[times.len() / 2]
 }

@@ -47,12 +47,8 @@ pub fn ensure() -> Result<()> {
     if missing().is_empty() {
         return Ok(());
     }
-    // Two commands at once build once.
     let folder = control_plane::folder()?;
-    fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
-    let lock = folder.join(".lock");
-    let lock = File::create(&lock).with_context(|| format!("{} cannot be written", lock.display()))?;
-    lock.lock().context("the lock of the control plane's folder")?;
+    let _lock = lock(&folder)?;
     let missing = missing();
     for reason in missing.iter().filter_map(|program| program.find().err()) {
         eprintln!("set-up: {reason}");
@@ -68,26 +64,50 @@ pub fn ensure() -> Result<()> {
     ))
 }
 
+/// kube-proxy's own rules, for a comparison: by Go only, for nobody publishes them. Without, its test says that it did
+/// not run.
+pub fn ensure_rules() -> Result<()> {
+    let program = control_plane::rules()?;
+    if program.is_file() || find("go").is_none() {
+        return Ok(());
+    }
+    let _lock = lock(&control_plane::folder()?)?;
+    compile("kube-proxy's rules", control_plane::RULES, KUBERNETES, &program)
+}
+
+/// Two commands at once build one after the other. The folder is made.
+fn lock(folder: &Path) -> Result<File> {
+    fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    let file = folder.join(".lock");
+    let lock = File::create(&file).with_context(|| format!("{} cannot be written", file.display()))?;
+    lock.lock().context("the lock of the control plane's folder")?;
+    Ok(lock)
+}
+
 fn build(programs: &[Program], folder: &Path) -> Result<()> {
     ensure!(find("go").is_some(), "there is no `go` in the PATH");
     for program in programs {
-        let (name, version) = (program.name(), program.version());
-        let partial = folder.join(format!(".{name}"));
-        let stamp = |key, value| format!("-X k8s.io/component-base/version.{key}={value}");
-        let flags = ["-s -w".to_owned(), stamp("gitVersion", "v".to_owned() + KUBERNETES)];
-        let numbers = ["gitMajor", "gitMinor"].into_iter().zip(KUBERNETES.split('.'));
-        let flags: Vec<_> = flags.into_iter().chain(numbers.map(|(k, v)| stamp(k, v.to_owned()))).collect();
-        let mut go = Command::new("go");
-        go.current_dir(toolchain::root().join("tests/control-plane"))
-            .envs([("CGO_ENABLED", "0"), ("GOFLAGS", ""), ("GOWORK", "off")])
-            .args(["build", "-trimpath", "-buildvcs=false", "-ldflags", &flags.join(" "), "-o"])
-            .arg(&partial)
-            .arg(program.package());
-        progress::run(&format!("compiling {name} {version}, once"), &mut go, BUILD)?;
-        // Renamed when whole: an interrupted one is not taken for done.
-        fs::rename(&partial, folder.join(name))?;
+        let name = program.name();
+        compile(name, &program.package(), program.version(), &folder.join(name))?;
     }
     Ok(())
+}
+
+fn compile(name: &str, package: &str, version: &str, program: &Path) -> Result<()> {
+    let partial = program.with_extension("partial");
+    let stamp = |key, value| format!("-X k8s.io/component-base/version.{key}={value}");
+    let flags = ["-s -w".to_owned(), stamp("gitVersion", "v".to_owned() + KUBERNETES)];
+    let numbers = ["gitMajor", "gitMinor"].into_iter().zip(KUBERNETES.split('.'));
+    let flags: Vec<_> = flags.into_iter().chain(numbers.map(|(k, v)| stamp(k, v.to_owned()))).collect();
+    let mut go = Command::new("go");
+    go.current_dir(toolchain::root().join("tests/control-plane"))
+        .envs([("CGO_ENABLED", "0"), ("GOFLAGS", ""), ("GOWORK", "off")])
+        .args(["build", "-trimpath", "-buildvcs=false", "-ldflags", &flags.join(" "), "-o"])
+        .arg(&partial)
+        .arg(package);
+    progress::run(&format!("compiling {name} {version}, once"), &mut go, BUILD)?;
+    // Renamed when whole: an interrupted one is not taken for done.
+    fs::rename(&partial, program).context("rename what was compiled")
 }
 
 /// kube-apiserver, kubectl and kube-proxy from their publisher, etcd from Debian: unpacked, not installed, for
