@@ -49,7 +49,9 @@ impl Planner {
         self.add_backends(service, name, port, draft);
         self.change_record(service, port, region, draft);
         self.move_frontends(service, port, draft);
-        self.settle_backends(service, port, draft);
+        if known.is_some() {
+            self.settle_backends(service, port, draft);
+        }
         self.settle_source_ranges(service, port, draft);
         Ok(())
     }
