@@ -238,7 +238,7 @@ impl RuleArgs {
 
 #[derive(Args)]
 pub struct PinArgs {
-    /// Where maps and links are pinned; a bpffs is mounted where there is none
+    /// Where maps and links are pinned, on a bpffs (the agent mounts one where there is none)
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/lb")]
     pub pin_dir: PathBuf,
 }

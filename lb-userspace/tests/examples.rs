@@ -172,7 +172,7 @@ fn the_shape_of_a_service_in_json_from_files() {
             "unserved": null,
             "notices": [
                 "warning: externalIPs: 198.51.100.1 is not within --external-ip-cidrs none: ignored",
-                "warning: its node ports, load balancer addresses and externalIPs are served to pods; clients outside the cluster are not yet",
+                "warning: its node ports, load balancer addresses and externalIPs are served to pods and processes of the node; clients outside the cluster are not yet",
                 "error: endpoint: \"10.244.2.300\" is not an IP address",
             ],
         },

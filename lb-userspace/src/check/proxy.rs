@@ -11,7 +11,7 @@ pub async fn check(netdev: &Netdev) -> Vec<Line> {
         Some(_) => warning(
             "kube-proxy",
             format!("it runs: {}", running.join(", ")),
-            "lb serves its links beside it; take kube-proxy away when lb serves everything (docs/check.md)",
+            "lb serves its links beside it; take kube-proxy away when lb serves everything (docs/migrate.md)",
         ),
     };
     let rules = match leftovers::find(netdev).await {

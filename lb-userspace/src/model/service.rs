@@ -196,7 +196,7 @@ impl Service {
             || self.ports.iter().any(|port| port.node_port != Port::default())
         {
             say(
-                "its node ports, load balancer addresses and externalIPs are served to pods; clients outside the cluster are not yet",
+                "its node ports, load balancer addresses and externalIPs are served to pods and processes of the node; clients outside the cluster are not yet",
             );
         }
     }

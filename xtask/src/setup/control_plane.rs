@@ -68,7 +68,11 @@ pub fn ensure() -> Result<()> {
 /// not run.
 pub fn ensure_rules() -> Result<()> {
     let program = control_plane::rules()?;
-    if program.is_file() || find("go").is_none() {
+    if program.is_file() {
+        return Ok(());
+    }
+    if find("go").is_none() {
+        eprintln!("set-up: there is no `go`, so kube-proxy's own code cannot be compared with: NOT RUN");
         return Ok(());
     }
     let _lock = lock(&control_plane::folder()?)?;

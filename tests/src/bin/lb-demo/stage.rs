@@ -50,7 +50,7 @@ impl Stage {
             "{}And these look inside:\n\n  \
              {lb} services --pin-dir {pins}      (so do backends and flows)\n  \
              nsenter --net={node} {lb} status --pin-dir {pins}\n  \
-             bpftool map dump pinned {pins}/v{SCHEMA}/maps/frontends\n",
+             bpftool map dump pinned {pins}/v{SCHEMA}/frontends\n",
             self.source.what_to_type(&self.world)
         )
     }
