@@ -76,7 +76,10 @@ fn open_or_say(key: &FlowKey, tcp_flags: u8, previous: u32) -> Opened {
     let Some(pair) = maps::scratch() else { return Opened::Failed };
     let Some(frontend) = frontend::of(key) else { return without_frontend(key, is_tcp, begins, pair) };
     if !begins {
-        return if maps::adopt() { Opened::NotOurs } else { Opened::UnknownFlow };
+        // At a NodePort's number, a socket of the node may be in the middle of a connection of its own; where it has none, the
+        // node itself says so.
+        let is_the_nodes = maps::adopt() || frontend.kind == FrontendKind::NodePort as u8;
+        return if is_the_nodes { Opened::NotOurs } else { Opened::UnknownFlow };
     }
     let Some(record) = maps::service_record(frontend.service) else { return Opened::NotOurs };
     if frontend.kind == FrontendKind::LoadBalancer as u8

@@ -5,9 +5,13 @@ use core::mem::MaybeUninit;
 use core::ops::{Deref, DerefMut};
 
 use aya_ebpf::{
-    bindings::__sk_buff,
+    bindings::{
+        __sk_buff, BPF_F_CURRENT_NETNS, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
+    },
     helpers::{
-        bpf_redirect, bpf_redirect_peer, bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_store_bytes,
+        bpf_redirect, bpf_redirect_peer, bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_change_type,
+        bpf_skb_load_bytes, bpf_skb_store_bytes,
     },
 };
 use lb_common::{FlowKey, Proto};
@@ -23,6 +27,8 @@ pub const TCP_ACK: u8 = 16;
 
 /// `linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
+/// `TCP_ESTABLISHED` of `net/tcp_states.h`: of a UDP socket too, once it is connected.
+const ESTABLISHED: u32 = 1;
 
 /// A frame, and what was read of it.
 pub struct Packet<'a> {
@@ -170,6 +176,37 @@ impl Packet<'_> {
     #[inline(always)]
     pub fn is_tcp(&self) -> bool {
         self.key.proto == Proto::Tcp as u8
+    }
+
+    /// Is there a UDP socket in this network namespace that is connected to the frame's source, from its destination?
+    #[inline(always)]
+    pub fn has_connected_socket(&self) -> bool {
+        let (src, dst) = (self.key.src, self.key.dst);
+        let (sport, dport) = (self.key.sport.word(), self.key.dport.word());
+        // SAFETY: integers; the kernel reads as many bytes as it is told.
+        let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+        let len = if self.v6 {
+            let (saddr, daddr) = (src.words(), dst.words());
+            let ipv6 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 { saddr, daddr, sport, dport };
+            tuple.__bindgen_anon_1.ipv6 = ipv6;
+            size_of_val(&ipv6)
+        } else {
+            let (saddr, daddr) = (src.v4_word(), dst.v4_word());
+            let ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 { saddr, daddr, sport, dport };
+            tuple.__bindgen_anon_1.ipv4 = ipv4;
+            size_of_val(&ipv4)
+        };
+        // SAFETY: plain helper calls; what was found is given back.
+        unsafe {
+            let socket =
+                bpf_sk_lookup_udp(self.skb.cast(), &raw mut tuple, len as u32, BPF_F_CURRENT_NETNS as u64, 0);
+            if socket.is_null() {
+                return false;
+            }
+            let state = (*socket).state;
+            bpf_sk_release(socket.cast());
+            state == ESTABLISHED
+        }
     }
 
     /// Sends the frame to the MAC address that the flow learned, if it goes elsewhere now.

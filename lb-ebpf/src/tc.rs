@@ -5,7 +5,7 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::programs::TcContext;
-use lb_common::{Action, Counter, Flow, Phase};
+use lb_common::{Action, Counter, Flow, Phase, Proto};
 
 use crate::flow::{self, Standing};
 use crate::icmp::{self, Fate};
@@ -113,6 +113,14 @@ fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
 #[inline(always)]
 fn begin(packet: &mut Packet, previous: u32, link: Link) -> Result<Verdict, Drop> {
     let is_tcp = packet.is_tcp();
+    if packet.key.proto == Proto::Udp as u8
+        && maps::may_be_node_port(packet.key.dport)
+        && maps::is_local(&packet.key.dst)
+        && packet.has_connected_socket()
+    {
+        // An answer to a socket of the node that has a NodePort's number.
+        return Ok(Verdict::Continue);
+    }
     let reason = match open::flow(packet, previous) {
         Opened::Flow => {
             // Where it was evicted within the microsecond, the next try finds room again.

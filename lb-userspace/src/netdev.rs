@@ -211,12 +211,7 @@ impl Netdev {
         let messages: Vec<_> = self.handle.address().get().execute().try_collect().await?;
         let of_link =
             messages.iter().filter(|message| index.is_none_or(|index| message.header.index == index));
-        let addresses =
-            of_link.flat_map(|message| &message.attributes).filter_map(|attribute| match attribute {
-                AddressAttribute::Address(address) => Some(*address),
-                _ => None,
-            });
-        Ok(addresses.collect())
+        Ok(of_link.filter_map(|message| own_address(&message.attributes)).collect())
     }
 
     /// Removes a link.
@@ -319,6 +314,20 @@ fn facts(message: &LinkMessage) -> Facts {
 
 fn kind_name(kind: &InfoKind) -> String {
     kind.to_string()
+}
+
+/// The node's end: on a point-to-point link, `IFA_ADDRESS` is the peer's (`linux/if_addr.h`).
+fn own_address(attributes: &[AddressAttribute]) -> Option<IpAddr> {
+    let local = attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    local.or_else(|| {
+        attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+    })
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lb_tests::load::{Kind, Requests};
 use lb_tests::world::{Family, Layout, NODE_V4, NODE_V6};
+use socket2::{Domain, Socket, Type};
 
 use crate::stage::{PORT, PROTOS, Stage, TARGET, service, vip};
 
@@ -104,12 +105,14 @@ fn a_pod_reaches_a_node_port_a_load_balancer_address_and_an_external_ip() -> Res
 fn a_node_port_follows_the_addresses_of_the_node() -> Result<()> {
     let stage = stage_with_kinds()?;
     let later: SocketAddr = format!("192.168.99.1:{NODE_PORT}").parse()?;
-    stage.world.node().ip("addr add 192.168.99.1/32 dev lo\n")?;
+    // Of a point-to-point link: the other end's address is not the node's.
+    let point_to_point = "192.168.99.1 peer 192.168.99.2/32 dev lo";
+    stage.world.node().ip(&format!("addr add {point_to_point}\n"))?;
     let deadline = Instant::now() + Duration::from_secs(10);
     while !Requests::tcp(later).count(1).run(stage.client()).kinds().is_empty() {
         ensure!(Instant::now() < deadline, "no answer on the new address");
     }
-    stage.world.node().ip("addr del 192.168.99.1/32 dev lo\n")?;
+    stage.world.node().ip(&format!("addr del {point_to_point}\n"))?;
     let deadline = Instant::now() + Duration::from_secs(10);
     while Requests::tcp(later).count(1).run(stage.client()).kinds().is_empty() {
         ensure!(Instant::now() < deadline, "still an answer on the address that is gone");
@@ -165,5 +168,30 @@ fn what_nobody_serves_is_refused_at_once() -> Result<()> {
         stage.apply(&service("nobody", 41))?;
     }
     assert!(stage.counter("unreachable_no_endpoint")? > 0 && stage.counter("unreachable_unknown_port")? > 0);
+    Ok(())
+}
+
+/// The range of NodePorts and that of ephemeral ports may overlap: what a pod answers to a socket of the node is no request to
+/// the NodePort of that number.
+#[test]
+fn a_process_of_the_node_reaches_pods_from_a_port_that_is_a_node_port_too() -> Result<()> {
+    let stage = stage_with_kinds()?;
+    for family in Family::ALL {
+        let [_, node_port, ..] = frontends(family)?;
+        let pod = SocketAddr::new(stage.world.backend(2).ip(family), TARGET);
+        stage.world.node().enter(|| -> Result<()> {
+            let domain = Domain::for_address(pod);
+            let tcp = Socket::new(domain, Type::STREAM, None)?;
+            tcp.set_reuse_address(true)?;
+            tcp.bind(&node_port.into())?;
+            tcp.connect_timeout(&pod.into(), Duration::from_secs(2)).context("TCP")?;
+            let udp = UdpSocket::bind(node_port)?;
+            udp.set_read_timeout(Some(Duration::from_secs(2)))?;
+            udp.connect(pod)?;
+            udp.send(b"hello")?;
+            udp.recv(&mut [0; 64]).context("UDP")?;
+            Ok(())
+        })?;
+    }
     Ok(())
 }
