@@ -440,6 +440,26 @@ fn source_ranges_come_before_the_record_that_asks_for_them_and_go_after_it() {
     assert!(planner.tables().source_ranges.is_empty());
 }
 
+/// Its first record is not proven to be in force everywhere, so that the second waits; without it everybody would be let in.
+#[test]
+fn a_load_balancer_address_with_ranges_waits_for_the_record_that_guards_it() {
+    let mut planner = planner();
+    planner.plan(one("s", Some(port(vip(1), [1]))));
+    let mut guarded = port(vip(1), [1]);
+    guarded.frontends.insert(vip(9), FrontendKind::LoadBalancer);
+    guarded.frontends.insert(vip(8), FrontendKind::External);
+    guarded.source_ranges = [prefix("192.0.2.0", 24)].into();
+    let first = ops(&mut planner, one("s", Some(guarded)));
+    let puts = |ops: &[String], host: u16| {
+        ops.iter().position(|op| op.starts_with(&format!("put frontend 10.96.0.{host}:80")))
+    };
+    assert!(puts(&first, 8).is_some() && puts(&first, 9).is_none(), "{first:?}");
+    grace(&mut planner);
+    let second = ops(&mut planner, Desired::default());
+    let flip = second.iter().position(|op| op.starts_with("flip 0")).unwrap();
+    assert!(puts(&second, 9).is_some_and(|put| put > flip), "{second:?}");
+}
+
 #[test]
 fn source_ranges_beyond_the_table_leave_the_service_as_it_was() {
     let limits = Limits { source_ranges: 1, ..Limits::default() };

@@ -1,6 +1,6 @@
 //! The frontends of a service port, and the interest bits that lead packets to them.
 
-use lb_common::{Frontend, FrontendKey, names};
+use lb_common::{Frontend, FrontendKey, FrontendKind, names};
 
 use super::{Hold, Op, Planner};
 use crate::desired::{DesiredPort, ServicePortName};
@@ -26,9 +26,15 @@ impl Planner {
         }
     }
 
-    /// Frontends that are new, or another service's so far.
-    pub(super) fn move_frontends(&mut self, service: u32, port: &DesiredPort, draft: &mut Vec<Op>) {
-        for (key, kind) in &port.frontends {
+    /// Frontends of these kinds that are new, or another service's so far.
+    pub(super) fn move_frontends(
+        &mut self,
+        service: u32,
+        port: &DesiredPort,
+        draft: &mut Vec<Op>,
+        may: impl Fn(FrontendKind) -> bool,
+    ) {
+        for (key, kind) in port.frontends.iter().filter(|(_, kind)| may(**kind)) {
             let frontend = Frontend { service, kind: *kind as u8, flags: 0, pad: [0; 2] };
             let before = self.tables.frontends.get(key).copied();
             if before == Some(frontend) {

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use lb_common::{Active, Backend, Endpoint, Prefix, ServiceRecord, Slot, SlotRange, interest_bit, names};
+use lb_common::{
+    Active, Backend, Endpoint, FrontendKind, Prefix, ServiceRecord, Slot, SlotRange, interest_bit, names,
+};
 
 use super::{Hold, Op, Planner, Region};
 use crate::desired::{BackendShare, DesiredPort, ServicePortName};
@@ -22,7 +24,12 @@ impl Planner {
         let known = self.owners.service(name);
         if let Some(service) = known {
             if !self.owners.is_damaged(service) {
-                self.move_frontends(service, port, draft);
+                // The record in force would let everybody in: what is to be guarded waits for the one that guards.
+                let guards = |flags: u32| flags & ServiceRecord::SOURCE_RANGES != 0;
+                let is_open = guards(flags(port)) && !guards(self.tables.record(service).flags);
+                self.move_frontends(service, port, draft, |kind| {
+                    !is_open || kind != FrontendKind::LoadBalancer
+                });
             }
             if !self.is_changed(service, port) {
                 self.check_backends(Some(service), port)?;
@@ -48,7 +55,7 @@ impl Planner {
         };
         self.add_backends(service, name, port, draft);
         self.change_record(service, port, region, draft);
-        self.move_frontends(service, port, draft);
+        self.move_frontends(service, port, draft, |_| true);
         if known.is_some() {
             self.settle_backends(service, port, draft);
         }
