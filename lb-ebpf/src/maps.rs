@@ -233,6 +233,12 @@ pub fn socket_insert(key: &SocketKey, socket: &Socket) {
     let _ = SOCKETS.insert(key, socket, u64::from(BPF_ANY));
 }
 
+#[inline(always)]
+pub fn socket_remove(key: &SocketKey) {
+    // Mostly there is none.
+    let _ = SOCKETS.remove(key);
+}
+
 /// The record of a service that is in force: `active` is read once.
 #[inline(always)]
 pub fn service_record(service: u32) -> Option<&'static ServiceRecord> {

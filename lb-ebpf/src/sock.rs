@@ -115,7 +115,13 @@ fn translate(ctx: *mut bpf_sock_addr, family: Family, proto: u8, stays: bool) ->
         }
         REFUSED => fail(ECONNREFUSED),
         DROPPED => fail(ETIMEDOUT),
-        _ => PROCEED,
+        _ => {
+            if !stays {
+                // It may have been a backend's name for a Service's before, to this socket.
+                maps::socket_remove(&key(request.key.cookie, addr, port, PeerSide::Backend));
+            }
+            PROCEED
+        }
     }
 }
 
@@ -147,6 +153,10 @@ extern "C" fn resolve(request: *mut Request) -> u32 {
             Slot { backend: known.backend, generation: known.generation },
             backend,
         );
+        // One of the two entries may be gone for want of room.
+        if maps::socket(&behind(request)).is_none() {
+            remember(request);
+        }
         return TRANSLATED;
     }
     let Some(destination) = destination(request) else { return KEEP };
@@ -204,11 +214,16 @@ fn answer(request: &mut Request, service: u32, slot: Slot, backend: &Backend) {
 #[inline(always)]
 fn remember(request: &Request) {
     let named = Socket { addr: request.key.addr, port: request.key.port, ..request.to };
-    let behind = key(request.key.cookie, request.to.addr, request.to.port, PeerSide::Backend);
-    maps::socket_insert(&behind, &named);
+    maps::socket_insert(&behind(request), &named);
     if request.stays {
         maps::socket_insert(&request.key, &named);
     }
+}
+
+/// The key of the peer's name that the kernel knows.
+#[inline(always)]
+fn behind(request: &Request) -> SocketKey {
+    key(request.key.cookie, request.to.addr, request.to.port, PeerSide::Backend)
 }
 
 /// What the frontend is looked up by. To the host, every address of 127.0.0.0/8 is the loopback's, and so is no

@@ -185,7 +185,7 @@ impl Orphans {
         ended += there.as_ref().unwrap_or(&0);
         debug!(ended, "sockets of backends that are gone");
         if forget {
-            orphans.iter().for_each(|key| self.table.remove(key));
+            orphans.iter().for_each(|key| self.table.forget(key));
         }
         there.map(drop)
     }

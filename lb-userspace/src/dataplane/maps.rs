@@ -233,17 +233,23 @@ impl SocketTable {
     /// The kernel's.
     pub fn for_each_orphan(&self, mut visit: impl FnMut(&SocketKey, &Socket)) -> io::Result<()> {
         self.for_each(|key, socket| {
-            let is_there = socket.backend < self.backends.entries()
-                && self.backends.get(socket.backend).generation == socket.generation;
-            if !is_there {
+            if self.is_orphan(socket) {
                 visit(key, socket);
             }
         })
     }
 
-    pub fn remove(&mut self, key: &SocketKey) {
-        // It may be gone: an LRU.
-        let _ = self.map.remove(key);
+    fn is_orphan(&self, socket: &Socket) -> bool {
+        socket.backend >= self.backends.entries()
+            || self.backends.get(socket.backend).generation != socket.generation
+    }
+
+    /// Forgets a name whose backend is gone. Its socket may have another one by now.
+    pub fn forget(&mut self, key: &SocketKey) {
+        if self.map.get(key, 0).is_ok_and(|socket| self.is_orphan(&socket)) {
+            // It may be gone: an LRU.
+            let _ = self.map.remove(key);
+        }
     }
 }
 

@@ -178,6 +178,24 @@ fn a_socket_that_has_another_peer_by_now_goes_on() -> Result<()> {
     Ok(chat(&socket)?)
 }
 
+/// The same pod, by its own address: neither its name nor its end are the Service's any more.
+#[test]
+fn a_socket_that_is_connected_to_the_pod_itself_by_now_goes_on() -> Result<()> {
+    let stage = Stage::new("host", &Web::on([1]))?;
+    let pod = SocketAddr::from((stage.world.backend(1).v4, 8_080));
+    let socket = stage.node(|| {
+        let socket = udp(any(Family::V4))?;
+        socket.connect(vip(Family::V4))?;
+        ensure!(socket.peer_addr()? == vip(Family::V4));
+        socket.connect(pod)?;
+        ensure!(socket.peer_addr()? == pod, "{}", socket.peer_addr()?);
+        Ok(socket)
+    })?;
+    stage.apply(&Web::default())?;
+    std::thread::sleep(LATER);
+    Ok(chat(&socket)?)
+}
+
 #[test]
 fn a_datagram_socket_without_a_peer_moves_to_another_backend() -> Result<()> {
     let stage = Stage::new("host", &Web::on([1, 2]))?;
