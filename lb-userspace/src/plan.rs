@@ -128,6 +128,9 @@ impl Planner {
             self.due(desired).into_iter().partition(|(_, port)| port.is_some());
         let wanted: Vec<_> = wanted.into_iter().filter_map(|(name, port)| Some((name, port?))).collect();
         let mut draft = Vec::new();
+        for (name, _) in &gone {
+            self.rename(name, &wanted, &mut draft);
+        }
         let outcomes: Vec<_> =
             wanted.iter().map(|(name, port)| self.plan_port(name, port, &mut draft).err()).collect();
         // Only now is it known which frontends found another owner.

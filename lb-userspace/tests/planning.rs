@@ -440,6 +440,21 @@ fn source_ranges_come_before_the_record_that_asks_for_them_and_go_after_it() {
     assert!(planner.tables().source_ranges.is_empty());
 }
 
+#[test]
+fn a_port_with_another_name_at_the_same_address_is_the_same_service() {
+    let mut planner = planner();
+    planner.plan(one("s", Some(port(vip(1), [1, 2]))));
+    grace(&mut planner);
+    let other = ServicePortName { port: "web".into(), ..name("s") };
+    let services = BTreeMap::from([(name("s"), None), (other.clone(), Some(port(vip(1), [1, 2])))]);
+    let renamed = Desired { services, complete: false, ..Desired::default() };
+    assert_eq!(ops(&mut planner, renamed), ["write name 0: default/s:web/TCP/IPv4"]);
+    // At another address it is another one.
+    let services = BTreeMap::from([(other, None), (name("s"), Some(port(vip(2), [1, 2])))]);
+    let moved = ops(&mut planner, Desired { services, complete: false, ..Desired::default() });
+    assert!(moved.contains(&"delete frontend 10.96.0.1:80/TCP".to_owned()), "{moved:?}");
+}
+
 /// Its first record is not proven to be in force everywhere, so that the second waits; without it everybody would be let in.
 #[test]
 fn a_load_balancer_address_with_ranges_waits_for_the_record_that_guards_it() {

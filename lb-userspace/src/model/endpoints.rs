@@ -160,6 +160,25 @@ pub(super) fn merged<'a>(
     merged
 }
 
+/// Endpoints of a port that no slice has by its name, under names that no port of the Service has: it was given another
+/// one a moment ago, and Service and slices are written one after the other.
+pub(super) fn unclaimed<'a>(
+    service: &Service,
+    port: &str,
+    proto: Proto,
+    family: Family,
+    slices: &[&'a Slice],
+) -> BTreeMap<Endpoint, &'a SliceEndpoint> {
+    let names = slices.iter().filter(|slice| slice.family == Some(family)).flat_map(|slice| &slice.ports);
+    let names: BTreeSet<&str> = names.filter(|p| p.proto == proto).map(|p| &*p.name).collect();
+    if names.contains(port) {
+        return BTreeMap::new();
+    }
+    let is_claimed = |name: &str| service.ports.iter().any(|p| *p.name == *name && p.proto == proto);
+    let others = names.into_iter().filter(|name| !is_claimed(name));
+    others.flat_map(|name| merged(name, proto, family, slices)).collect()
+}
+
 fn of_slice<'a>(port: &str, proto: Proto, slice: &'a Slice) -> BTreeMap<Endpoint, &'a SliceEndpoint> {
     let mut endpoints: BTreeMap<Endpoint, &SliceEndpoint> = BTreeMap::new();
     for number in slice.ports.iter().filter(|p| *p.name == *port && p.proto == proto) {

@@ -48,13 +48,19 @@ pub(super) fn port(
     let use_local = internal_local || (external_local && is_external);
     let has_endpoints = endpoints.values().any(|e| is_ready(e) || is_last_resort(e));
     let flag = |on: bool, flag: u32| if on { flag } else { 0 };
+    let mut backends = backends(&endpoints, port.proto);
+    if endpoints.is_empty() {
+        let kept = endpoints::unclaimed(service, &port.name, port.proto, family, slices);
+        let share = BackendShare { state: BackendState::Terminating, weight: 1 };
+        backends.extend(kept.into_keys().map(|endpoint| (endpoint, share)));
+    }
     let source_ranges = service.admitted(family, place.ip(family));
     let host_admitted = source_ranges.iter().any(|range| range.contains(place.ip(family)));
     DesiredPort {
         frontends: BTreeMap::new(),
         cluster: if use_cluster { cluster_set(&endpoints, place) } else { BTreeSet::new() },
         local: if use_local { local_set(&endpoints, place) } else { BTreeSet::new() },
-        backends: backends(&endpoints, port.proto),
+        backends,
         flags: flag(internal_local, ServiceRecord::INTERNAL_LOCAL)
             | flag(external_local, ServiceRecord::EXTERNAL_LOCAL)
             | flag(has_endpoints, ServiceRecord::HAS_ENDPOINTS)

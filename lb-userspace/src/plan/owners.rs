@@ -43,6 +43,12 @@ impl Owners {
         self.ids.insert(name, service);
     }
 
+    pub(super) fn rename(&mut self, before: &ServicePortName, after: ServicePortName) {
+        if let Some(service) = self.ids.remove(before) {
+            self.ids.insert(after, service);
+        }
+    }
+
     pub(super) fn remove(&mut self, service: u32, name: Option<&ServicePortName>) -> Owned {
         if let Some(name) = name.filter(|name| self.service(name) == Some(service)) {
             self.ids.remove(name);

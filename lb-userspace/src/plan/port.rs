@@ -63,6 +63,28 @@ impl Planner {
         Ok(())
     }
 
+    /// A port of a Service that has another name by now, at the same address, is the same service: its connections go on.
+    /// `wanted` is sorted by name.
+    pub(super) fn rename(
+        &mut self,
+        name: &ServicePortName,
+        wanted: &[(ServicePortName, DesiredPort)],
+        draft: &mut Vec<Op>,
+    ) {
+        let Some(service) = self.owners.service(name) else { return };
+        let first = wanted.partition_point(|(other, _)| of_service(other) < of_service(name));
+        let mut siblings =
+            wanted[first..].iter().take_while(|(other, _)| of_service(other) == of_service(name));
+        let heir = siblings.find(|(other, port)| {
+            (other.proto, other.family) == (name.proto, name.family)
+                && self.owners.service(other).is_none()
+                && self.owners.frontends(service).any(|key| port.frontends.contains_key(&key))
+        });
+        let Some((heir, _)) = heir else { return };
+        self.owners.rename(name, heir.clone());
+        self.push(draft, Op::WriteName { id: service, name: Box::new(heir.to_table()) });
+    }
+
     /// Takes a service away. Its frontends go first, then what they led to.
     pub(super) fn remove_service(&mut self, service: u32, draft: &mut Vec<Op>) {
         let name = self.tables.names.get(&service);
@@ -312,6 +334,10 @@ impl Planner {
         self.push(draft, Op::RetireBackend { id, generation });
         self.backend_ids.release(id, self.batch);
     }
+}
+
+fn of_service(name: &ServicePortName) -> (&str, &str) {
+    (&name.namespace, &name.name)
 }
 
 /// Generations begin again after 2^32 uses of an id; zero is left out.

@@ -47,6 +47,20 @@ fn a_slice_that_changes_its_service_takes_its_endpoints_along() {
     assert_eq!(ends(&world.port().cluster), [0; 0]);
 }
 
+/// Service and slices are written one after the other when a port gets another name: what has connections keeps them.
+#[test]
+fn a_port_that_no_slice_knows_by_its_name_keeps_what_is_under_names_that_nobody_has() {
+    let slice = slice("a", &endpoint(1, READY));
+    let renamed = slice.replace("[{port: 8080}]", "[{name: other, port: 8080}]");
+    assert_ne!(slice, renamed);
+    let mut world = World::new(&(service(VIP) + &renamed));
+    let port = world.port();
+    assert_eq!((ends(&port.cluster), port.backends.len()), (vec![], 1));
+    assert!(port.backends.values().all(|share| share.state == BackendState::Terminating));
+    world.apply(&slice);
+    assert_eq!(ends(&world.port().cluster), [1]);
+}
+
 #[test]
 fn endpoints_of_a_family_serve_that_family_only() {
     let both = "clusterIPs: [10.96.0.1, 'fd00::1']\nipFamilies: [IPv4, IPv6]";

@@ -1,10 +1,12 @@
 //! A connection keeps its backend while others come and go.
 
 use crate::stage::{PROTOS, Stage, service, vip};
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use lb_tests::load::{Failure, Held, HeldTcp, HeldUdp, Pinger, Requests, transfer};
 use lb_tests::world::{Family, Layout, Pod};
-use std::time::Duration;
+use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 /// `b1` and `b2` stay; the rest changes, through empty and full sets of the others.
 const CHANGES: [&[usize]; 7] =
@@ -42,6 +44,49 @@ fn connections_keep_their_backends_while_others_come_and_go() -> Result<()> {
         let (rounds, failures) = pinger.stop();
         assert!(failures.is_empty(), "{} failures, the first: {}", failures.len(), failures[0]);
         assert!(rounds >= CHANGES.len(), "only {rounds} rounds for {} changes", CHANGES.len());
+    }
+    Ok(())
+}
+
+/// A second port makes names of ports compulsory: the one that had none gets one. The Service is written first, and its
+/// slices follow; in between nobody is ready.
+#[test]
+fn connections_outlive_another_name_of_their_port() -> Result<()> {
+    let stage = Stage::new(Layout::routed())?;
+    let web = service("web", 10).endpoints(stage.backends(2));
+    stage.apply(&web)?;
+    let mut pingers: Vec<Box<dyn Stop>> = Vec::new();
+    for family in Family::ALL {
+        pingers.push(Box::new(Pinger::start(HeldTcp::open(stage.client(), vip(family, 10), 20)?, PAUSE)));
+        pingers.push(Box::new(Pinger::start(HeldUdp::open(stage.client(), vip(family, 10), 20)?, PAUSE)));
+    }
+    let manifest = fs::read_to_string(stage.world.manifests().folder().join("default.web.yaml"))?;
+    let (first, slices) = manifest.split_once("---").context("a Service, then its slices")?;
+    let renamed = |text: &str| text.replace("tcp-", "http-").replace("udp-", "quic-");
+    for (text, endpoints) in [(format!("{}---{slices}", renamed(first)), 0), (renamed(&manifest), 2)] {
+        stage.world.manifests().write_text("default.web.yaml", &text)?;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let is_so = |row: &serde_json::Value| {
+            let name = row["portName"].as_str().unwrap_or_default();
+            let found = row["clusterEndpoints"].as_array().map_or(0, Vec::len);
+            (name.starts_with("http-") || name.starts_with("quic-")) && found == endpoints
+        };
+        while !stage.json(&["services"])?.as_array().is_some_and(|rows| rows.iter().all(is_so)) {
+            ensure!(Instant::now() < deadline, "not applied: {}", stage.json(&["services"])?);
+            sleep(Duration::from_millis(10));
+        }
+        sleep(Duration::from_millis(300));
+    }
+    for pinger in pingers {
+        let (rounds, failures) = pinger.stop();
+        assert!(failures.is_empty(), "{} failures, the first: {}", failures.len(), failures[0]);
+        assert!(rounds >= 10, "only {rounds} rounds");
+    }
+    assert_eq!(stage.counter("reset_backend_gone")?, 0);
+    for family in Family::ALL {
+        for proto in PROTOS {
+            Requests::new(proto, vip(family, 10)).count(20).run(stage.client()).assert_clean();
+        }
     }
     Ok(())
 }
