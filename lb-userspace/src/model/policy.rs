@@ -48,11 +48,11 @@ pub(super) fn port(
     let use_local = internal_local || (external_local && is_external);
     let has_endpoints = endpoints.values().any(|e| is_ready(e) || is_last_resort(e));
     let flag = |on: bool, flag: u32| if on { flag } else { 0 };
-    let mut backends = backends(&endpoints, port.proto);
+    let mut shares = backends(&endpoints, port.proto);
     if endpoints.is_empty() {
         let kept = endpoints::unclaimed(service, &port.name, port.proto, family, slices);
-        let share = BackendShare { state: BackendState::Terminating, weight: 1 };
-        backends.extend(kept.into_keys().map(|endpoint| (endpoint, share)));
+        let ends = |share| BackendShare { state: BackendState::Terminating, ..share };
+        shares.extend(backends(&kept, port.proto).into_iter().map(|(key, share)| (key, ends(share))));
     }
     let source_ranges = service.admitted(family, place.ip(family));
     let host_admitted = source_ranges.iter().any(|range| range.contains(place.ip(family)));
@@ -60,7 +60,7 @@ pub(super) fn port(
         frontends: BTreeMap::new(),
         cluster: if use_cluster { cluster_set(&endpoints, place) } else { BTreeSet::new() },
         local: if use_local { local_set(&endpoints, place) } else { BTreeSet::new() },
-        backends,
+        backends: shares,
         flags: flag(internal_local, ServiceRecord::INTERNAL_LOCAL)
             | flag(external_local, ServiceRecord::EXTERNAL_LOCAL)
             | flag(has_endpoints, ServiceRecord::HAS_ENDPOINTS)

@@ -1,7 +1,10 @@
 //! Sockets whose backend is gone end with an error, and no others do.
 
 use anyhow::{Context, Result, bail, ensure};
+use aya::maps::{HashMap, Map, MapData};
+use lb_common::{PeerSide, Socket, SocketKey, names};
 use lb_tests::world::{Family, Netns};
+use lb_userspace::dataplane::pins::Pins;
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -194,6 +197,26 @@ fn a_socket_that_is_connected_to_the_pod_itself_by_now_goes_on() -> Result<()> {
     stage.apply(&Web::default())?;
     std::thread::sleep(LATER);
     Ok(chat(&socket)?)
+}
+
+/// The table of sockets is as large as it is. What tells whom an answer comes from is written again, if it went for want of
+/// room while the socket's own choice did not.
+#[test]
+fn a_datagram_socket_whose_peer_was_forgotten_sees_the_service_again() -> Result<()> {
+    let stage = Stage::new("host", &Web::on([1]))?;
+    for family in Family::ALL {
+        let socket = stage.node(|| Ok(udp(any(family))?))?;
+        let asked = || stage.node(|| Ok(ask(&socket, vip(family))?.1));
+        ensure!(asked()? == vip(family));
+        let table = MapData::from_pin(Pins::new(&stage.world.folder().pins()).map(names::SOCKETS))?;
+        let mut table: HashMap<_, SocketKey, Socket> = Map::LruHashMap(table).try_into()?;
+        let keys = table.keys().collect::<Result<Vec<_>, _>>()?;
+        for key in keys.iter().filter(|key| key.side == PeerSide::Backend as u8) {
+            table.remove(key)?;
+        }
+        ensure!(asked()? == vip(family), "{} answers", asked()?);
+    }
+    Ok(())
 }
 
 #[test]
