@@ -111,18 +111,20 @@ fn a_server_that_hangs_is_noticed_and_one_that_is_quiet_is_left_alone() -> Resul
         times: Times { ping: PING, pong: PONG, ..Times::default() },
         ..api::Config::default()
     };
-    // Its threads make the sockets, and are born where it is.
+    // Its threads make the sockets, and are born where their maker is: all is spawned, since a thread that this one
+    // makes by a block_on() may become the worker.
     let runtime =
         cluster.netns().enter(|| Builder::new_multi_thread().worker_threads(1).enable_all().build())?;
     let (said, mut heard) = tokio::sync::mpsc::channel(1024);
     runtime.spawn(async move { while heard.recv().await.is_some() {} });
-    let watch = runtime.block_on(api::watch(config, NODE_NAME, &Tables::default(), said))?;
+    let watching = async move { api::watch(config, NODE_NAME, &Tables::default(), said).await };
+    let watch = runtime.block_on(runtime.spawn(watching))??;
     let state = &watch.state;
     let all = |is_so: &dyn Fn(Kind) -> bool| Kind::ALL.into_iter().all(is_so);
     let wait = |what: &str, is_so: &dyn Fn() -> bool| {
         let began = Instant::now();
         while !is_so() {
-            ensure!(began.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
+            ensure!(began.elapsed() < LIMIT, "not within {LIMIT:?}: {what}: {state:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(began.elapsed())
