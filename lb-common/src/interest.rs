@@ -30,17 +30,17 @@ const fn hash_high(high: u64) -> u64 {
     (high ^ 0x9e37_79b9_7f4a_7c15).wrapping_mul(0xff51_afd7_ed55_8ccd)
 }
 
-/// log2 of the number of addresses' blocks that are told apart: an IPv4 block is a /20, an IPv6 block one of the
+/// log2 of the number of addresses' blocks that are told apart: an IPv4 block is a /19, an IPv6 block one of the
 /// hashed /64.
-const BLOCK_BITS: u32 = 20;
+const BLOCK_BITS: u32 = 19;
 const PORTS: u32 = 1 << 16;
 
 /// The number of the first bit of `interest_coarse`.
 pub const COARSE_FIRST: u32 = 1 << INTEREST_BITS;
 
-/// Length of the `interest_coarse` array in 64-bit words: a bit for each port number, then one for each block of
+/// Length of the `interest_coarse` array in 64-bit words: a bit for each port number, then two for each block of
 /// addresses.
-pub const COARSE_WORDS: usize = (PORTS as usize + (1 << BLOCK_BITS)) / 64;
+pub const COARSE_WORDS: usize = (PORTS as usize + (2 << BLOCK_BITS)) / 64;
 
 /// The bit of a port number, whatever address and protocol: some NodePort has it.
 #[inline(always)]
@@ -50,14 +50,21 @@ pub const fn port_bit(port: Port) -> u32 {
 
 /// The bit of the block that an address lies in: some range of Services, or ClusterIP, is there.
 #[inline(always)]
-pub const fn block_bit(addr: Addr) -> u32 {
+pub const fn range_bit(addr: Addr) -> u32 {
     let block = if addr.is_v4() {
         u32::from_be(addr.v4_word()) >> (32 - BLOCK_BITS)
     } else {
         let w = addr.words();
         (hash_high((w[0] as u64) << 32 | w[1] as u64) >> (64 - BLOCK_BITS)) as u32
     };
-    COARSE_FIRST + PORTS + block
+    COARSE_FIRST + PORTS + 2 * block
+}
+
+/// The bit of the block that an address lies in: some address that NodePorts answer on is there. It stands beside the
+/// [`range_bit`], in the same word.
+#[inline(always)]
+pub const fn node_bit(addr: Addr) -> u32 {
+    range_bit(addr) + 1
 }
 
 impl Prefix {
@@ -67,16 +74,16 @@ impl Prefix {
     /// Kubernetes' own limit for a ServiceCIDR.
     pub const WIDEST_V6: u32 = 64;
 
-    /// Can it be told by [`block_bit`]s?
+    /// Can it be told by [`range_bit`]s?
     pub const fn has_blocks(&self) -> bool {
         self.len >= if self.addr.is_v4() { Self::WIDEST_V4 } else { Self::WIDEST_V6 }
     }
 
-    /// The [`block_bit`]s of its addresses, where it [has blocks](Prefix::has_blocks).
-    pub const fn block_bits(&self) -> core::ops::Range<u32> {
-        let first = block_bit(self.addr);
+    /// The [`range_bit`]s of its addresses, where it [has blocks](Prefix::has_blocks).
+    pub fn range_bits(&self) -> impl Iterator<Item = u32> {
+        let first = range_bit(self.addr);
         let block = 96 + BLOCK_BITS;
-        let count = if self.addr.is_v4() && self.len < block { 1 << (block - self.len) } else { 1 };
-        first..first + count
+        let blocks = if self.addr.is_v4() && self.len < block { 1 << (block - self.len) } else { 1 };
+        (0..blocks).map(move |block| first + 2 * block)
     }
 }

@@ -29,7 +29,7 @@ pub use backend::{Backend, BackendState};
 pub use counters::{COUNTERS, Counter, Traffic};
 pub use flow::{Action, Endpoint, Flow, FlowKey, Phase, TICK_SHIFT, timeout};
 pub use interest::{
-    COARSE_FIRST, COARSE_WORDS, INTEREST_BITS, INTEREST_WORDS, block_bit, interest_bit, port_bit,
+    COARSE_FIRST, COARSE_WORDS, INTEREST_BITS, INTEREST_WORDS, interest_bit, node_bit, port_bit, range_bit,
 };
 pub use prefix::{Prefix, RangeRule, SourceClient};
 pub use service::{
@@ -38,8 +38,8 @@ pub use service::{
 };
 pub use socket::{PeerSide, Socket, SocketKey};
 
-/// Version of the tables' layout; the name of the pin folder (`v1`).
-pub const SCHEMA: u32 = 1;
+/// Version of the tables' layout; the name of the pin folder (`v2`).
+pub const SCHEMA: u32 = 2;
 
 /// Gives aya leave to copy these types to and from the kernel.
 #[cfg(feature = "user")]

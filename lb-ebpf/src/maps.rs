@@ -13,8 +13,8 @@ use aya_ebpf::{
 use lb_common::{
     Addr, Affinity, AffinityKey, Backend, COARSE_FIRST, COARSE_WORDS, COUNTERS, Counter, Flow, FlowKey,
     Frontend, FrontendKey, INTEREST_WORDS, Port, Prefix, Proto, RangeRule, Service, ServiceName,
-    ServiceRecord, Slot, SlotRange, Socket, SocketKey, SourceClient, Traffic, block_bit, capacity,
-    interest_bit, port_bit,
+    ServiceRecord, Slot, SlotRange, Socket, SocketKey, SourceClient, Traffic, capacity, interest_bit,
+    node_bit, port_bit, range_bit,
 };
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
@@ -135,25 +135,32 @@ pub fn interesting(addr: Addr, port: Port, proto: u8) -> bool {
     }
 }
 
-/// Where [`interesting`] says no: does some NodePort have this number, or is some range of Services near?
+/// Where [`interesting`] says no: is some range of Services near, or an address of the node, and a NodePort of this
+/// number? For most packets one word tells.
 #[inline(always)]
 pub fn near_service(addr: Addr, port: Port) -> bool {
-    may_be_node_port(port) || coarse(block_bit(addr))
+    let near = coarse(range_bit(addr));
+    near & RANGE != 0 || near & NODE != 0 && may_be_node_port(port)
 }
 
 #[inline(always)]
 pub fn may_be_node_port(port: Port) -> bool {
-    coarse(port_bit(port))
+    coarse(port_bit(port)) & 1 != 0
 }
 
+/// A bit of `interest_coarse`, as the lowest, and those behind it.
 #[inline(always)]
-fn coarse(bit: u32) -> bool {
+fn coarse(bit: u32) -> u64 {
     let bit = bit - COARSE_FIRST;
     match INTEREST_COARSE.get(bit >> 6) {
-        Some(word) => (*word >> (bit & 63)) & 1 != 0,
-        None => false,
+        Some(word) => *word >> (bit & 63),
+        None => 0,
     }
 }
+
+/// What [`coarse`] gives of a block of addresses.
+const RANGE: u64 = 1;
+const NODE: u64 = 1 << (node_bit(Addr::UNSPECIFIED) - range_bit(Addr::UNSPECIFIED));
 
 /// From now on it may. The sweep clears the bit when no flow needs it any more.
 #[inline(always)]

@@ -95,7 +95,11 @@ pub fn restore(ctx: *mut bpf_sock_addr, family: Family) -> i32 {
 #[inline(always)]
 fn translate(ctx: *mut bpf_sock_addr, family: Family, proto: u8, stays: bool) -> i32 {
     let (addr, port) = named(ctx, family);
-    if !maps::interesting(addr, port, proto) && !maps::near_service(addr, port) {
+    // NodePorts answer here on all of 127.0.0.0/8, too, and on the unspecified address.
+    if !maps::interesting(addr, port, proto)
+        && !maps::near_service(addr, port)
+        && !maps::may_be_node_port(port)
+    {
         return PROCEED;
     }
     let netns = netns(ctx);

@@ -118,7 +118,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let Opened { object, migration } = load::open(&pins, constants, config.sizes, migrate::CONVERTERS)?;
     let mut kernel = Kernel::new(Maps::open(&pins, true)?)?;
     let tables = kernel.read().context("read the tables back")?;
-    let planner = Planner::restore(tables, Limits::default());
+    let mut planner = Planner::restore(tables, Limits::default());
+    // Before programs of this version run on the links.
+    kernel.apply(&planner.missing_bits())?;
 
     let (events_in, mut events) = mpsc::channel(1024);
     let telemetry = Arc::new(Telemetry::new(Moment::now()));

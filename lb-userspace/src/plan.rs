@@ -118,6 +118,15 @@ impl Planner {
         *self = restore::planner(tables, self.limits, Batch(self.batch.0 + 1));
     }
 
+    /// Bits that the tables need and that are not set: bitmaps of an older schema do not have them all. Packets of a
+    /// program of this version miss what they lead to until they are.
+    pub fn missing_bits(&mut self) -> Vec<Op> {
+        let mut draft = Vec::new();
+        let bits: Vec<u32> = self.tables.bits().collect();
+        self.want_bits(bits, &mut draft);
+        draft
+    }
+
     /// The writes from the tables as they are to `desired`. Work is proportional to the service ports in
     /// `desired` and those that wait.
     pub fn plan(&mut self, mut desired: Desired) -> Plan {

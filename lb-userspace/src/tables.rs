@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{
     Active, Addr, Backend, BackendState, COARSE_WORDS, Frontend, FrontendKey, INTEREST_WORDS, Prefix,
-    RangeRule, Service, ServiceName, ServiceRecord, Slot, SlotRange,
+    RangeRule, Service, ServiceName, ServiceRecord, Slot, SlotRange, interest_bit, node_bit,
 };
 
 use crate::plan::Op;
@@ -126,6 +126,17 @@ impl Tables {
         self.backends
             .get(&slot.backend)
             .filter(|b| b.generation == slot.generation && b.state != BackendState::Free as u8)
+    }
+
+    /// The bits of `interest` and `interest_coarse` that lead packets to what is here; flows need more.
+    pub fn bits(&self) -> impl Iterator<Item = u32> + '_ {
+        let ranges = self.ranges.iter().filter(|(_, rule)| **rule != RangeRule::Others);
+        let backends = self.backends.values().filter(|b| b.state != BackendState::Free as u8);
+        let frontends = self.frontends.keys().map(FrontendKey::bit);
+        frontends
+            .chain(backends.map(|b| interest_bit(b.addr, b.port, b.proto)))
+            .chain(self.local_addrs.iter().copied().map(node_bit))
+            .chain(ranges.flat_map(|(prefix, _)| prefix.range_bits()))
     }
 
     fn service_mut(&mut self, id: u32) -> &mut Service {

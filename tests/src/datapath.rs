@@ -169,6 +169,8 @@ impl Datapath {
         let Migration { plan, before, reading_through } = opened.migration.context("nothing has changed")?;
         self.object = reading_through;
         self.kernel = Kernel::new(Maps::open(&self.pins, true)?)?;
+        self.planner = Planner::restore(self.kernel.read()?, Limits::default());
+        self.kernel.apply(&self.planner.missing_bits())?;
         Ok(Change { plan, before, usual: opened.object })
     }
 

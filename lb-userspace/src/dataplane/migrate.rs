@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, ensure};
 use aya::Ebpf;
-use lb_common::{Proto, SCHEMA, names};
+use lb_common::{Addr, COARSE_FIRST, Proto, SCHEMA, names, range_bit};
 
 use super::pins::Set;
 use super::shape::{self, Shape};
@@ -39,8 +39,17 @@ pub struct Converter {
     pub convert: fn(&[u8], &[u8]) -> Entry,
 }
 
-/// None: schema 1 is the first.
-pub const CONVERTERS: &[Converter] = &[];
+pub const CONVERTERS: &[Converter] = &[
+    // Of the blocks of addresses it had one bit each. The agent sets those of this schema before programs look for them
+    // (`Planner::missing_bits`); what flows need beside, the bits of ports, stays.
+    Converter { map: names::INTEREST_COARSE, from: 1, key: 4, value: 8, convert: ports_only },
+];
+
+fn ports_only(key: &[u8], value: &[u8]) -> Entry {
+    let first_block = range_bit(Addr::from_v4_word(0)) - COARSE_FIRST;
+    let is_of_ports = index(key) * 64 < first_block;
+    (key.to_vec(), if is_of_ports { value.to_vec() } else { vec![0; value.len()] })
+}
 
 /// What becomes of a map.
 #[derive(Clone, Copy)]

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use anyhow::Context;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
-use lb_common::{Flow, FlowKey, Phase, RangeRule, SWEEP_BATCH, TICK_SHIFT, interest_bit, port_bit, timeout};
+use lb_common::{Flow, FlowKey, Phase, SWEEP_BATCH, TICK_SHIFT, interest_bit, node_bit, port_bit, timeout};
 
 use super::maps::Maps;
 use crate::desired::Family;
@@ -63,16 +63,11 @@ impl Sweep {
     ) -> anyhow::Result<(Report, Vec<u32>)> {
         let mut report = Report::default();
         let mut idle_bits: HashSet<u32> = Interest::from_words(maps.interest.words()).bits().collect();
-        for key in tables.frontends.keys() {
-            idle_bits.remove(&key.bit());
+        for bit in tables.bits() {
+            idle_bits.remove(&bit);
         }
-        for (prefix, _) in tables.ranges.iter().filter(|(_, rule)| **rule != RangeRule::Others) {
-            prefix.block_bits().for_each(|bit| _ = idle_bits.remove(&bit));
-        }
-        for backend in tables.backends.values().filter(|b| b.state != lb_common::BackendState::Free as u8) {
-            idle_bits.remove(&interest_bit(backend.addr, backend.port, backend.proto));
-            report.backends += 1;
-        }
+        report.backends =
+            tables.backends.values().filter(|b| b.state != lb_common::BackendState::Free as u8).count();
         let now = now();
         let mut idle = [Vec::new(), Vec::new()];
         maps.for_each_flow(|_, key, flow| {
@@ -81,9 +76,10 @@ impl Sweep {
                 idle[Family::of(key.dst) as usize].push(*key);
                 return;
             }
-            // Looked up by its destination where it enters (a NodePort by its number), by its source where a
-            // reply leaves.
+            // Looked up by its destination where it enters (a NodePort by its number and the node's block), by its
+            // source where a reply leaves.
             idle_bits.remove(&port_bit(key.dport));
+            idle_bits.remove(&node_bit(key.dst));
             idle_bits.remove(&interest_bit(key.dst, key.dport, key.proto));
             idle_bits.remove(&interest_bit(key.src, key.sport, key.proto));
         })

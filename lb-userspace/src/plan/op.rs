@@ -16,7 +16,7 @@ use lb_common::{
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
     /// Packets of this address and port are worth a look. Index of a bit, see [`lb_common::interest_bit`],
-    /// [`lb_common::port_bit`] and [`lb_common::block_bit`].
+    /// [`lb_common::port_bit`] and [`lb_common::range_bit`].
     SetInterest {
         bit: u32,
     },

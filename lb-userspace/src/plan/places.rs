@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::{Addr, FrontendKey, FrontendKind, Port, Prefix, RangeRule};
+use lb_common::{Addr, FrontendKey, FrontendKind, Port, Prefix, RangeRule, node_bit};
 
 use super::{Op, Planner};
 use crate::desired::ServiceRanges;
 
 impl Planner {
-    /// An address that comes or goes is one write. What is beyond the table is left out: no node has as many.
+    /// An address that comes or goes is one write; the first of its block sets a bit, too. What is beyond the table is left out: no node has as many.
     pub(super) fn plan_local_addrs(&mut self, addresses: BTreeSet<Addr>, draft: &mut Vec<Op>) {
         let wanted: BTreeSet<Addr> = addresses.into_iter().take(self.limits.local_addrs as usize).collect();
+        self.want_bits(wanted.iter().copied().map(node_bit), draft);
         let known = &self.tables.local_addrs;
         let gone: Vec<Addr> = known.difference(&wanted).copied().collect();
         let fresh: Vec<Addr> = wanted.difference(known).copied().collect();
@@ -44,7 +45,7 @@ impl Planner {
             match rule {
                 Some(rule) => {
                     if rule != RangeRule::Others {
-                        self.want_bits(prefix.block_bits(), draft);
+                        self.want_bits(prefix.range_bits(), draft);
                     }
                     self.push(draft, Op::PutRange { prefix, rule });
                 }

@@ -2,15 +2,17 @@
 
 use crate::stage::{SHOP, Stage, WEB, operations, vip};
 use anyhow::{Context, Result};
-use lb_common::{Counter, Flow, FlowKey, Proto, names};
-use lb_tests::datapath::{Datapath, service};
+use lb_common::{Counter, Flow, FlowKey, FrontendKind, Prefix, Proto, names, node_bit, range_bit};
+use lb_tests::datapath::{Datapath, also_on, service};
 use lb_tests::load::{HeldTcp, HeldUdp, Pinger};
 use lb_tests::packet::{assert_same, tcp};
 use lb_tests::world::{Family, Layout};
-use lb_userspace::dataplane::migrate::Converter;
+use lb_userspace::dataplane::migrate::{CONVERTERS, Converter};
 use lb_userspace::dataplane::shape::Sizes;
+use lb_userspace::desired::ServiceRanges;
+use lb_userspace::tables::Interest;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -51,7 +53,7 @@ fn a_flow_table_of_another_size_loses_no_packet() -> Result<()> {
         agent.wait_until_ready()?;
         assert_eq!(operations(&agent)?, 0, "round {round}:\n{}", agent.log());
         assert_eq!(room(&stage)?, 2 * flows.parse::<u64>()?);
-        for left in ["v1-old", "v1-next"] {
+        for left in ["v2-old", "v2-next"] {
             assert!(!stage.world.folder().pins().join(left).exists(), "round {round}: {left}");
         }
     }
@@ -179,6 +181,43 @@ fn tables_of_an_older_layout_are_converted() -> Result<()> {
     assert_eq!(path.flow_keys()?.len(), keys);
     assert!(!older.exists() && !older.with_file_name("v0-old").exists());
     check_flows(&mut path, backends, 2)
+}
+
+/// Schema 1 had one bit for a block of addresses, and no block of the node's.
+#[test]
+fn bitmaps_of_schema_1_lead_to_node_ports_and_ranges_before_a_program_is_swapped() -> Result<()> {
+    const NODE_PORT: &str = "192.168.77.1:30080";
+    const NOBODYS: &str = "10.97.0.1:80";
+    const FREE_BLOCK: u32 = 12_345;
+    let mut path = Datapath::new()?;
+    path.set_node_addresses(&["192.168.77.1"])?;
+    path.set_service_ranges(ServiceRanges {
+        cidrs: [Prefix::new([10, 97, 0, 0].into(), 16)].into(),
+        others: [].into(),
+    })?;
+    path.set([also_on(service(Proto::Tcp, FRONTEND, &BACKENDS[..1]), FrontendKind::NodePort, NODE_PORT)])?;
+    path.from_pod(&tcp(BEGUN, NODE_PORT).syn())?.packet()?;
+
+    let older = path.pin(names::FLOWS).parent().context("a folder")?.with_file_name("v1");
+    fs::rename(path.pin(names::FLOWS).parent().context("a folder")?, &older)?;
+    let ports = range_bit(Ipv4Addr::UNSPECIFIED.into());
+    let blocks: Vec<u32> =
+        Interest::from_words(path.kernel.maps.interest.words()).bits().filter(|bit| *bit >= ports).collect();
+    assert!(blocks.contains(&node_bit(Ipv4Addr::new(192, 168, 77, 1).into())) && blocks.len() > 2);
+    for bit in blocks {
+        path.kernel.maps.interest.store(bit, false);
+    }
+    path.kernel.maps.interest.store(ports + FREE_BLOCK, true);
+
+    let change = path.change(Sizes::default(), CONVERTERS)?;
+    let tables = lb_userspace::dataplane::read(&path.kernel.maps)?;
+    assert!(!tables.interest.contains(ports + FREE_BLOCK), "it means another block now");
+    let sent = path.from_pod(&tcp(BEGUN, NODE_PORT).ack())?.packet()?;
+    assert_eq!(sent.to(), BACKENDS[0].parse()?);
+    assert_eq!(path.from_pod(&tcp(KNOWN, NODE_PORT).syn())?.packet()?.to(), BACKENDS[0].parse()?);
+    path.from_pod(&tcp(KNOWN, NOBODYS).syn())?;
+    assert_eq!((path.counter(Counter::DropUnallocated)?, path.counter(Counter::FlowCreated)?), (1, 2));
+    path.end(change).map(drop)
 }
 
 /// The bytes of a value.
