@@ -1,9 +1,10 @@
-//! ICMP about translated flows, on its way to the client: an error quotes the packet as it was behind the
+//! ICMP about translated flows. On its way to the client an error quotes the packet as it was behind the
 //! translation, which the client never sent. Its quotation is translated back, so that path MTU discovery works
-//! through a VIP and a closed port is refused at once. A redirect is dropped.
+//! through a VIP and a closed port is refused at once. A redirect is dropped. An error that a client sends quotes a
+//! reply of the VIP's: it goes to the backend, about the reply that the backend sent.
 
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_l4_csum_replace};
-use lb_common::{Flow, FlowKey};
+use lb_common::{Action, Flow, FlowKey};
 
 use crate::maps;
 use crate::packet::{Headers, Packet};
@@ -36,7 +37,7 @@ pub enum Fate {
     Failed = 2,
 }
 
-/// A packet that a message quotes.
+/// A packet that a message quotes, where it is, and its tuple as it reads.
 struct Quoted {
     key: FlowKey,
     l3: u32,
@@ -63,23 +64,95 @@ extern "C" fn inspect_icmp(skb: *mut __sk_buff, headers: *mut Headers) -> u32 {
     message(&mut Packet { skb, headers }) as u32
 }
 
+/// From a client, about a reply that it got. `false` where the kernel refused a write.
 #[inline(always)]
-fn message(packet: &mut Packet) -> Fate {
-    let Some(kind) = packet.load::<u8>(packet.l4) else { return Fate::Continue };
+pub fn of_client(packet: &mut Packet) -> bool {
+    icmp_of_client(packet.skb, packet.headers) != 0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn icmp_of_client(skb: *mut __sk_buff, headers: *mut Headers) -> u32 {
+    // SAFETY: null, or the caller's.
+    let Some(headers) = (unsafe { headers.as_mut() }) else { return 1 };
+    u32::from(about_reply(&mut Packet { skb, headers }))
+}
+
+#[inline(always)]
+fn about_reply(packet: &mut Packet) -> bool {
+    let Some(Quotation { packet: quoted, is_redirect: false }) = quotation(packet) else {
+        return true;
+    };
+    let request = quoted.key.reversed();
+    // Nobody speaks for another.
+    if !packet.key.src.same(request.src)
+        || !packet.key.dst.same(request.dst)
+        || !maps::interesting(request.dst, request.dport, request.proto)
+            && !maps::near_service(request.dst, request.dport)
+    {
+        return true;
+    }
+    let Some((flow, _)) = maps::flow(&request) else { return true };
+    // What a pod says about its own reply stays with it.
+    if flow.flags & Flow::REVERSE != 0 || flow.action != Action::Stack as u8 {
+        return true;
+    }
+    if flow.dst.addr.same(request.dst) && flow.dst.port.word() == request.dport.word() {
+        return true;
+    }
+    translate_to_backend(packet, &quoted, flow)
+}
+
+/// Gives the message the backend as its destination, and the quotation the backend as its source and the port that the
+/// backend knows the client by.
+#[inline(always)]
+fn translate_to_backend(packet: &mut Packet, quoted: &Quoted, flow: &Flow) -> bool {
+    let (vip, backend) = (quoted.key.src, flow.dst.addr);
+    let old_ports = ports(quoted.key.sport.word(), quoted.key.dport.word());
+    let new_ports = ports(flow.dst.port.word(), flow.src.port.word());
+    let moved = delta(vip, backend);
+    let stored = if packet.v6 {
+        packet.store(quoted.l3 + 8, &backend, 0) && packet.store(packet.l3 + 24, &backend, 0)
+    } else {
+        let check = |old: u16| !fold_16(u64::from(!old) + u64::from(fold_32(moved)));
+        let (inner, outer) = (check(quoted.check), check(packet.ip_check));
+        let word = backend.v4_word();
+        packet.store(quoted.l3 + 10, &inner, 0)
+            && packet.store(quoted.l3 + 12, &word, 0)
+            && packet.store(packet.l3 + 10, &outer, 0)
+            && packet.store(packet.l3 + 16, &word, 0)
+    };
+    // ICMPv6 sums its own destination, too.
+    let address = if packet.v6 { u64::from(fold_32(moved)) * 2 } else { 0 };
+    stored && finish(packet, quoted, address, old_ports, new_ports)
+}
+
+/// A packet that a message quotes, and what the message is.
+struct Quotation {
+    packet: Quoted,
+    is_redirect: bool,
+}
+
+#[inline(always)]
+fn quotation(packet: &Packet) -> Option<Quotation> {
+    let kind = packet.load::<u8>(packet.l4)?;
     let v4 = packet.key.proto == PROTO_ICMP;
     let is_redirect = kind == if v4 { ICMP_REDIRECT } else { ICMPV6_REDIRECT };
     let is_error = if v4 { is_one_of(kind, ICMP_ERRORS) } else { is_one_of(kind, ICMPV6_ERRORS) };
     let at = if is_redirect && !v4 {
-        redirected(packet)
+        redirected(packet)?
     } else if is_redirect || is_error {
-        Some(packet.l4 + HEADER)
+        packet.l4 + HEADER
     } else {
-        None
+        return None;
     };
-    let Some(at) = at else { return Fate::Continue };
-    let Some(quoted) = (if v4 { quoted_v4(packet, at) } else { quoted_v6(packet, at) }) else {
-        return Fate::Continue;
-    };
+    let packet = if v4 { quoted_v4(packet, at) } else { quoted_v6(packet, at) }?;
+    Some(Quotation { packet, is_redirect })
+}
+
+#[inline(always)]
+fn message(packet: &mut Packet) -> Fate {
+    let Some(Quotation { packet: quoted, is_redirect }) = quotation(packet) else { return Fate::Continue };
     if !maps::interesting(quoted.key.dst, quoted.key.dport, quoted.key.proto) {
         return Fate::Continue;
     }
@@ -111,12 +184,18 @@ fn translate(packet: &mut Packet, quoted: &Quoted, flow: &Flow) -> bool {
         let check = !fold_16(u64::from(!quoted.check) + u64::from(fold_32(moved)));
         packet.store(quoted.l3 + 10, &check, 0) && packet.store(quoted.l3 + 16, &flow.src.addr.v4_word(), 0)
     };
-    if !stored || !packet.store(quoted.l4, &new_ports, 0) {
+    let address = if packet.v6 { moved } else { 0 };
+    stored && finish(packet, quoted, address, old_ports, new_ports)
+}
+
+/// Writes the quotation's ports, and what the message's checksum must make up for: them, and addresses where no header
+/// checksum of IPv4 does.
+#[inline(always)]
+fn finish(packet: &mut Packet, quoted: &Quoted, addresses: u64, old_ports: u32, new_ports: u32) -> bool {
+    if !packet.store(quoted.l4, &new_ports, 0) {
         return false;
     }
-    // What the message's checksum must make up for. IPv4's own header checksum makes up for the address.
-    let address = if packet.v6 { moved } else { 0 };
-    let change = fold_32(address + u64::from(!old_ports) + u64::from(new_ports));
+    let change = fold_32(addresses + u64::from(!old_ports) + u64::from(new_ports));
     // SAFETY: a plain helper call on the context.
     unsafe { bpf_l4_csum_replace(packet.skb, packet.l4 + CHECK, 0, u64::from(change), 0) == 0 }
 }

@@ -61,7 +61,9 @@ pub fn ingress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
             maps::count(Counter::PassTooDeep);
             return Ok(Verdict::Continue);
         }
-        Parsed::Icmp | Parsed::Other => return Ok(Verdict::Continue),
+        Parsed::Icmp if icmp::of_client(packet) => return Ok(Verdict::Continue),
+        Parsed::Icmp => return Err(Drop(Counter::DropRewriteFailed)),
+        Parsed::Other => return Ok(Verdict::Continue),
     }
     if !maps::interesting(packet.key.dst, packet.key.dport, packet.key.proto)
         && !maps::near_service(packet.key.dst, packet.key.dport)

@@ -4,7 +4,7 @@ mod frontends;
 mod refusals;
 mod sctp;
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -490,6 +490,45 @@ fn an_error_about_a_translated_packet_quotes_what_the_client_sent() -> Result<()
                 .payload(&udp(V4.client, "10.244.1.99:9").bytes()[14..]);
             assert_same(&path.to_pod(&stranger)?.packet()?, &stranger);
         }
+        Ok(())
+    })
+}
+
+/// A client that closed its port, or whose namespace has a small MTU, says so to the VIP: the backend hears it, about the
+/// reply that it sent.
+#[test]
+fn an_error_of_a_client_about_a_reply_goes_to_the_backend() -> Result<()> {
+    each_family(|ends| {
+        let mut path = Datapath::new()?;
+        path.set([
+            service(Proto::Udp, ends.vip, &[ends.backend]),
+            service(Proto::Udp, ends.other_vip, &[ends.backend]),
+        ])?;
+        let error = |of: &Packet| {
+            let (kind, code, header) = if of.src.is_ipv4() { (3, 3, 20) } else { (1, 4, 40) };
+            icmp(of.dst, of.src, kind, code).payload(&of.bytes()[14..14 + header + 8])
+        };
+        // The second has another source port behind the translation: a clash.
+        for vip in [ends.vip, ends.other_vip] {
+            let behind = path.from_pod(&udp(ends.client, vip))?.packet()?;
+            let reply = udp(behind.to(), behind.from()).payload("an answer");
+            let restored = path.to_pod(&reply)?.packet()?;
+            assert_same(&restored, &reply.clone().with_src(vip).with_dst(ends.client));
+            let (verdict, out) = checked(&mut path, names::POD_INGRESS, &error(&restored))?;
+            assert_eq!(verdict, CONTINUE);
+            let mut expected = error(&reply);
+            expected.src = restored.dst;
+            assert_same(&out, &with_udp_check_of(expected, &error(&restored)));
+            // To another than who sent the reply, and from another than who got it.
+            for is_to in [true, false] {
+                let mut other = error(&restored);
+                *(if is_to { &mut other.dst } else { &mut other.src }) = behind.dst;
+                assert_same(&path.from_pod(&other)?.packet()?, &other);
+            }
+        }
+        let client: SocketAddr = ends.client.parse()?;
+        let stranger = error(&udp(ends.vip, SocketAddr::new(client.ip(), 9)));
+        assert_same(&path.from_pod(&stranger)?.packet()?, &stranger);
         Ok(())
     })
 }

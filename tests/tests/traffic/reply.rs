@@ -1,11 +1,13 @@
 //! Whoever asks a Service hears the Service, never the pod behind it.
 
-use crate::stage::{PROTOS, Stage, service, vip};
+use crate::stage::{PORT, PROTOS, Stage, service, vip};
 use anyhow::Result;
 use lb_tests::load::Requests;
-use lb_tests::world::{Family, Layout, Tap};
+use lb_tests::world::{Family, Layout, Service, Tap};
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
 
 #[test]
 fn every_packet_to_the_client_comes_from_the_service() -> Result<()> {
@@ -24,6 +26,33 @@ fn every_packet_to_the_client_comes_from_the_service() -> Result<()> {
             let speakers: BTreeSet<SocketAddr> =
                 to_client.filter(|packet| packet.to().port() != 0).map(|packet| packet.from()).collect();
             assert_eq!(speakers, BTreeSet::from([vip(family, 10)]));
+        }
+    }
+    Ok(())
+}
+
+/// Where no echo server listens.
+const SILENT: u16 = 8_081;
+
+/// And a pod that answers a client whose socket is closed is told so, as by the client that it knows.
+#[test]
+fn a_backend_hears_that_its_client_is_gone() -> Result<()> {
+    for layout in [Layout::routed(), Layout::bridge(true, false), Layout::bridge(false, true)] {
+        let stage = Stage::new(layout)?;
+        let backend = &stage.backends(1)[0];
+        stage.apply(&Service::new("silent").vips(10).udp(PORT, SILENT).endpoints([backend]))?;
+        for family in Family::ALL {
+            let server = backend.netns.enter(|| UdpSocket::bind(backend.at(family, SILENT)))?;
+            server.set_read_timeout(Some(Duration::from_secs(10)))?;
+            let client = stage.world.client();
+            let asking = client.netns.enter(|| UdpSocket::bind(client.at(family, 0)))?;
+            asking.send_to(b"?", vip(family, 10))?;
+            let (_, from) = server.recv_from(&mut [0; 8])?;
+            drop(asking);
+            server.connect(from)?;
+            server.send(b"!")?;
+            let heard = server.recv(&mut [0; 8]).expect_err("nobody answers");
+            assert_eq!(heard.kind(), ErrorKind::ConnectionRefused, "{heard}");
         }
     }
     Ok(())
