@@ -76,7 +76,7 @@ pub fn ingress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
 #[inline(always)]
 fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
     let mut found = maps::flow(&packet.key);
-    if found.is_none() && packet.is_tcp() && !packet.is_syn() {
+    if found.is_none() && !packet.is_syn() {
         // Between the insert and the delete of a move, each part was read at the wrong moment: look again.
         found = maps::flow_in(Part::Assured, &packet.key).map(|flow| (flow, Part::Assured));
     }
@@ -198,7 +198,14 @@ pub fn egress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
     if !maps::interesting(packet.key.src, packet.key.sport, packet.key.proto) {
         return Ok(Verdict::Continue);
     }
-    let Some((flow, _)) = maps::flow(&packet.key) else { return Ok(Verdict::Continue) };
+    let flow = match maps::flow(&packet.key) {
+        Some((flow, _)) => flow,
+        // As in `forward`: a move on another CPU was met half-way.
+        None => {
+            let Some(flow) = maps::flow_in(Part::Assured, &packet.key) else { return Ok(Verdict::Continue) };
+            flow
+        }
+    };
     // A hairpin reply was restored where it entered; a forward entry is another connection's request.
     if flow.flags & Flow::REVERSE == 0 || flow.action != Action::Stack as u8 {
         return Ok(Verdict::Continue);
