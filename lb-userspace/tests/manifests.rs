@@ -197,6 +197,10 @@ fn a_folder_is_followed_through_writes_renames_and_removals() {
     wait_for(&mut events, "+b");
     write(path, "b.yaml", "kind: [");
     wait_for(&mut events, "last good objects stay");
+    write(path, "a.yaml", "");
+    wait_for(&mut events, "is empty");
+    write(path, "b.yaml", "---\n");
+    wait_for(&mut events, "-b");
     fs::remove_file(path.join("a.yaml")).unwrap();
     wait_for(&mut events, "-a");
     drop(watch);

@@ -149,6 +149,18 @@ impl File {
         if self.text.as_ref() == Some(&text) {
             return;
         }
+        // Somebody is about to write it: `kubectl get ... > file` empties it first.
+        if text.is_empty() && !self.objects.is_empty() {
+            self.error = Some(Notice {
+                severity: Severity::Error,
+                subject: None,
+                file: Some(name.clone()),
+                text: "is empty (a file without objects has `---` in it)".to_owned(),
+                reason: None,
+            });
+            self.text = Some(text);
+            return;
+        }
         match parse(name, &text) {
             Ok(parsed) => {
                 self.objects = parsed.objects;
