@@ -1,7 +1,7 @@
 //! Is there a kube-proxy that would write everything anew?
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
@@ -9,12 +9,17 @@ use std::time::Duration;
 /// How it is known that kube-proxy runs: one reason each.
 pub fn running() -> Vec<String> {
     let processes = processes("kube-proxy").into_iter().map(|pid| format!("process {pid} is a kube-proxy"));
-    let mode = proxy_mode().map(|mode| {
-        format!("http://127.0.0.1:{METRICS_PORT}/proxyMode says {mode} (in k3s, kube-proxy is a part of it)")
-    });
     let processes: Vec<String> = processes.collect();
     // Where the process is seen, its port says nothing new.
-    if processes.is_empty() { mode.into_iter().collect() } else { processes }
+    if !processes.is_empty() {
+        return processes;
+    }
+    let url = format!("http://127.0.0.1:{METRICS_PORT}/proxyMode");
+    match proxy_mode() {
+        Ok(None) => Vec::new(),
+        Ok(Some(mode)) => vec![format!("{url} says {mode} (in k3s, kube-proxy is a part of it)")],
+        Err(error) => vec![format!("it may be what has {url}, which does not answer: {error}")],
+    }
 }
 
 const METRICS_PORT: u16 = 10_249;
@@ -37,18 +42,27 @@ pub fn processes(name: &str) -> Vec<u32> {
     found
 }
 
-/// What kube-proxy's metrics port says of its mode; `None` where nobody or somebody else answers (`lb agent`
+/// What kube-proxy's metrics port says of its mode; `None` where nobody is there, or somebody else answers (`lb agent`
 /// serves the same path).
-fn proxy_mode() -> Option<String> {
-    const LIMIT: Duration = Duration::from_secs(1);
+///
+/// # Errors
+/// Where somebody is there and says nothing: a node may be too busy.
+fn proxy_mode() -> io::Result<Option<String>> {
+    const LIMIT: Duration = Duration::from_secs(3);
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT));
-    let mut stream = TcpStream::connect_timeout(&address, LIMIT).ok()?;
-    stream.set_read_timeout(Some(LIMIT)).ok()?;
-    stream.write_all(b"GET /proxyMode HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
+    let mut stream = match TcpStream::connect_timeout(&address, LIMIT) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(None),
+        stream => stream?,
+    };
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.write_all(b"GET /proxyMode HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
     let mut answer = Vec::new();
     // A server that never ends its answer must not hold us.
-    stream.take(4096).read_to_end(&mut answer).ok()?;
+    match stream.take(4096).read_to_end(&mut answer) {
+        Err(error) if answer.is_empty() => return Err(error),
+        _ => {}
+    }
     let answer = String::from_utf8_lossy(&answer);
-    let (_, body) = answer.split_once("\r\n\r\n")?;
-    ["iptables", "nftables", "ipvs"].into_iter().find(|mode| *mode == body.trim()).map(str::to_owned)
+    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.trim());
+    Ok(["iptables", "nftables", "ipvs"].into_iter().find(|mode| Some(*mode) == body).map(str::to_owned))
 }

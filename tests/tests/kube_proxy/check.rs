@@ -9,6 +9,7 @@ use nix::mount::{MntFlags, umount2};
 use serde_json::Value;
 use std::fs;
 use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
 fn world(layout: Layout) -> Result<World> {
     World::new(layout.with_backends(1))
@@ -292,8 +293,9 @@ fn who_has_a_port_is_named() -> Result<()> {
     let node = world.node();
     let health = node.enter(|| TcpListener::bind("[::]:10256"))?;
     let metrics = node.enter(|| TcpListener::bind("127.0.0.1:10249"))?;
-    // It would be asked for /proxyMode, and never answer: a second's wait.
+    // It is asked for /proxyMode, and never answers: for all that is known, it is a kube-proxy.
     let report = Report::read(&world, &[])?;
+    report.assert("kube-proxy", "warning", &["it may be what has http://127.0.0.1:10249/proxyMode"]);
     let me = format!("(process {})", std::process::id());
     report.assert("ports", "error", &["10256 (health) is taken by ", &me]);
     report.assert("ports", "error", &["10249 (metrics) is taken by ", &me]);
@@ -337,11 +339,11 @@ fn what_the_api_server_does_not_grant_is_named() -> Result<()> {
     report.assert("api", "error", &["we may not list, watch endpointslices.discovery.k8s.io"]);
 
     cluster.apply(ROLE)?;
-    let report = check("nobody")?;
-    assert_eq!(
-        report.of("api"),
-        [("error", "we may not watch nodes"), ("error", "we may not patch events.events.k8s.io")]
-    );
+    let expected = [("error", "we may not watch nodes"), ("error", "we may not patch events.events.k8s.io")];
+    // The server's authorizer hears of a role a moment after it was written.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while check("nobody")?.of("api") != expected && Instant::now() < deadline {}
+    assert_eq!(check("nobody")?.of("api"), expected);
     cluster.delete("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "", "lb-check")?;
     cluster.delete("rbac.authorization.k8s.io/v1", "ClusterRole", "", "lb-check")?;
 
