@@ -155,9 +155,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let traffic = Traffic::new(kernel.maps.again(&pins)?, config.metrics_limit)?;
     surfaces::register(&telemetry, traffic, &identity.sources)?;
-    let status = (agent_status::listen(&config.pin_dir)?, identity);
+    // The data path does not wait for it.
+    let status = match agent_status::listen(&config.pin_dir).await {
+        Ok(listener) => Some((listener, identity)),
+        Err(failed) => {
+            error!("`lb status` is not answered: {failed:#}");
+            None
+        }
+    };
     let (surfaces, mut ports_failed) =
-        Surfaces::start(config.surfaces, Arc::clone(&telemetry), recorder.clone(), Some(status))?;
+        Surfaces::start(config.surfaces, Arc::clone(&telemetry), recorder.clone(), status)?;
     let (netdev, mut link_changes) = Netdev::connect()?;
     let (reclaim_in, mut reclaimed) = mpsc::channel(4);
 

@@ -5,13 +5,13 @@
 //! belong to a network namespace, as the agent's links do. Only root is answered.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,9 @@ use crate::telemetry::{Eligibility, Moment, Telemetry};
 
 /// How long `lb status` waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the agent before may take to end after it gave the lock back.
+const HANDOVER: Duration = Duration::from_secs(5);
+const STEP: Duration = Duration::from_millis(20);
 
 /// As `lb status -o json` shows it (docs/output.md).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -84,12 +87,21 @@ pub struct Identity {
     pub sources: Arc<sources::State>,
 }
 
-/// Takes the socket's name; to be answered by [`serve`].
+/// Takes the socket's name; to be answered by [`serve`]. An agent that ends gives the lock back a moment before it.
 ///
 /// # Errors
-/// Where another process has the name.
-pub fn listen(pin_dir: &Path) -> anyhow::Result<UnixListener> {
-    let listener = UnixListener::bind_addr(&address(pin_dir)?).context("the socket that `lb status` asks")?;
+/// Where another process keeps the name.
+pub async fn listen(pin_dir: &Path) -> anyhow::Result<UnixListener> {
+    let address = address(pin_dir)?;
+    let deadline = Instant::now() + HANDOVER;
+    let listener = loop {
+        match UnixListener::bind_addr(&address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                tokio::time::sleep(STEP).await;
+            }
+            outcome => break outcome.context("the socket that `lb status` asks")?,
+        }
+    };
     listener.set_nonblocking(true)?;
     Ok(listener)
 }

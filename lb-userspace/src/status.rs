@@ -121,7 +121,9 @@ async fn links(pins: &Pins, overrides: &Overrides) -> anyhow::Result<Vec<LinkSta
     let mut links = Vec::new();
     for facts in netdev.links().await? {
         let (role, reason) = role(&facts, overrides);
-        let hook = if pinned.iter().any(|(index, _)| *index == facts.index) {
+        // The last of the two.
+        let ingress = (facts.index, Direction::Ingress.name().to_owned());
+        let hook = if pinned.contains(&ingress) {
             Some(Hook::Tcx)
         } else {
             let filters = netdev.filters(facts.index, Direction::Ingress).await?;
