@@ -4,12 +4,16 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 use crate::event::Kind;
 
 /// Counts and times of each kind.
 #[derive(Debug)]
 pub struct State {
     began: Instant,
+    /// Told when the watch of a kind goes on.
+    back: Notify,
     kinds: [KindState; Kind::ALL.len()],
 }
 
@@ -33,7 +37,11 @@ pub struct KindState {
 
 impl Default for State {
     fn default() -> Self {
-        Self { began: Instant::now(), kinds: std::array::from_fn(|_| KindState::default()) }
+        Self {
+            began: Instant::now(),
+            back: Notify::new(),
+            kinds: std::array::from_fn(|_| KindState::default()),
+        }
     }
 }
 
@@ -80,7 +88,13 @@ impl State {
         let state = self.kind(kind);
         state.failing_since.store(0, Relaxed);
         *state.fault.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.back.notify_waiters();
         Some(interrupted)
+    }
+
+    /// For so long, or until the watch of some kind goes on: then the server is back.
+    pub(crate) async fn pause(&self, time: Duration) {
+        let _ = tokio::time::timeout(time, self.back.notified()).await;
     }
 
     fn since(&self, time: &AtomicU64) -> Option<Duration> {

@@ -72,12 +72,13 @@ impl Client {
         let Some(Resumption { version, question }) = Resumption::of(&request) else {
             return self.ask(request).await;
         };
-        let interrupted = kind(request.uri().path()).and_then(|kind| self.state.failing(kind));
         let found = self.ask(question).await?;
         if !found.status().is_success() {
             return Ok(found);
         }
         let found = rewind::version(&found.into_body().collect().await?.to_bytes());
+        // The answer may have taken its time.
+        let interrupted = kind(request.uri().path()).and_then(|kind| self.state.failing(kind));
         let reason = match (found, interrupted) {
             (Some(found), _) if found < version => {
                 warn!(

@@ -121,7 +121,7 @@ impl Follower {
                     if self.state.fail(K::KIND, text.clone()) {
                         warn!("{}: {text}; what is known stays in force, trying again", K::KIND);
                     }
-                    sleep(pause.next().unwrap_or(self.times.retry)).await;
+                    self.state.pause(pause.next().unwrap_or(self.times.retry)).await;
                     continue;
                 }
             };
