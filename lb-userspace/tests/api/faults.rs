@@ -141,7 +141,6 @@ async fn a_token_that_was_replaced_is_read_at_once() {
 /// A plugin may ask a cloud, or wait for a network.
 #[tokio::test]
 async fn a_credential_plugin_that_takes_its_time_holds_nothing_up() {
-    const TIME: Duration = Duration::from_secs(2);
     let server = server();
     server.accept_tokens(&["from-plugin"]);
     let dir = tempfile::tempdir().unwrap();
@@ -150,7 +149,11 @@ async fn a_credential_plugin_that_takes_its_time_holds_nothing_up() {
         "apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential",
         "status": {"token": "from-plugin"},
     });
-    let script = format!("sleep {}; echo '{credential}'", TIME.as_secs());
+    // Until the others are done; ten seconds where it holds them up.
+    let done = dir.path().join("done");
+    let is_done = done.display();
+    let script =
+        format!("for i in $(seq 200); do [ -e {is_done} ] && break; sleep 0.05; done; echo '{credential}'");
     let text = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "c",
         "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
@@ -165,9 +168,11 @@ async fn a_credential_plugin_that_takes_its_time_holds_nothing_up() {
     // What else the loop's thread does meanwhile.
     let others = async {
         for _ in 0..10 {
-            tokio::time::sleep(TIME / 100).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        std::time::Instant::now()
+        let now = std::time::Instant::now();
+        std::fs::write(done, "").unwrap();
+        now
     };
     let started = async {
         let agent = Agent::with(config, Tables::default()).await;

@@ -82,24 +82,14 @@ impl Server {
 
     /// Every connection breaks, and no new one is made.
     pub fn stop(&mut self) {
-        self.running.take().unwrap().shutdown_background();
+        // On a thread that may wait until its worker has ended, and the socket with it.
+        let running = self.running.take().unwrap();
+        std::thread::spawn(move || drop(running)).join().unwrap();
     }
 
     /// At the same address.
     pub fn again(&mut self) {
-        // The old socket closes on another thread.
-        let mut tries = 0;
-        let listener = loop {
-            match std::net::TcpListener::bind(self.address) {
-                Ok(listener) => break listener,
-                Err(error) if tries < 100 => {
-                    tries += 1;
-                    std::thread::sleep(Duration::from_millis(10));
-                    let _ = error;
-                }
-                Err(error) => panic!("{}: {error}", self.address),
-            }
-        };
+        let listener = std::net::TcpListener::bind(self.address).unwrap();
         self.run(listener);
     }
 

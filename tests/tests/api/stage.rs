@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use lb_tests::cluster::Cluster;
 use lb_tests::echo::Echo;
 use lb_tests::load::{Requests, udp_request};
-use lb_tests::world::{Endpoint, Layout, NODE_NAME, Service, World};
+use lb_tests::world::{Endpoint, Family, Layout, NODE_NAME, Service, World};
 
 pub const PORT: u16 = 80;
 const TARGET: u16 = 8_080;
@@ -47,19 +47,23 @@ impl Stage {
     /// Waits until the Service has as many endpoints, in both families and protocols.
     pub fn wait_for(&self, backends: &[usize]) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
-        let expected: Vec<String> =
-            backends.iter().map(|number| format!("{}:{TARGET}", self.world.backend(*number).v4)).collect();
+        let expected = |family: &str| -> serde_json::Value {
+            let pods = backends.iter().map(|number| self.world.backend(*number));
+            let addresses = pods.map(|pod| pod.ip(if family == "IPv4" { Family::V4 } else { Family::V6 }));
+            addresses.map(|address| SocketAddr::new(address, TARGET).to_string()).collect()
+        };
+        let expected: Vec<_> =
+            ["IPv4", "IPv6"].iter().flat_map(|family| [expected(family), expected(family)]).collect();
         loop {
             let services: serde_json::Value =
                 serde_json::from_str(&self.world.lb(&["services", "-o", "json"])?)?;
-            let endpoints: Vec<_> = services
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter(|service| service["name"] == "web" && service["family"] == "IPv4")
-                .map(|service| service["clusterEndpoints"].clone())
-                .collect();
-            if endpoints == [serde_json::json!(expected), serde_json::json!(expected)] {
+            let rows = |family: &'static str| {
+                let rows = services.as_array().into_iter().flatten();
+                rows.filter(move |row| row["name"] == "web" && row["family"] == family)
+            };
+            let endpoints: Vec<_> =
+                rows("IPv4").chain(rows("IPv6")).map(|row| row["clusterEndpoints"].clone()).collect();
+            if endpoints == expected {
                 return Ok(());
             }
             ensure!(Instant::now() < deadline, "not {expected:?} within {LIMIT:?}: {endpoints:?}");

@@ -8,6 +8,7 @@ use lb_userspace::dataplane::pins::Pins;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::client::{LIMIT, connect};
@@ -60,6 +61,8 @@ fn while_programs_are_swapped_every_connection_works() -> Result<()> {
         while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
             connect(vip(Family::V4))?;
             count += 1;
+            // Each leaves a port in TIME_WAIT.
+            sleep(Duration::from_millis(1));
         }
         Ok(count)
     });

@@ -1,6 +1,6 @@
 //! A world with Services in it, the load on them, and what their tables say.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use lb_common::Proto;
 use lb_tests::cluster::Cluster;
 use lb_tests::echo::Echo;
@@ -12,7 +12,7 @@ use lb_userspace::tables::Tables;
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Where pods serve, TCP and UDP.
 pub const TARGET: u16 = 8_080;
@@ -118,7 +118,7 @@ impl Stage {
         for family in Family::ALL {
             for proto in [Proto::Tcp, Proto::Udp] {
                 let requests = Requests::new(proto, vip(host, family, proto)).count(5).workers(1);
-                whole.merge(requests.timeout(Duration::from_secs(2)).run(&self.world.client().netns));
+                whole.merge(requests.timeout(Duration::from_secs(20)).run(&self.world.client().netns));
             }
         }
         whole
@@ -173,6 +173,17 @@ pub struct Load {
 }
 
 impl Load {
+    /// Waits until so many more requests have begun.
+    pub fn wait_for(&self, more: u64) -> Result<()> {
+        let begun = || self.running.iter().map(Running::begun).sum::<u64>();
+        let (wanted, deadline) = (begun() + more, Instant::now() + Duration::from_secs(60));
+        while begun() < wanted {
+            ensure!(Instant::now() < deadline, "{} of {wanted} requests", begun());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
     /// Stops, and panics unless every request was answered.
     pub fn assert_clean(self) -> u64 {
         let mut whole = Report::default();

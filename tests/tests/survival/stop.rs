@@ -14,7 +14,7 @@ fn the_data_path_and_the_commands_go_on_without_an_agent() -> Result<()> {
     let alive = (stage.json("services")?, stage.json("backends")?);
     let load = stage.load(WEB, 100);
     assert!(agent.terminate()?.success(), "SIGTERM is a normal end:\n{}", agent.log());
-    sleep(Duration::from_secs(1));
+    load.wait_for(400)?;
     assert!(load.assert_clean() > 200);
     stage.ask(SHOP).assert_clean();
 

@@ -226,7 +226,7 @@ fn idle_flows_go_and_live_ones_stay() -> Result<()> {
     })?;
     assert_eq!(flows.entries()?, expected, "what is not over stays");
     // Bits go in the second pass that finds them idle.
-    wait_until(PASS, "the bit of the removed Service is cleared", || {
+    wait_until(PASS * 2, "the bit of the removed Service is cleared", || {
         held.talk()?;
         Ok(!bits(&stage)?.contains(&frontend(Family::V6)))
     })?;

@@ -84,8 +84,8 @@ fn bridge_with_invalid_dropped_beside_a_policy() -> Result<()> {
 
 const WEB: u8 = 10;
 const ALONE: u8 = 11;
-/// A SYN that was lost is sent again after a second: more than one lost packet is a failure.
-const TIMEOUT: Duration = Duration::from_secs(2);
+/// More than the machine stands still. (A datagram that was lost is never answered.)
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// So many that one of three backends has none of them with a chance of 3e-12.
 const HELD: usize = 65;
 

@@ -100,6 +100,8 @@ fn the_client_of_a_removed_tcp_backend_gets_a_reset_at_its_next_segment() -> Res
             stage.apply(&web.clone().endpoints(stage.backends(3)))?;
             let mut held = HeldTcp::open(stage.client(), vip(family, 10), HELD)?;
             assert!(held.ping().is_empty());
+            // A delayed ACK is a segment, too.
+            sleep(SECOND_TRY);
             stage.apply(&web.clone().endpoints(stage.backends(2)))?;
             let at_backend = Tap::on(stage.world.backend(3))?;
             let at_client = Tap::on(stage.world.client())?;
