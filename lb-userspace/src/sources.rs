@@ -106,3 +106,19 @@ impl State {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_pause_ends_when_the_watch_of_another_kind_goes_on() {
+        let state = State::default();
+        assert!(state.fail(Kind::Service, "gone".to_owned()) && state.fail(Kind::Node, "gone".to_owned()));
+        let back = async { state.succeed(Kind::Node) };
+        let pause = state.pause(Duration::from_secs(3_600));
+        let both = async { tokio::join!(pause, back) };
+        let ((), back) = tokio::time::timeout(Duration::from_secs(60), both).await.unwrap();
+        assert!(back.is_some() && state.failing(Kind::Service).is_some());
+    }
+}

@@ -211,6 +211,10 @@ fn it_refuses_while_kube_proxy_runs() -> Result<()> {
 
     // k3s has no process of that name.
     let listener = node.enter(|| TcpListener::bind("127.0.0.1:10249"))?;
+    let said = refused(&world, &CLEANUP)?;
+    assert!(said.contains("does not answer"), "it may be busy: {said}");
+    // Who asked has gone.
+    listener.accept()?;
     let server = node.spawn(move || {
         let (mut stream, _) = listener.accept().expect("somebody asks");
         let mut request = [0; 512];
