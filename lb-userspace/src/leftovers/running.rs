@@ -51,8 +51,10 @@ fn proxy_mode() -> io::Result<Option<String>> {
     const LIMIT: Duration = Duration::from_secs(3);
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT));
     let mut stream = match TcpStream::connect_timeout(&address, LIMIT) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(None),
-        stream => stream?,
+        Ok(stream) => stream,
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(error),
+        // Refused, or there is no loopback.
+        Err(_) => return Ok(None),
     };
     stream.set_read_timeout(Some(LIMIT))?;
     stream.write_all(b"GET /proxyMode HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
