@@ -120,7 +120,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let tables = kernel.read().context("read the tables back")?;
     let mut planner = Planner::restore(tables, Limits::default());
     // Before programs of this version run on the links.
-    kernel.apply(&planner.missing_bits())?;
+    kernel.apply(&planner.missing_bits()).context("set the bits that the tables need")?;
 
     let (events_in, mut events) = mpsc::channel(1024);
     let telemetry = Arc::new(Telemetry::new(Moment::now()));

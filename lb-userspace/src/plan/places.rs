@@ -8,7 +8,8 @@ use super::{Op, Planner};
 use crate::desired::ServiceRanges;
 
 impl Planner {
-    /// An address that comes or goes is one write; the first of its block sets a bit, too. What is beyond the table is left out: no node has as many.
+    /// An address that comes or goes is one write; the first of its block sets a bit, too. What is beyond the table is
+    /// left out: no node has as many.
     pub(super) fn plan_local_addrs(&mut self, addresses: BTreeSet<Addr>, draft: &mut Vec<Op>) {
         let wanted: BTreeSet<Addr> = addresses.into_iter().take(self.limits.local_addrs as usize).collect();
         self.want_bits(wanted.iter().copied().map(node_bit), draft);
