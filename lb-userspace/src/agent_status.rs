@@ -177,3 +177,20 @@ fn status(identity: &Identity, telemetry: &Telemetry, now: Moment) -> AgentStatu
         ..status
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_socket_of_an_agent_that_is_about_to_end_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let before = listen(folder.path()).await.unwrap();
+        let end = async {
+            tokio::time::sleep(STEP * 5).await;
+            drop(before);
+        };
+        let (after, ()) = tokio::join!(listen(folder.path()), end);
+        after.unwrap();
+    }
+}

@@ -16,10 +16,12 @@ use lb_userspace::dataplane::maps::Maps;
 use lb_userspace::dataplane::migrate::{self, Converter, Migration};
 use lb_userspace::dataplane::pins::{Pins, Set};
 use lb_userspace::dataplane::shape::Sizes;
+use lb_userspace::dataplane::sweep::Sweep;
 use lb_userspace::desired::{BackendShare, Desired, DesiredPort, Family, ServicePortName, ServiceRanges};
 use lb_userspace::flows::{self, FlowView};
-use lb_userspace::plan::{Limits, Planner};
+use lb_userspace::plan::{Limits, Op, Planner};
 use lb_userspace::plane::Plane;
+use lb_userspace::tables::Interest;
 use tempfile::TempDir;
 
 use crate::packet::{Packet, Place};
@@ -160,6 +162,26 @@ impl Datapath {
                 return Ok(());
             }
         }
+    }
+
+    /// So many passes of the sweep, and clears the bits that it finds idle, as an agent does.
+    pub fn sweep(&mut self, passes: usize) -> Result<()> {
+        let mut sweep = Sweep::default();
+        for _ in 0..passes {
+            let program = load::program(&mut self.object, names::SWEEP)?;
+            let (_, clear) = sweep.pass(&self.kernel.maps, program, self.planner.tables())?;
+            for bit in clear {
+                let op = Op::ClearInterest { bit };
+                self.kernel.apply(std::slice::from_ref(&op))?;
+                self.planner.observe(&op);
+            }
+        }
+        Ok(())
+    }
+
+    /// Is this bit of the bitmaps set?
+    pub fn has_bit(&self, bit: u32) -> bool {
+        Interest::from_words(self.kernel.maps.interest.words()).contains(bit)
     }
 
     /// Puts tables of other sizes, or of this schema where those in force are older, in the place of those in force,

@@ -1,13 +1,15 @@
 //! Who goes where: frontends of every kind, policies, source ranges, affinity.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::Result;
 use aya::maps::{HashMap, Map, MapData};
-use lb_common::{Affinity, AffinityKey, Counter, FrontendKind, Prefix, Proto, ServiceRecord, names};
+use lb_common::{
+    Affinity, AffinityKey, Counter, FrontendKind, Prefix, Proto, ServiceRecord, names, node_bit,
+};
 use lb_tests::datapath::{CONTINUE, DROP, Datapath, REDIRECT, also_on, endpoint, service};
 use lb_tests::packet::{Packet, assert_same, tcp, udp};
 use lb_userspace::desired::{DesiredPort, ServicePortName};
@@ -101,6 +103,28 @@ fn a_pod_reaches_itself_through_frontends_of_every_kind() -> Result<()> {
             let expected = reply.clone().with_src(to).with_dst(ends.client);
             assert_same(&path.from_pod(&reply)?.packet()?, &expected.macs(reply.eth_dst, reply.eth_src));
         }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_flow_by_an_address_that_left_the_node_is_found_after_a_sweep() -> Result<()> {
+    each_family(|ends| {
+        let outer = outer(ends);
+        // An address in a block of its own, with no flow.
+        let idle = outer.balancer.parse::<SocketAddr>()?.ip();
+        let bits = [outer.node.parse::<IpAddr>()?, idle].map(|address| node_bit(address.into()));
+        let mut path = Datapath::new()?;
+        path.set([everywhere(Proto::Tcp, ends, &[ends.backend])])?;
+        path.set_node_addresses(&[outer.node, &idle.to_string()])?;
+        let sent = tcp(ends.client, outer.node_port).syn();
+        path.from_pod(&sent)?.packet()?;
+        path.sweep(2)?;
+        assert_eq!(bits.map(|bit| path.has_bit(bit)), [true, true]);
+        path.set_node_addresses(&[])?;
+        path.sweep(2)?;
+        assert_eq!(bits.map(|bit| path.has_bit(bit)), [true, false]);
+        assert_same(&path.from_pod(&sent)?.packet()?, &sent.clone().with_dst(ends.backend));
         Ok(())
     })
 }

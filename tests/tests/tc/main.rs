@@ -499,36 +499,43 @@ fn an_error_about_a_translated_packet_quotes_what_the_client_sent() -> Result<()
 #[test]
 fn an_error_of_a_client_about_a_reply_goes_to_the_backend() -> Result<()> {
     each_family(|ends| {
-        let mut path = Datapath::new()?;
-        path.set([
-            service(Proto::Udp, ends.vip, &[ends.backend]),
-            service(Proto::Udp, ends.other_vip, &[ends.backend]),
-        ])?;
         let error = |of: &Packet| {
             let (kind, code, header) = if of.src.is_ipv4() { (3, 3, 20) } else { (1, 4, 40) };
             icmp(of.dst, of.src, kind, code).payload(&of.bytes()[14..14 + header + 8])
         };
-        // The second has another source port behind the translation: a clash.
-        for vip in [ends.vip, ends.other_vip] {
-            let behind = path.from_pod(&udp(ends.client, vip))?.packet()?;
-            let reply = udp(behind.to(), behind.from()).payload("an answer");
-            let restored = path.to_pod(&reply)?.packet()?;
-            assert_same(&restored, &reply.clone().with_src(vip).with_dst(ends.client));
-            let (verdict, out) = checked(&mut path, names::POD_INGRESS, &error(&restored))?;
-            assert_eq!(verdict, CONTINUE);
-            let mut expected = error(&reply);
-            expected.src = restored.dst;
-            assert_same(&out, &with_udp_check_of(expected, &error(&restored)));
-            // To another than who sent the reply, and from another than who got it.
-            for is_to in [true, false] {
-                let mut other = error(&restored);
-                *(if is_to { &mut other.dst } else { &mut other.src }) = behind.dst;
-                assert_same(&path.from_pod(&other)?.packet()?, &other);
+        for proto in [Proto::Tcp, Proto::Udp] {
+            let mut path = Datapath::new()?;
+            path.set([
+                service(proto, ends.vip, &[ends.backend]),
+                service(proto, ends.other_vip, &[ends.backend]),
+            ])?;
+            // The second has another source port behind the translation: a clash.
+            for vip in [ends.vip, ends.other_vip] {
+                let (sent, answer): (Packet, fn(SocketAddr, SocketAddr) -> Packet) = match proto {
+                    Proto::Udp => (udp(ends.client, vip), |from, to| udp(from, to).payload("an answer")),
+                    _ => (tcp(ends.client, vip).syn(), |from, to| tcp(from, to).syn_ack()),
+                };
+                let behind = path.from_pod(&sent)?.packet()?;
+                let reply = answer(behind.to(), behind.from());
+                let restored = path.to_pod(&reply)?.packet()?;
+                assert_same(&restored, &reply.clone().with_src(vip).with_dst(ends.client));
+                let (verdict, out) = checked(&mut path, names::POD_INGRESS, &error(&restored))?;
+                assert_eq!(verdict, CONTINUE);
+                // As above, of the quotation's transport checksum.
+                let mut expected = with_udp_check_of(error(&reply), &error(&restored));
+                expected.src = restored.dst;
+                assert_same(&out, &expected);
+                // To another than who sent the reply, and from another than who got it.
+                for is_to in [true, false] {
+                    let mut other = error(&restored);
+                    *(if is_to { &mut other.dst } else { &mut other.src }) = behind.dst;
+                    assert_same(&path.from_pod(&other)?.packet()?, &other);
+                }
             }
+            let client: SocketAddr = ends.client.parse()?;
+            let stranger = error(&udp(ends.vip, SocketAddr::new(client.ip(), 9)));
+            assert_same(&path.from_pod(&stranger)?.packet()?, &stranger);
         }
-        let client: SocketAddr = ends.client.parse()?;
-        let stranger = error(&udp(ends.vip, SocketAddr::new(client.ip(), 9)));
-        assert_same(&path.from_pod(&stranger)?.packet()?, &stranger);
         Ok(())
     })
 }
