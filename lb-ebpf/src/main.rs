@@ -4,66 +4,56 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
-mod affinity;
+mod answer;
 mod flow;
-mod frontend;
-mod icmp;
-mod inside;
+mod frame;
+mod hook;
 mod maps;
-mod open;
-mod packet;
-mod parse;
-mod reject;
-mod reset;
-mod rewrite;
-mod select;
-mod sock;
-mod sweep;
-mod tc;
-mod unreachable;
-mod verdict;
+mod service;
 
 use aya_ebpf::{
     macros::{cgroup_sock_addr, classifier},
     programs::{SockAddrContext, TcContext},
 };
 
-use crate::tc::Link;
+use crate::flow::sweep;
+use crate::frame::{Link, finish};
+use crate::hook::{pod, sock};
 
 /// What a pod sends: ingress of its link on the host.
 #[classifier]
 pub fn pod_ingress(ctx: TcContext) -> i32 {
-    verdict::finish(tc::ingress(&ctx, Link::Routed))
+    finish(pod::ingress(&ctx, Link::Routed))
 }
 
 /// What a pod gets: egress of its link on the host.
 #[classifier]
 pub fn pod_egress(ctx: TcContext) -> i32 {
-    verdict::finish(tc::egress(&ctx, Link::Routed))
+    finish(pod::egress(&ctx, Link::Routed))
 }
 
 /// As `pod_ingress`, for a link that is a port of a bridge.
 #[classifier]
 pub fn port_ingress(ctx: TcContext) -> i32 {
-    verdict::finish(tc::ingress(&ctx, Link::BridgePort))
+    finish(pod::ingress(&ctx, Link::BridgePort))
 }
 
 /// As `pod_ingress`, for a tap.
 #[classifier]
 pub fn tap_ingress(ctx: TcContext) -> i32 {
-    verdict::finish(tc::ingress(&ctx, Link::RoutedTap))
+    finish(pod::ingress(&ctx, Link::RoutedTap))
 }
 
 /// As `port_ingress`, for a tap.
 #[classifier]
 pub fn tap_port_in(ctx: TcContext) -> i32 {
-    verdict::finish(tc::ingress(&ctx, Link::BridgeTap))
+    finish(pod::ingress(&ctx, Link::BridgeTap))
 }
 
 /// As `pod_egress`, for a link that is a port of a bridge.
 #[classifier]
 pub fn port_egress(ctx: TcContext) -> i32 {
-    verdict::finish(tc::egress(&ctx, Link::BridgePort))
+    finish(pod::egress(&ctx, Link::BridgePort))
 }
 
 /// A process of the host names the peer of a connection.

@@ -17,6 +17,9 @@ use lb_common::{
     node_bit, port_bit, range_bit,
 };
 
+/// The error of an insert of a key that is there.
+pub const EEXIST: i32 = -17;
+
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 

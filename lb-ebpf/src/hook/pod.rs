@@ -7,41 +7,12 @@ use core::mem::MaybeUninit;
 use aya_ebpf::programs::TcContext;
 use lb_common::{Action, Counter, Flow, Phase, Proto};
 
-use crate::flow::{self, Standing};
-use crate::icmp::{self, Fate};
+use crate::answer;
+use crate::flow::icmp::{self, Fate};
+use crate::flow::{self, Opened, Standing};
+use crate::frame::parse::{self, Parsed};
+use crate::frame::{Drop, Link, Packet, TCP_FIN, TCP_RST, TCP_SYN, Verdict, rewrite};
 use crate::maps::{self, Part};
-use crate::open::{self, Opened};
-use crate::packet::{Packet, TCP_FIN, TCP_RST, TCP_SYN};
-use crate::parse::{self, Parsed};
-use crate::reject;
-use crate::reset;
-use crate::rewrite;
-use crate::verdict::{Drop, Verdict};
-
-/// How a pod's link hangs on the host.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Link {
-    /// The host routes to the pod.
-    Routed,
-    /// The pod shares a bridge with others: a reply may come past the host's stack.
-    BridgePort,
-    /// As `Routed`, but the link is a tap: it has no peer in the pod.
-    RoutedTap,
-    /// As `BridgePort`, but a tap.
-    BridgeTap,
-}
-
-impl Link {
-    #[inline(always)]
-    const fn is_port(self) -> bool {
-        matches!(self, Self::BridgePort | Self::BridgeTap)
-    }
-
-    #[inline(always)]
-    pub const fn has_peer(self) -> bool {
-        matches!(self, Self::Routed | Self::BridgePort)
-    }
-}
 
 /// From the pod: to a service, or straight to a backend.
 #[inline(always)]
@@ -102,9 +73,9 @@ fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
                 maps::count(Counter::Resteered);
             }
             Standing::BackendGone => {
-                reset::tell_backend(packet, flow);
+                answer::tell_backend(packet, flow);
                 flow::forget(&packet.key);
-                return reject::answer(packet, link, Counter::ResetBackendGone);
+                return answer::reject(packet, link, Counter::ResetBackendGone);
             }
         }
     }
@@ -123,7 +94,7 @@ fn begin(packet: &mut Packet, previous: u32, link: Link) -> Result<Verdict, Drop
         // An answer to a socket of the node that has a NodePort's number.
         return Ok(Verdict::Continue);
     }
-    let reason = match open::flow(packet, previous) {
+    let reason = match flow::open(packet, previous) {
         Opened::Flow => {
             // Where it was evicted within the microsecond, the next try finds room again.
             let Some((flow, _)) = maps::flow(&packet.key) else { return Err(Drop(Counter::DropFlowInsert)) };
@@ -143,7 +114,7 @@ fn begin(packet: &mut Packet, previous: u32, link: Link) -> Result<Verdict, Drop
         Opened::NoPort => return Err(Drop(Counter::ClashDropped)),
         Opened::Failed => return Err(Drop(Counter::DropFlowInsert)),
     };
-    reject::answer(packet, link, reason)
+    answer::reject(packet, link, reason)
 }
 
 /// Counts a packet, and whether its rewrite worked. Is it to go back out of its link?

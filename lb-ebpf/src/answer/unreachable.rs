@@ -7,9 +7,9 @@
 use aya_ebpf::bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM};
 use aya_ebpf::helpers::bpf_skb_change_tail;
 
-use crate::packet::{Headers, Packet};
-use crate::parse::{PROTO_ICMP, PROTO_ICMPV6};
-use crate::rewrite::fold_16;
+use crate::frame::parse::{PROTO_ICMP, PROTO_ICMPV6};
+use crate::frame::rewrite::fold_16;
+use crate::frame::{Headers, Packet};
 
 const RECOMPUTE: u64 = BPF_F_RECOMPUTE_CSUM as u64;
 const HEADER: u32 = 8;

@@ -6,8 +6,8 @@ use aya_ebpf::{
 };
 use lb_common::{Action, Flow};
 
-use crate::packet::{Headers, Packet, TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN};
-use crate::rewrite::{self, fold_16};
+use crate::frame::rewrite::{self, fold_16};
+use crate::frame::{Headers, Packet, TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN};
 
 const TCP_LEN: u32 = 20;
 const TCP_FLAGS: u32 = 12;

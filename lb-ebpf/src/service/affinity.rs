@@ -3,9 +3,8 @@
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use lb_common::{Addr, Affinity, AffinityKey, Backend, Slot, SlotRange};
 
-use crate::flow::EEXIST;
-use crate::maps;
-use crate::select;
+use super::select;
+use crate::maps::{self, EEXIST};
 
 const SECOND: u64 = 1_000_000_000;
 

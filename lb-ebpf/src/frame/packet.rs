@@ -16,7 +16,7 @@ use aya_ebpf::{
 };
 use lb_common::{FlowKey, Proto};
 
-use crate::tc::Link;
+use super::Link;
 
 pub const ETH_LEN: u32 = 14;
 pub const TCP_FIN: u8 = 1;

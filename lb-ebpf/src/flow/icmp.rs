@@ -6,10 +6,10 @@
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_l4_csum_replace};
 use lb_common::{Action, Flow, FlowKey};
 
+use crate::frame::parse::{PROTO_ICMP, ipv4_key, ipv6_key};
+use crate::frame::rewrite::{delta, fold_16, fold_32};
+use crate::frame::{Headers, Packet};
 use crate::maps;
-use crate::packet::{Headers, Packet};
-use crate::parse::{PROTO_ICMP, ipv4_key, ipv6_key};
-use crate::rewrite::{delta, fold_16, fold_32};
 
 /// Destination unreachable, source quench, time exceeded, parameter problem (RFC 792).
 const ICMP_ERRORS: [u8; 4] = [3, 4, 11, 12];

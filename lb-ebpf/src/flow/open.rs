@@ -7,11 +7,11 @@ use lb_common::{
     Action, Addr, Counter, Flow, FlowKey, FrontendKind, Phase, Port, Proto, RangeRule, ServiceRecord, timeout,
 };
 
-use crate::flow::{EEXIST, beat, now, opposite, put, reverse_of};
-use crate::frontend;
-use crate::inside::{self, Lack};
-use crate::maps::{self, Pair, Part};
-use crate::packet::{Packet, is_syn};
+use super::clock::{beat, now};
+use super::tuple::{opposite, put, reverse_of};
+use crate::frame::{Packet, is_syn};
+use crate::maps::{self, EEXIST, Pair, Part};
+use crate::service::{self, Lack, frontend};
 
 /// Source ports for a tuple that is taken: above the default range of ephemeral ports (32768-60999).
 const PORT_FIRST: u32 = 61_000;
@@ -42,7 +42,7 @@ pub enum Opened {
 /// Opens a flow: to a frontend's backend, or straight to a backend's own address. `previous` is the backend of
 /// the flow that this one follows.
 #[inline(always)]
-pub fn flow(packet: &Packet, previous: u32) -> Opened {
+pub fn open(packet: &Packet, previous: u32) -> Opened {
     match open_flow(&raw const packet.key, packet.tcp_flags, previous) {
         0 => Opened::Flow,
         1 => Opened::NotOurs,
@@ -88,7 +88,7 @@ fn open_or_say(key: &FlowKey, tcp_flags: u8, previous: u32) -> Opened {
     {
         return Opened::NotAdmitted;
     }
-    let (slot, backend) = match inside::choose(&frontend, record, key.src) {
+    let (slot, backend) = match service::choose(&frontend, record, key.src) {
         Ok(chosen) => chosen,
         Err(Lack::NoEndpoint) => return Opened::NoEndpoint,
         Err(Lack::NoLocalEndpoint) => return Opened::NoLocalEndpoint,

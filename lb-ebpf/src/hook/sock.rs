@@ -10,8 +10,8 @@ use lb_common::{
     Socket, SocketKey,
 };
 
-use crate::inside::{self, Lack};
-use crate::{frontend, maps};
+use crate::maps;
+use crate::service::{self, Lack, frontend};
 
 const PROCEED: i32 = 1;
 const REFUSE: i32 = 0;
@@ -181,7 +181,7 @@ extern "C" fn resolve(request: *mut Request) -> u32 {
             return dropped(Counter::DropSourceRange);
         }
     }
-    let (slot, backend) = match inside::choose(&frontend, record, request.client()) {
+    let (slot, backend) = match service::choose(&frontend, record, request.client()) {
         Ok(chosen) => chosen,
         Err(Lack::NoEndpoint) => return refuse(Counter::RefusedNoEndpoint),
         Err(Lack::NoLocalEndpoint) => return dropped(Counter::DropNoLocalEndpoint),

@@ -5,7 +5,7 @@ use core::mem::MaybeUninit;
 use aya_ebpf::bindings::__sk_buff;
 use lb_common::{Addr, FlowKey, Port, Proto};
 
-use crate::packet::{Bytes, ETH_LEN, Headers, Packet};
+use super::{Bytes, ETH_LEN, Headers, Packet};
 
 const ETH_P_IP: u16 = 0x0800_u16.to_be();
 const ETH_P_IPV6: u16 = 0x86dd_u16.to_be();

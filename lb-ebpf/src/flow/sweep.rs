@@ -4,9 +4,9 @@
 use aya_ebpf::programs::TcContext;
 use lb_common::{Counter, FlowKey, Phase, SWEEP_BATCH, timeout};
 
-use crate::flow::now;
+use super::clock::now;
+use crate::frame::{ETH_LEN, Headers, Packet};
 use crate::maps::{self, Part};
-use crate::packet::{ETH_LEN, Headers, Packet};
 
 /// The frame holds keys behind an Ethernet header. Returns how many flows were removed.
 #[inline(always)]

@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 use lb_common::{Addr, Endpoint, Flow};
 
-use crate::packet::{Headers, Packet};
+use super::{Headers, Packet};
 
 /// Under `CHECKSUM_COMPLETE` an IPv6 address that changes together with the checksum leaves `skb->csum` as it
 /// is; IPv4 has a header checksum of its own that does so. Kernel commit "bpf: fix checksum update for IPv6".

@@ -4,8 +4,8 @@
 
 use lb_common::{Addr, Backend, Frontend, FrontendKind, ServiceRecord, Slot};
 
-use crate::affinity::Sticky;
-use crate::select;
+use super::affinity::Sticky;
+use super::select;
 
 /// Why there is no backend.
 #[derive(Clone, Copy, PartialEq, Eq)]
