@@ -1,5 +1,7 @@
 //! One address type for both families, one port type, protocol numbers.
 
+use crate::wire_enum;
+
 /// An IPv6 address, or an IPv4 address as v4-mapped IPv6 (`::ffff:a.b.c.d`, RFC 4291 2.5.5.2): one key and one
 /// code path for both families. Network byte order. Aligned to 4, so that the packet path copies words.
 #[repr(C, align(4))]
@@ -94,23 +96,13 @@ impl Port {
     }
 }
 
-/// IANA protocol numbers of the transports that a Service can have.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[repr(u8)]
-pub enum Proto {
-    Tcp = 6,
-    Udp = 17,
-    Sctp = 132,
-}
-
-impl Proto {
-    pub const fn from_number(number: u8) -> Option<Self> {
-        match number {
-            6 => Some(Self::Tcp),
-            17 => Some(Self::Udp),
-            132 => Some(Self::Sctp),
-            _ => None,
-        }
+wire_enum! {
+    /// IANA protocol numbers of the transports that a Service can have.
+    #[derive(Hash)]
+    pub enum Proto: u8 {
+        Tcp = 6,
+        Udp = 17,
+        Sctp = 132,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Backends: one id is one endpoint of one service port.
 
-use crate::{Addr, Port};
+use crate::{Addr, Port, wire_enum};
 
 /// The value of `backends`. An id is never shared between services: weight, draining and removal belong to the
 /// pair of service port and endpoint, not to the address.
@@ -33,26 +33,21 @@ const _: () = assert!(size_of::<Backend>() == 32);
 impl Backend {
     pub const IN_CLUSTER: u8 = 1;
     pub const IN_LOCAL: u8 = 2;
+
+    /// Whether the id is free for another endpoint.
+    #[inline(always)]
+    pub const fn is_free(&self) -> bool {
+        self.state == BackendState::Free.number()
+    }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-#[repr(u8)]
-pub enum BackendState {
-    /// The id is not in use (address and owner are what they last were).
-    Free = 0,
-    /// Takes new flows.
-    Active = 1,
-    /// Keeps its flows; takes new ones only where a set still lists it (the fall-back of KEP-1669).
-    Terminating = 2,
-}
-
-impl BackendState {
-    pub const fn from_u8(value: u8) -> Option<Self> {
-        Some(match value {
-            0 => Self::Free,
-            1 => Self::Active,
-            2 => Self::Terminating,
-            _ => return None,
-        })
+wire_enum! {
+    pub enum BackendState: u8 {
+        /// The id is not in use (address and owner are what they last were).
+        Free = 0,
+        /// Takes new flows.
+        Active = 1,
+        /// Keeps its flows; takes new ones only if a set still lists it (the fall-back of KEP-1669).
+        Terminating = 2,
     }
 }

@@ -1,6 +1,6 @@
 //! Flows: what is remembered of a connection, in both directions.
 
-use crate::{Addr, Port};
+use crate::{Addr, Port, Proto, wire_enum};
 
 /// Five-tuple and zone, as the packet shows it where it is looked up: the key of `flows`, `flows_syn` and
 /// `flows_udp`.
@@ -47,11 +47,37 @@ impl FlowKey {
         }
     }
 
+    #[inline(always)]
+    pub const fn is_tcp(&self) -> bool {
+        self.proto == Proto::Tcp.number()
+    }
+
+    #[inline(always)]
+    pub const fn is_udp(&self) -> bool {
+        self.proto == Proto::Udp.number()
+    }
+
+    #[inline(always)]
+    pub const fn is_sctp(&self) -> bool {
+        self.proto == Proto::Sctp.number()
+    }
+
+    /// The ports as they lie in a packet, source first.
+    #[inline(always)]
+    pub const fn ports(&self) -> u32 {
+        words(self.sport, self.dport)
+    }
+
     /// The key of a packet that goes the other way between the same ends.
     #[inline(always)]
     pub const fn reversed(&self) -> Self {
         Self { src: self.dst, dst: self.src, sport: self.dport, dport: self.sport, ..*self }
     }
+}
+
+#[inline(always)]
+const fn words(source: Port, destination: Port) -> u32 {
+    source.word() as u32 | (destination.word() as u32) << 16
 }
 
 /// An address and a port.
@@ -138,54 +164,78 @@ impl Flow {
     pub const FIN_CLIENT: u8 = 2;
     /// A FIN was seen from the backend.
     pub const FIN_BACKEND: u8 = 4;
-}
 
-/// What happens to a packet after it was rewritten.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum Action {
-    /// The node's stack routes it.
-    Stack = 0,
-    /// Back out of the link that it came by: client and backend are one pod.
-    Hairpin = 1,
-}
+    /// What the ports become, as they lie in a packet, source first.
+    #[inline(always)]
+    pub const fn ports(&self) -> u32 {
+        words(self.src.port, self.dst.port)
+    }
 
-impl Action {
-    pub const fn from_u8(value: u8) -> Option<Self> {
-        match value {
-            0 => Some(Self::Stack),
-            1 => Some(Self::Hairpin),
-            _ => None,
-        }
+    /// What the ports of a packet in the other direction are before its rewrite, source first.
+    #[inline(always)]
+    pub const fn reversed_ports(&self) -> u32 {
+        words(self.dst.port, self.src.port)
+    }
+
+    /// `None` if the entry was written by a version that has other phases.
+    #[inline(always)]
+    pub const fn phase(&self) -> Option<Phase> {
+        Phase::from_number(self.phase)
+    }
+
+    #[inline(always)]
+    pub const fn is_in(&self, phase: Phase) -> bool {
+        self.phase == phase.number()
+    }
+
+    /// Whether the flow is in this phase or a later one.
+    #[inline(always)]
+    pub const fn has_reached(&self, phase: Phase) -> bool {
+        self.phase >= phase.number()
+    }
+
+    /// Whether this is the entry of the direction backend to client.
+    #[inline(always)]
+    pub const fn is_reverse(&self) -> bool {
+        self.flags & Self::REVERSE != 0
+    }
+
+    /// Whether client and backend are one pod.
+    #[inline(always)]
+    pub const fn is_hairpin(&self) -> bool {
+        self.action == Action::Hairpin.number()
+    }
+
+    /// Whether the flow goes by a Service; the others are direct connections to a backend's address.
+    #[inline(always)]
+    pub const fn has_service(&self) -> bool {
+        self.service != Self::NONE
     }
 }
 
-/// The life of a flow.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-#[repr(u8)]
-pub enum Phase {
-    /// Nothing came back yet.
-    New = 0,
-    /// TCP: the backend answered, the client did not confirm yet.
-    Replied = 1,
-    /// TCP: the handshake is complete; others: a reply was seen. Lives in `flows`.
-    Assured = 2,
-    /// TCP: one side sent its FIN. Lives in `flows`.
-    Closing = 3,
-    /// TCP: both sides sent a FIN, or one a RST. A SYN makes a new flow of it.
-    Closed = 4,
+wire_enum! {
+    /// What happens to a packet after its rewrite.
+    pub enum Action: u8 {
+        /// The node's stack routes the packet.
+        Stack = 0,
+        /// The packet leaves by the link that it came by: client and backend are one pod.
+        Hairpin = 1,
+    }
 }
 
-impl Phase {
-    pub const fn from_u8(value: u8) -> Option<Self> {
-        Some(match value {
-            0 => Self::New,
-            1 => Self::Replied,
-            2 => Self::Assured,
-            3 => Self::Closing,
-            4 => Self::Closed,
-            _ => return None,
-        })
+wire_enum! {
+    /// The life of a flow.
+    pub enum Phase: u8 {
+        /// No packet came back yet.
+        New = 0,
+        /// TCP: the backend answered, and the client did not confirm yet.
+        Replied = 1,
+        /// TCP: the handshake is complete; other protocols: a reply was seen. Lives in `flows`.
+        Assured = 2,
+        /// TCP: one side sent its FIN. Lives in `flows`.
+        Closing = 3,
+        /// TCP: both sides sent a FIN, or one side a RST. A SYN turns the entry into a new flow.
+        Closed = 4,
     }
 }
 
@@ -221,11 +271,11 @@ pub mod timeout {
     /// The limit for a flow of this protocol in this phase, in ticks.
     pub const fn idle(proto: u8, phase: Phase) -> u32 {
         match phase {
-            Phase::Assured if proto == Proto::Tcp as u8 => TCP_ESTABLISHED,
+            Phase::Assured if proto == Proto::Tcp.number() => TCP_ESTABLISHED,
             Phase::Closing => TCP_CLOSING,
             Phase::Closed => TCP_CLOSED,
-            Phase::New | Phase::Replied if proto == Proto::Tcp as u8 => TCP_HANDSHAKE,
-            Phase::Assured if proto == Proto::Sctp as u8 => SCTP_ASSURED,
+            Phase::New | Phase::Replied if proto == Proto::Tcp.number() => TCP_HANDSHAKE,
+            Phase::Assured if proto == Proto::Sctp.number() => SCTP_ASSURED,
             Phase::Assured => UDP_ASSURED,
             Phase::New | Phase::Replied => UDP_NEW,
         }

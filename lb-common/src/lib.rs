@@ -12,9 +12,12 @@
 
 #![cfg_attr(not(feature = "user"), no_std)]
 
+mod wire;
+
 mod addr;
 mod affinity;
 mod backend;
+pub mod checksum;
 mod counters;
 mod flow;
 mod interest;

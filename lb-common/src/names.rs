@@ -1,45 +1,36 @@
 //! Names of maps and programs, as pins and `bpftool` show them. The kernel keeps 15 bytes.
 
-/// Every map that is pinned, under its own name.
-pub const MAPS: [&str; 18] = [
-    INTEREST,
-    INTEREST_COARSE,
-    FRONTENDS,
-    LOCAL_ADDRS,
-    SERVICE_RANGES,
-    SOURCE_RANGES,
-    AFFINITY,
-    SOCKETS,
-    SERVICES,
-    NAMES,
-    SLOTS,
-    BACKENDS,
-    FLOWS,
-    FLOWS_SYN,
-    FLOWS_UDP,
-    COUNTERS,
-    SERVICE_STATS,
-    BACKEND_STATS,
-];
+/// Declares the pinned maps; each name is written once.
+macro_rules! pinned_maps {
+    ($($constant:ident = $name:literal,)+) => {
+        $(pub const $constant: &str = $name;)+
 
-pub const INTEREST: &str = "interest";
-pub const INTEREST_COARSE: &str = "interest_coarse";
-pub const FRONTENDS: &str = "frontends";
-pub const LOCAL_ADDRS: &str = "local_addrs";
-pub const SERVICE_RANGES: &str = "service_ranges";
-pub const SOURCE_RANGES: &str = "source_ranges";
-pub const AFFINITY: &str = "affinity";
-pub const SOCKETS: &str = "sockets";
-pub const SERVICES: &str = "services";
-pub const NAMES: &str = "names";
-pub const SLOTS: &str = "slots";
-pub const BACKENDS: &str = "backends";
-pub const FLOWS: &str = "flows";
-pub const FLOWS_SYN: &str = "flows_syn";
-pub const FLOWS_UDP: &str = "flows_udp";
-pub const COUNTERS: &str = "counters";
-pub const SERVICE_STATS: &str = "service_stats";
-pub const BACKEND_STATS: &str = "backend_stats";
+        /// Every map that is pinned, under its own name.
+        pub const MAPS: [&str; [$($name),+].len()] = [$($constant),+];
+    };
+}
+
+pinned_maps! {
+    INTEREST = "interest",
+    INTEREST_COARSE = "interest_coarse",
+    FRONTENDS = "frontends",
+    LOCAL_ADDRS = "local_addrs",
+    SERVICE_RANGES = "service_ranges",
+    SOURCE_RANGES = "source_ranges",
+    AFFINITY = "affinity",
+    SOCKETS = "sockets",
+    SERVICES = "services",
+    NAMES = "names",
+    SLOTS = "slots",
+    BACKENDS = "backends",
+    FLOWS = "flows",
+    FLOWS_SYN = "flows_syn",
+    FLOWS_UDP = "flows_udp",
+    COUNTERS = "counters",
+    SERVICE_STATS = "service_stats",
+    BACKEND_STATS = "backend_stats",
+}
+
 /// The parts of the flow table that [`FLOWS`] and its siblings took the place of, while they are read through to.
 pub const OLD_FLOWS: &str = "old_flows";
 pub const OLD_FLOWS_SYN: &str = "old_flows_syn";

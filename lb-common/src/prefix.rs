@@ -1,6 +1,6 @@
 //! Ranges of addresses: keys of the longest-prefix-match tries.
 
-use crate::Addr;
+use crate::{Addr, wire_enum};
 
 /// A range of addresses, as a trie takes it: the key of `service_ranges`, and half of one of
 /// `source_ranges`. Bits of `addr` behind the prefix are zero.
@@ -22,27 +22,16 @@ impl Prefix {
     }
 }
 
-/// What holds for an address that is no frontend on the port asked for: the value of `service_ranges`, where the longest
-/// prefix wins.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-#[repr(u32)]
-pub enum RangeRule {
-    /// Kubernetes gives this range to Services, and no Service has the address: dropped.
-    Unallocated = 0,
-    /// The ClusterIP of a Service, which has no such port: refused.
-    ClusterIp = 1,
-    /// The ClusterIP of a Service that another proxy serves: left alone.
-    Others = 2,
-}
-
-impl RangeRule {
-    pub const fn from_u32(value: u32) -> Option<Self> {
-        match value {
-            0 => Some(Self::Unallocated),
-            1 => Some(Self::ClusterIp),
-            2 => Some(Self::Others),
-            _ => None,
-        }
+wire_enum! {
+    /// What holds for an address that is no frontend on the port asked for: the value of `service_ranges`, in which
+    /// the longest prefix wins.
+    pub enum RangeRule: u32 {
+        /// Kubernetes gives this range to Services, and no Service has the address: dropped.
+        Unallocated = 0,
+        /// The ClusterIP of a Service, which has no such port: refused.
+        ClusterIp = 1,
+        /// The ClusterIP of a Service that another proxy serves: left alone.
+        Others = 2,
     }
 }
 

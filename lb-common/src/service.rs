@@ -1,6 +1,6 @@
 //! Frontends, services and slots: from an address to the set of backends behind it.
 
-use crate::{Addr, Port, interest_bit, port_bit};
+use crate::{Addr, Port, interest_bit, port_bit, wire_enum};
 
 /// Where a client connects to: the key of `frontends`.
 #[repr(C)]
@@ -49,24 +49,19 @@ pub struct Frontend {
 
 const _: () = assert!(size_of::<Frontend>() == 8);
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-#[repr(u8)]
-pub enum FrontendKind {
-    Cluster = 0,
-    NodePort = 1,
-    LoadBalancer = 2,
-    External = 3,
+impl Frontend {
+    #[inline(always)]
+    pub const fn is(&self, kind: FrontendKind) -> bool {
+        self.kind == kind.number()
+    }
 }
 
-impl FrontendKind {
-    pub const fn from_u8(value: u8) -> Option<Self> {
-        Some(match value {
-            0 => Self::Cluster,
-            1 => Self::NodePort,
-            2 => Self::LoadBalancer,
-            3 => Self::External,
-            _ => return None,
-        })
+wire_enum! {
+    pub enum FrontendKind: u8 {
+        Cluster = 0,
+        NodePort = 1,
+        LoadBalancer = 2,
+        External = 3,
     }
 }
 
@@ -173,19 +168,10 @@ pub struct Slot {
 
 const _: () = assert!(size_of::<Slot>() == 8);
 
-/// How a new flow finds its backend among a set. Only `Random` is built so far.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum Algorithm {
-    Random = 0,
-}
-
-impl Algorithm {
-    pub const fn from_u8(value: u8) -> Option<Self> {
-        match value {
-            0 => Some(Self::Random),
-            _ => None,
-        }
+wire_enum! {
+    /// How a new flow finds its backend in a set. Only `Random` is built so far.
+    pub enum Algorithm: u8 {
+        Random = 0,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Sockets of the host's own processes whose peer was translated when they named it.
 
-use crate::{Addr, Port};
+use crate::{Addr, Port, wire_enum};
 
 /// The key of `sockets`: a socket, and a peer as one side knows it.
 #[repr(C)]
@@ -18,15 +18,15 @@ pub struct SocketKey {
 
 const _: () = assert!(size_of::<SocketKey>() == 32);
 
-/// Whose name for the peer a [`SocketKey`] holds.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-#[repr(u8)]
-pub enum PeerSide {
-    /// The kernel's: the backend. The entry says what the process is to see instead.
-    Backend = 0,
-    /// The process's: the frontend. Of UDP sockets that name a peer with each datagram: they stay with their
-    /// backend.
-    Frontend = 1,
+wire_enum! {
+    /// Whose name for the peer a [`SocketKey`] holds.
+    pub enum PeerSide: u8 {
+        /// The kernel's: the backend. The entry says what the process is to see instead.
+        Backend = 0,
+        /// The process's: the frontend. Only for UDP sockets that name a peer with each datagram, which stay with
+        /// their backend.
+        Frontend = 1,
+    }
 }
 
 /// The value of `sockets`.

@@ -1,25 +1,27 @@
-//! Answers a packet that nobody will serve, so that its sender learns at once instead of by a timeout.
+//! Answers a packet that no backend will serve, so that the sender learns at once instead of by a timeout.
 
 mod reset;
 mod unreachable;
 
-use lb_common::{Counter, Proto};
+use lb_common::Counter;
 
-use crate::frame::{Drop, Link, Packet, TCP_RST, Verdict};
+use crate::frame::layout::tcp;
+use crate::frame::{Drop, Link, Packet, Verdict};
 use crate::maps;
 
 pub use reset::tell_backend;
 
-/// Turns the packet into its own RST (TCP) or "port unreachable" (UDP) and sends it back. There is no limit of rate: one
-/// smaller packet for each, to the pod that sent it. SCTP is dropped: its stacks go on trying in spite of a "port
-/// unreachable" (RFC 9260 10, ICMP3), and a checksum that the kernel is to fill in would be written into it.
+/// Turns the packet into its own RST (TCP) or "port unreachable" (UDP) and sends it back. The rate is not limited: each
+/// packet is answered by one that is not larger, to the pod that sent it. SCTP is dropped: its stacks keep trying in
+/// spite of a "port unreachable" (RFC 9260 10, ICMP3), and a checksum that the kernel is still to fill in would be
+/// written into the answer.
 #[inline(always)]
 pub fn reject(packet: &mut Packet, link: Link, reason: Counter) -> Result<Verdict, Drop> {
     let turned = if packet.is_tcp() {
         // A RST is never answered.
-        packet.tcp_flags & TCP_RST == 0 && reset::turn(packet)
+        packet.tcp_flags & tcp::RST == 0 && reset::turn_into_reset(packet.skb, packet.headers)
     } else {
-        packet.key.proto == Proto::Udp as u8 && unreachable::turn(packet)
+        packet.key.is_udp() && unreachable::turn_into_error(packet.skb, packet.headers)
     };
     if !turned {
         return Err(Drop(if packet.is_tcp() { reason } else { Counter::DropNoEndpoint }));

@@ -4,6 +4,7 @@
 //! the far end has answered, so that a flood of requests evicts neither established connections nor those of the
 //! other protocols.
 
+mod claim;
 mod clock;
 pub mod icmp;
 mod open;
@@ -13,6 +14,6 @@ mod track;
 mod tuple;
 
 pub use clock::beat;
-pub use open::{Opened, open};
+pub use open::{Opened, open_flow};
 pub use standing::{Standing, standing};
-pub use track::{forget, touch_forward, track_reverse};
+pub use track::{forget, touch_forward, track_backend};

@@ -7,9 +7,11 @@
 mod answer;
 mod flow;
 mod frame;
+mod global;
 mod hook;
 mod maps;
 mod service;
+mod settings;
 
 use aya_ebpf::{
     macros::{cgroup_sock_addr, classifier},
@@ -17,43 +19,43 @@ use aya_ebpf::{
 };
 
 use crate::flow::sweep;
-use crate::frame::{Link, finish};
-use crate::hook::{pod, sock};
+use crate::frame::Link;
+use crate::hook::{finish_tc, pod, sock};
 
 /// What a pod sends: ingress of its link on the host.
 #[classifier]
 pub fn pod_ingress(ctx: TcContext) -> i32 {
-    finish(pod::ingress(&ctx, Link::Routed))
+    finish_tc(pod::ingress(&ctx, Link::Routed))
 }
 
 /// What a pod gets: egress of its link on the host.
 #[classifier]
 pub fn pod_egress(ctx: TcContext) -> i32 {
-    finish(pod::egress(&ctx, Link::Routed))
+    finish_tc(pod::egress(&ctx, Link::Routed))
 }
 
 /// As `pod_ingress`, for a link that is a port of a bridge.
 #[classifier]
 pub fn port_ingress(ctx: TcContext) -> i32 {
-    finish(pod::ingress(&ctx, Link::BridgePort))
+    finish_tc(pod::ingress(&ctx, Link::BridgePort))
 }
 
 /// As `pod_ingress`, for a tap.
 #[classifier]
 pub fn tap_ingress(ctx: TcContext) -> i32 {
-    finish(pod::ingress(&ctx, Link::RoutedTap))
+    finish_tc(pod::ingress(&ctx, Link::RoutedTap))
 }
 
 /// As `port_ingress`, for a tap.
 #[classifier]
 pub fn tap_port_in(ctx: TcContext) -> i32 {
-    finish(pod::ingress(&ctx, Link::BridgeTap))
+    finish_tc(pod::ingress(&ctx, Link::BridgeTap))
 }
 
 /// As `pod_egress`, for a link that is a port of a bridge.
 #[classifier]
 pub fn port_egress(ctx: TcContext) -> i32 {
-    finish(pod::egress(&ctx, Link::BridgePort))
+    finish_tc(pod::egress(&ctx, Link::BridgePort))
 }
 
 /// A process of the host names the peer of a connection.
@@ -100,7 +102,7 @@ pub fn getpeername6(ctx: SockAddrContext) -> i32 {
     sock::restore(ctx.sock_addr, sock::Family::V6)
 }
 
-/// Removes idle flows; run by the agent with `BPF_PROG_TEST_RUN`, attached nowhere. Returns how many.
+/// Removes idle flows; run by the agent with `BPF_PROG_TEST_RUN`, attached nowhere. Returns how many were removed.
 #[classifier]
 pub fn sweep(ctx: TcContext) -> i32 {
     sweep::remove_idle(&ctx)

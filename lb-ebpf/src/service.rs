@@ -1,8 +1,9 @@
 //! From a destination to a backend: the frontend, the scope of its client, and the choice among the endpoints.
 
 mod affinity;
-pub mod frontend;
+mod frontend;
 mod scope;
 mod select;
 
+pub use frontend::find_frontend;
 pub use scope::{Lack, choose};

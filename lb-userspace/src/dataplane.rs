@@ -49,7 +49,7 @@ impl Kernel {
             Op::SetInterest { bit } => maps.interest.store(*bit, true),
             Op::ClearInterest { bit } => maps.interest.store(*bit, false),
             Op::WriteBackend { id, backend } => {
-                if maps.backends.get(*id).state == BackendState::Free as u8 {
+                if maps.backends.get(*id).is_free() {
                     maps.clear_backend_traffic(*id)?;
                 }
                 maps.backends.set(*id, backend);
@@ -77,7 +77,7 @@ impl Kernel {
             Op::RetireBackend { id, generation } => {
                 let word = maps.backends.word32(*id, offset_of!(Backend, generation));
                 word.store(*generation, Ordering::Release);
-                maps.backends.set_byte(*id, offset_of!(Backend, state), BackendState::Free as u8);
+                maps.backends.set_byte(*id, offset_of!(Backend, state), BackendState::Free.number());
             }
             Op::DeleteName { id } => absent_is_fine(maps.names.remove(id))?,
             Op::PutLocalAddr { addr } => maps.local_addrs.insert(addr, 0, 0)?,
@@ -158,7 +158,7 @@ pub fn read(maps: &Maps) -> anyhow::Result<Tables> {
     tables.slots = (0..end).map(|index| maps.slots.get(index)).collect();
     for id in 0..maps.backends.entries() {
         let backend = maps.backends.get(id);
-        if backend.generation != 0 || backend.state != BackendState::Free as u8 {
+        if backend.generation != 0 || !backend.is_free() {
             tables.backends.insert(id, backend);
         }
     }
@@ -167,7 +167,7 @@ pub fn read(maps: &Maps) -> anyhow::Result<Tables> {
     }
     for entry in maps.service_ranges.iter() {
         let (key, rule) = entry?;
-        let rule = RangeRule::from_u32(rule)
+        let rule = RangeRule::from_number(rule)
             .with_context(|| format!("service_ranges: no rule has number {rule}"))?;
         tables.ranges.insert(Prefix { len: key.prefix_len(), addr: key.data() }, rule);
     }

@@ -36,7 +36,7 @@ pub struct FlowView {
 }
 
 fn phase_name(phase: u8) -> &'static str {
-    match Phase::from_u8(phase) {
+    match Phase::from_number(phase) {
         Some(Phase::New) => "new",
         Some(Phase::Replied) => "replied",
         Some(Phase::Assured) => "assured",
@@ -47,7 +47,7 @@ fn phase_name(phase: u8) -> &'static str {
 }
 
 fn action_name(action: u8) -> &'static str {
-    match Action::from_u8(action) {
+    match Action::from_number(action) {
         Some(Action::Stack) => "stack",
         Some(Action::Hairpin) => "hairpin",
         None => "unknown",

@@ -175,7 +175,7 @@ impl Orphans {
         }
         let is_orphan = |socket: &Connected| {
             let (addr, port) = socket.peer();
-            let side = PeerSide::Backend as u8;
+            let side = PeerSide::Backend.number();
             orphans.contains(&SocketKey { cookie: socket.cookie(), addr, port, side, pad: [0; 5] })
         };
         let here =

@@ -75,7 +75,7 @@ pub async fn read(pins: &Pins, overrides: &Overrides) -> anyhow::Result<Status> 
     maps.for_each_flow(|part, _, _| flows[part] += 1)?;
     let affinity = maps.affinity.keys().filter(Result::is_ok).count();
     let sockets = SocketTable::open(pins, &maps)?.used()?;
-    let in_use = tables.backends.values().filter(|b| b.state != lb_common::BackendState::Free as u8).count();
+    let in_use = tables.backends.values().filter(|b| !b.is_free()).count();
     let room = maps.flow_capacities()?;
     let fill = |name, used, capacity| Fill { name, used, capacity };
     let counters = Counter::ALL

@@ -67,7 +67,7 @@ impl Tables {
             }
             Op::RetireBackend { id, generation } => {
                 if let Some(backend) = self.backends.get_mut(id) {
-                    backend.state = BackendState::Free as u8;
+                    backend.state = BackendState::Free.number();
                     backend.generation = *generation;
                 }
             }
@@ -123,15 +123,13 @@ impl Tables {
 
     /// The backend behind a slot; `None` where the slot remembers another generation, or the id is free.
     pub fn backend_of(&self, slot: Slot) -> Option<&Backend> {
-        self.backends
-            .get(&slot.backend)
-            .filter(|b| b.generation == slot.generation && b.state != BackendState::Free as u8)
+        self.backends.get(&slot.backend).filter(|b| b.generation == slot.generation && !b.is_free())
     }
 
     /// The bits of `interest` and `interest_coarse` that lead packets to what is here; flows need more.
     pub fn bits(&self) -> impl Iterator<Item = u32> + '_ {
         let ranges = self.ranges.iter().filter(|(_, rule)| **rule != RangeRule::Others);
-        let backends = self.backends.values().filter(|b| b.state != BackendState::Free as u8);
+        let backends = self.backends.values().filter(|b| !b.is_free());
         let frontends = self.frontends.keys().map(FrontendKey::bit);
         frontends
             .chain(backends.map(|b| interest_bit(b.addr, b.port, b.proto)))

@@ -32,7 +32,7 @@ fn addr(net: u8, host: u16) -> Addr {
 }
 
 fn vip(host: u16) -> FrontendKey {
-    FrontendKey::new(addr(96, host), Port::new(80), Proto::Tcp as u8)
+    FrontendKey::new(addr(96, host), Port::new(80), Proto::Tcp.number())
 }
 
 fn port(vip: FrontendKey, endpoints: impl IntoIterator<Item = u16>) -> DesiredPort {
@@ -541,7 +541,7 @@ fn a_range_of_services_has_bits_and_a_cluster_ip_in_it_a_rule_of_its_own() {
 #[test]
 fn a_node_port_is_found_by_its_number() {
     let mut planner = planner();
-    let key = FrontendKey::new(Family::Ipv4.unspecified(), Port::new(30080), Proto::Tcp as u8);
+    let key = FrontendKey::new(Family::Ipv4.unspecified(), Port::new(30080), Proto::Tcp.number());
     let mut port = port(vip(1), [1]);
     port.frontends.insert(key, FrontendKind::NodePort);
     let plan = planner.plan(one("s", Some(port)));

@@ -36,8 +36,7 @@ pub fn put(to: &mut Endpoint, addr: Addr, port: Port) {
     }
 }
 
-/// The key of a flow's packets in the other direction, as they show themselves where they enter: its
-/// translated tuple, reversed.
+/// The key of a flow's packets in the other direction at the hook where they enter: the translated tuple, reversed.
 #[inline(always)]
 pub fn opposite(key: &FlowKey, flow: &Flow) -> FlowKey {
     FlowKey {

@@ -1,4 +1,4 @@
-//! A frame and what was read of it. Writes go through helpers, which work on shared and on paged frames alike.
+//! A frame at tc and what was read of it. Writes go through helpers, which work on shared and on paged frames alike.
 
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
@@ -14,60 +14,20 @@ use aya_ebpf::{
         bpf_skb_load_bytes, bpf_skb_store_bytes,
     },
 };
-use lb_common::{FlowKey, Proto};
 
-use super::Link;
-
-pub const ETH_LEN: u32 = 14;
-pub const TCP_FIN: u8 = 1;
-pub const TCP_SYN: u8 = 2;
-pub const TCP_RST: u8 = 4;
-pub const TCP_PSH: u8 = 8;
-pub const TCP_ACK: u8 = 16;
+use super::headers::Headers;
+use super::layout::{Bytes, eth};
+use super::link::Link;
 
 /// `linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
-/// `TCP_ESTABLISHED` of `net/tcp_states.h`: of a UDP socket too, once it is connected.
+/// `TCP_ESTABLISHED` of `net/tcp_states.h`: the state of a UDP socket, too, once it is connected.
 const ESTABLISHED: u32 = 1;
 
-/// A frame, and what was read of it.
+/// A frame at tc, and what was read of it.
 pub struct Packet<'a> {
     pub skb: *mut __sk_buff,
     pub headers: &'a mut Headers,
-}
-
-/// What was read of a frame. Offsets are in bytes from the start of the frame. Holds no pointer, so that functions
-/// which the verifier checks once can take it.
-#[repr(C)]
-pub struct Headers {
-    /// The five-tuple as it stands in the frame.
-    pub key: FlowKey,
-    pub l3: u32,
-    pub l4: u32,
-    pub v6: bool,
-    pub tcp_flags: u8,
-    /// IPv4 header checksum as it lies in the frame.
-    pub ip_check: u16,
-    /// UDP: checksum as it lies in the frame. TCP: something else.
-    pub l4_check: u16,
-    pub pad: u16,
-}
-
-impl Headers {
-    /// Nothing read yet.
-    #[inline(always)]
-    pub fn unread() -> Self {
-        Self {
-            key: FlowKey::BLANK,
-            l3: ETH_LEN,
-            l4: 0,
-            v6: false,
-            tcp_flags: 0,
-            ip_check: 0,
-            l4_check: 0,
-            pad: 0,
-        }
-    }
 }
 
 impl Deref for Packet<'_> {
@@ -85,13 +45,6 @@ impl DerefMut for Packet<'_> {
         self.headers
     }
 }
-
-/// Integers and arrays of them: any bit pattern is valid.
-pub trait Bytes: Copy {}
-impl Bytes for u8 {}
-impl Bytes for u16 {}
-impl Bytes for u32 {}
-impl<T: Bytes, const N: usize> Bytes for [T; N] {}
 
 impl Packet<'_> {
     /// Length of the frame in bytes; of the whole aggregate for GSO.
@@ -140,17 +93,18 @@ impl Packet<'_> {
         }
     }
 
-    /// Sends the frame back to the pod that it came from, its MAC addresses swapped. Where the link has a peer,
-    /// straight into the pod: a policy program at the link's egress has not seen what this answers.
+    /// Sends the frame back to the pod that it came from, its MAC addresses swapped. If the link has a peer, the frame
+    /// goes straight into the pod: a policy program at the link's egress has not seen what this answers. `None` if the
+    /// kernel refused.
     #[inline(always)]
     pub fn send_back(&mut self, link: Link) -> Option<i32> {
-        let macs = self.load::<[u16; 6]>(0)?;
+        let macs = self.load::<[u16; 6]>(eth::DST)?;
         let swapped = [macs[3], macs[4], macs[5], macs[0], macs[1], macs[2]];
-        if !self.store(0, &swapped, 0) {
+        if !self.store(eth::DST, &swapped, 0) {
             return None;
         }
         if link.has_peer() {
-            // At a port of a bridge the frame is for another host yet, and the pod's stack would drop it.
+            // At a port of a bridge the frame is still marked as for another host, and the pod's stack would drop it.
             // SAFETY: plain helper calls.
             return Some(unsafe {
                 bpf_skb_change_type(self.skb, PACKET_HOST);
@@ -161,24 +115,7 @@ impl Packet<'_> {
         Some(unsafe { bpf_redirect(self.ifindex(), 0) } as i32)
     }
 
-    /// Is this the first segment of a connection?
-    #[inline(always)]
-    pub fn is_syn(&self) -> bool {
-        is_syn(self.tcp_flags)
-    }
-
-    /// A datagram without a checksum (RFC 768; over IPv6, RFC 6935), or SCTP, as it is parsed.
-    #[inline(always)]
-    pub fn has_no_checksum(&self) -> bool {
-        !self.is_tcp() && self.l4_check == 0
-    }
-
-    #[inline(always)]
-    pub fn is_tcp(&self) -> bool {
-        self.key.proto == Proto::Tcp as u8
-    }
-
-    /// Is there a UDP socket in this network namespace that is connected to the frame's source, from its destination?
+    /// Whether this network namespace has a UDP socket that is connected to the frame's source from its destination.
     #[inline(always)]
     pub fn has_connected_socket(&self) -> bool {
         let (src, dst) = (self.key.src, self.key.dst);
@@ -196,7 +133,7 @@ impl Packet<'_> {
             tuple.__bindgen_anon_1.ipv4 = ipv4;
             size_of_val(&ipv4)
         };
-        // SAFETY: plain helper calls; what was found is given back.
+        // SAFETY: plain helper calls; the socket is released.
         unsafe {
             let socket =
                 bpf_sk_lookup_udp(self.skb.cast(), &raw mut tuple, len as u32, BPF_F_CURRENT_NETNS as u64, 0);
@@ -209,27 +146,22 @@ impl Packet<'_> {
         }
     }
 
-    /// Sends the frame to the MAC address that the flow learned, if it goes elsewhere now.
+    /// Makes this the destination's MAC address. Returns false if the kernel refused.
     #[inline(always)]
     pub fn send_to_mac(&mut self, mac: [u8; 6]) -> bool {
-        match self.load::<[u8; 6]>(0) {
-            Some(current) if current != mac => self.store(0, &mac, 0),
+        match self.load::<[u8; 6]>(eth::DST) {
+            Some(current) if current != mac => self.store(eth::DST, &mac, 0),
             Some(_) => true,
             None => false,
         }
     }
 
-    /// Source MAC address in the low 48 bits, first byte lowest; 0 where it cannot be read.
+    /// Source MAC address in the low 48 bits, first byte lowest; 0 if it cannot be read.
     #[inline(always)]
     pub fn source_mac(&self) -> u64 {
-        match self.load::<[u16; 3]>(6) {
+        match self.load::<[u16; 3]>(eth::SRC) {
             Some([a, b, c]) => u64::from(a) | u64::from(b) << 16 | u64::from(c) << 32,
             None => 0,
         }
     }
-}
-
-#[inline(always)]
-pub fn is_syn(tcp_flags: u8) -> bool {
-    tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
 }

@@ -1,20 +1,20 @@
 //! The two pipelines of a pod's link.
 //!
-//! Order of lookups: bitmap, flow, frontend. A flow goes on when its frontend is gone.
+//! Order of lookups: bitmap, flow, frontend. A flow outlives its frontend.
 
 use core::mem::MaybeUninit;
 
 use aya_ebpf::programs::TcContext;
-use lb_common::{Action, Counter, Flow, Phase, Proto};
+use lb_common::{Action, Counter, Flow, Phase};
 
 use crate::answer;
 use crate::flow::icmp::{self, Fate};
 use crate::flow::{self, Opened, Standing};
 use crate::frame::parse::{self, Parsed};
-use crate::frame::{Drop, Link, Packet, TCP_FIN, TCP_RST, TCP_SYN, Verdict, rewrite};
+use crate::frame::{Drop, Link, Packet, Verdict, rewrite};
 use crate::maps::{self, Part};
 
-/// From the pod: to a service, or straight to a backend.
+/// A packet from the pod: to a Service, or straight to a backend.
 #[inline(always)]
 pub fn ingress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
     let mut headers = MaybeUninit::uninit();
@@ -32,7 +32,7 @@ pub fn ingress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
             maps::count(Counter::PassTooDeep);
             return Ok(Verdict::Continue);
         }
-        Parsed::Icmp if icmp::of_client(packet) => return Ok(Verdict::Continue),
+        Parsed::Icmp if icmp::icmp_of_client(packet.skb, packet.headers) => return Ok(Verdict::Continue),
         Parsed::Icmp => return Err(Drop(Counter::DropRewriteFailed)),
         Parsed::Other => return Ok(Verdict::Continue),
     }
@@ -48,7 +48,7 @@ pub fn ingress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
 fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
     let mut found = maps::flow(&packet.key);
     if found.is_none() && !packet.is_syn() {
-        // Between the insert and the delete of a move, each part was read at the wrong moment: look again.
+        // A flow that moves between the parts may be missed in both, so the first part is read again.
         found = maps::flow_in(Part::Assured, &packet.key).map(|flow| (flow, Part::Assured));
     }
     let mut previous = Flow::NONE;
@@ -57,11 +57,11 @@ fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
             Standing::Good => {
                 let rewritten = rewrite::as_flow_says(packet, flow);
                 let hairpin = translated(packet, flow, rewritten, link)?;
-                // Last, for the flow may move now.
+                // Last, because the flow may move now.
                 flow::touch_forward(packet, flow);
                 return leave(packet, hairpin, link);
             }
-            // A reply on its way from a backend: the client's link restores it.
+            // A reply from a backend, which the client's link will restore.
             Standing::OtherWay => return Ok(Verdict::Continue),
             Standing::Over => {
                 previous = flow.backend;
@@ -86,19 +86,19 @@ fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
 #[inline(always)]
 fn begin(packet: &mut Packet, previous: u32, link: Link) -> Result<Verdict, Drop> {
     let is_tcp = packet.is_tcp();
-    if packet.key.proto == Proto::Udp as u8
+    if packet.key.is_udp()
         && maps::may_be_node_port(packet.key.dport)
         && maps::is_local(&packet.key.dst)
         && packet.has_connected_socket()
     {
-        // An answer to a socket of the node that has a NodePort's number.
+        // An answer to a socket of the node whose port is a NodePort's number.
         return Ok(Verdict::Continue);
     }
-    let reason = match flow::open(packet, previous) {
+    let reason = match flow::open_flow(&packet.key, packet.tcp_flags, previous) {
         Opened::Flow => {
-            // Where it was evicted within the microsecond, the next try finds room again.
+            // If the flow was evicted within the microsecond, the client's next try finds room again.
             let Some((flow, _)) = maps::flow(&packet.key) else { return Err(Drop(Counter::DropFlowInsert)) };
-            let rewritten = rewrite::as_new_flow_says(packet, flow);
+            let rewritten = rewrite::rewrite(packet.skb, packet.headers, flow);
             let hairpin = translated(packet, flow, rewritten, link)?;
             return leave(packet, hairpin, link);
         }
@@ -117,20 +117,20 @@ fn begin(packet: &mut Packet, previous: u32, link: Link) -> Result<Verdict, Drop
     answer::reject(packet, link, reason)
 }
 
-/// Counts a packet, and whether its rewrite worked. Is it to go back out of its link?
+/// Counts the packet and fails if its rewrite did. Returns whether the packet is a hairpin.
 #[inline(always)]
 fn translated(packet: &mut Packet, flow: &Flow, rewritten: bool, link: Link) -> Result<bool, Drop> {
     if !rewritten {
         return Err(Drop(Counter::DropRewriteFailed));
     }
-    if flow.service != Flow::NONE {
+    if flow.has_service() {
         let bytes = u64::from(packet.len());
         maps::account(flow.service, flow.backend, |traffic| {
             traffic.packets += 1;
             traffic.bytes += bytes;
         });
     }
-    let hairpin = flow.action == Action::Hairpin as u8;
+    let hairpin = flow.is_hairpin();
     if link.is_port() && !hairpin && flow.mac != [0; 6] && !packet.send_to_mac(flow.mac) {
         return Err(Drop(Counter::DropRewriteFailed));
     }
@@ -149,7 +149,7 @@ fn leave(packet: &mut Packet, hairpin: bool, link: Link) -> Result<Verdict, Drop
     }
 }
 
-/// To the pod: a reply gets the address back that the client knows.
+/// A packet to the pod: a reply gets back the address that the client knows.
 #[inline(always)]
 pub fn egress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
     let mut headers = MaybeUninit::uninit();
@@ -158,7 +158,7 @@ pub fn egress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
     match parsed {
         Parsed::Transport => {}
         Parsed::Icmp => {
-            return match icmp::inspect(packet) {
+            return match icmp::inspect_icmp(packet.skb, packet.headers) {
                 Fate::Continue => Ok(Verdict::Continue),
                 Fate::Redirect => Err(Drop(Counter::DropIcmpRedirect)),
                 Fate::Failed => Err(Drop(Counter::DropRewriteFailed)),
@@ -171,31 +171,30 @@ pub fn egress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
     }
     let flow = match maps::flow(&packet.key) {
         Some((flow, _)) => flow,
-        // As in `forward`: a move on another CPU was met half-way.
+        // As in `forward`: the flow may be moving between the parts.
         None => {
             let Some(flow) = maps::flow_in(Part::Assured, &packet.key) else { return Ok(Verdict::Continue) };
             flow
         }
     };
-    // A hairpin reply was restored where it entered; a forward entry is another connection's request.
-    if flow.flags & Flow::REVERSE == 0 || flow.action != Action::Stack as u8 {
+    // A hairpin reply was restored at the link by which it entered; a forward entry is another connection's request.
+    if !flow.is_reverse() || flow.action != Action::Stack.number() {
         return Ok(Verdict::Continue);
     }
-    if flow.service != Flow::NONE {
+    if flow.has_service() {
         let bytes = u64::from(packet.len());
         maps::account(flow.service, flow.backend, |traffic| {
             traffic.reply_packets += 1;
             traffic.reply_bytes += bytes;
         });
     }
-    let track = flow.beat != flow::beat()
-        || flow.phase == Phase::New as u8
-        || packet.tcp_flags & (TCP_FIN | TCP_RST | TCP_SYN) != 0;
+    let track = flow.beat != flow::beat() || flow.is_in(Phase::New) || packet.has_control_flag();
     if !rewrite::as_flow_says(packet, flow) {
         return Err(Drop(Counter::DropRewriteFailed));
     }
     if track {
-        flow::track_reverse(packet, link.is_port());
+        let mac = if link.is_port() { packet.source_mac() } else { 0 };
+        flow::track_backend(&packet.key, packet.tcp_flags, mac);
     }
     Ok(Verdict::Continue)
 }

@@ -1,5 +1,5 @@
-//! The host's own processes: they pass no pod's link, so a peer is translated where they name it, and given back
-//! where they ask for it. No packet of theirs is touched.
+//! The host's own processes. Their packets pass no pod's link: the peer is translated when a process names it, and
+//! given back when the process asks for it. No packet is touched.
 
 use aya_ebpf::{
     bindings::bpf_sock_addr,
@@ -7,26 +7,27 @@ use aya_ebpf::{
 };
 use lb_common::{
     Addr, Backend, Counter, FlowKey, FrontendKind, PeerSide, Port, Proto, RangeRule, ServiceRecord, Slot,
-    Socket, SocketKey,
+    Socket, SocketKey, wire_enum,
 };
 
-use crate::maps;
-use crate::service::{self, Lack, frontend};
+use crate::global::{answer, global};
+use crate::service::{self, Lack, find_frontend};
+use crate::{maps, settings};
 
 const PROCEED: i32 = 1;
 const REFUSE: i32 = 0;
 const ECONNREFUSED: i32 = 111;
 const ETIMEDOUT: i32 = 110;
 
-/// The family of the socket, which says where the kernel keeps the address. An IPv6 socket may name an IPv4 peer in
-/// its v4-mapped form, which is how we write all addresses.
+/// The family of the socket, which determines where the kernel keeps the address. An IPv6 socket may name an IPv4 peer
+/// in its v4-mapped form, which is how all our tables write addresses.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     V4,
     V6,
 }
 
-/// A peer that a process names, and what becomes of it.
+/// A peer that a process names, and its translation.
 #[repr(C)]
 struct Request {
     /// The peer, as the process named it.
@@ -34,38 +35,45 @@ struct Request {
     /// The network namespace of the process.
     netns: u64,
     to: Socket,
-    /// The socket names a peer with each datagram, and is to stay with its backend.
+    /// The socket names a peer with each datagram, and must stay with its backend.
     stays: bool,
 }
 
 impl Request {
-    /// Is the process one of the host's, and not a pod's?
+    /// Whether the process is one of the host's, not a pod's.
     #[inline(always)]
     fn is_host(&self) -> bool {
-        self.netns == maps::host_netns()
+        self.netns == settings::host_netns()
     }
 
-    /// Who has affinity. Which of its addresses the process will have is not known yet, so that all of a network
-    /// namespace is one client: the node is. In a block of addresses that nobody has.
+    /// The client whose affinity counts. The address that the process will use is not known yet, so that a network
+    /// namespace is one client; the node is one. The address is in a block that no host has.
     #[inline(always)]
     fn client(&self) -> Addr {
         Addr::from_words([0, 0, self.netns as u32, (self.netns >> 32) as u32])
     }
 }
 
-/// What [`resolve`] says.
-const KEEP: u32 = 0;
-const TRANSLATED: u32 = 1;
-const REFUSED: u32 = 2;
-/// A policy says drop: the process learns it as from a peer that never answers, only sooner.
-const DROPPED: u32 = 3;
+wire_enum! {
+    /// What becomes of a named peer.
+    enum Resolved: u32 {
+        /// The peer is no Service's, or not served here.
+        Keep = 0,
+        Translated = 1,
+        Refused = 2,
+        /// A policy says drop: the process gets the error of a peer that never answers, only sooner.
+        Dropped = 3,
+    }
+}
+
+answer!(Resolved, Keep);
 
 /// `connect(2)`, TCP and UDP.
 #[inline(always)]
 pub fn connect(ctx: *mut bpf_sock_addr, family: Family) -> i32 {
     // SAFETY: context fields.
     let proto = unsafe { (*ctx).protocol } as u8;
-    if proto != Proto::Tcp as u8 && proto != Proto::Udp as u8 {
+    if proto != Proto::Tcp.number() && proto != Proto::Udp.number() {
         return PROCEED;
     }
     translate(ctx, family, proto, false)
@@ -74,7 +82,7 @@ pub fn connect(ctx: *mut bpf_sock_addr, family: Family) -> i32 {
 /// `sendmsg(2)` of an unconnected UDP socket.
 #[inline(always)]
 pub fn sendmsg(ctx: *mut bpf_sock_addr, family: Family) -> i32 {
-    translate(ctx, family, Proto::Udp as u8, true)
+    translate(ctx, family, Proto::Udp.number(), true)
 }
 
 /// `recvmsg(2)` and `getpeername(2)`: the process sees the peer that it named.
@@ -95,7 +103,7 @@ pub fn restore(ctx: *mut bpf_sock_addr, family: Family) -> i32 {
 #[inline(always)]
 fn translate(ctx: *mut bpf_sock_addr, family: Family, proto: u8, stays: bool) -> i32 {
     let (addr, port) = named(ctx, family);
-    // NodePorts answer here on all of 127.0.0.0/8, too, and on the unspecified address.
+    // At sockets, NodePorts answer on all of 127.0.0.0/8, too, and on the unspecified address.
     if !maps::interesting(addr, port, proto)
         && !maps::near_service(addr, port)
         && !maps::may_be_node_port(port)
@@ -112,16 +120,16 @@ fn translate(ctx: *mut bpf_sock_addr, family: Family, proto: u8, stays: bool) ->
         to: Socket { proto, ..Socket::BLANK },
         stays,
     };
-    match resolve(&raw mut request) {
-        TRANSLATED => {
+    match resolve(&mut request) {
+        Resolved::Translated => {
             name(ctx, family, request.to.addr, request.to.port);
             PROCEED
         }
-        REFUSED => fail(ECONNREFUSED),
-        DROPPED => fail(ETIMEDOUT),
-        _ => {
+        Resolved::Refused => fail(ECONNREFUSED),
+        Resolved::Dropped => fail(ETIMEDOUT),
+        Resolved::Keep => {
             if !stays {
-                // It may have been a backend's name for a Service's before, to this socket.
+                // To this socket, the peer may have been the backend's name for a Service until now.
                 maps::socket_remove(&key(request.key.cookie, addr, port, PeerSide::Backend));
             }
             PROCEED
@@ -129,10 +137,10 @@ fn translate(ctx: *mut bpf_sock_addr, family: Family, proto: u8, stays: bool) ->
     }
 }
 
-/// The process gets this errno; where the kernel cannot say it, its packets go on untranslated: EPERM would be a lie.
+/// Gives the process this errno. If the kernel cannot, the packets stay untranslated, because EPERM would be wrong.
 #[inline(always)]
 fn fail(errno: i32) -> i32 {
-    if !maps::can_set_retval() {
+    if !settings::can_set_retval() {
         return PROCEED;
     }
     // SAFETY: a plain helper call.
@@ -140,42 +148,43 @@ fn fail(errno: i32) -> i32 {
     REFUSE
 }
 
-/// Finds the backend for a named peer, and writes it to `to`.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn resolve(request: *mut Request) -> u32 {
-    // SAFETY: null, or the caller's.
-    let Some(request) = (unsafe { request.as_mut() }) else { return KEEP };
+global!(
+    /// Finds the backend for a named peer, and writes it to `to`.
+    fn resolve(request: &mut Request) -> Resolved = find_backend, null: Resolved::Keep
+);
+
+#[inline(always)]
+fn find_backend(request: &mut Request) -> Resolved {
     if request.stays
         && let Some(known) = maps::socket(&request.key)
         && maps::backend_alive(known.backend, known.generation)
         && let Some(backend) = maps::backend(known.backend)
     {
-        answer(
+        translate_to(
             request,
             known.service,
             Slot { backend: known.backend, generation: known.generation },
             backend,
         );
-        // One of the two entries may be gone for want of room.
+        // One of the two entries may have been evicted.
         if maps::socket(&behind(request)).is_none() {
             remember(request);
         }
-        return TRANSLATED;
+        return Resolved::Translated;
     }
-    let Some(destination) = destination(request) else { return KEEP };
-    let Some(frontend) = frontend::of(&destination) else {
+    let Some(destination) = destination(request) else { return Resolved::Keep };
+    let Some(frontend) = find_frontend(&destination) else {
         return match maps::range_rule(destination.dst) {
             Some(RangeRule::ClusterIp) => refuse(Counter::RefusedUnknownPort),
             Some(RangeRule::Unallocated) => dropped(Counter::DropUnallocated),
-            _ => KEEP,
+            _ => Resolved::Keep,
         };
     };
-    let Some(record) = maps::service_record(frontend.service) else { return KEEP };
-    if frontend.kind == FrontendKind::LoadBalancer as u8 && record.flags & ServiceRecord::SOURCE_RANGES != 0 {
+    let Some(record) = maps::service_record(frontend.service) else { return Resolved::Keep };
+    if frontend.is(FrontendKind::LoadBalancer) && record.flags & ServiceRecord::SOURCE_RANGES != 0 {
         if !request.is_host() {
-            // Its packets will tell which address it has.
-            return KEEP;
+            // The process's packets will show its address.
+            return Resolved::Keep;
         }
         if record.flags & ServiceRecord::HOST_ADMITTED == 0 {
             return dropped(Counter::DropSourceRange);
@@ -186,27 +195,27 @@ extern "C" fn resolve(request: *mut Request) -> u32 {
         Err(Lack::NoEndpoint) => return refuse(Counter::RefusedNoEndpoint),
         Err(Lack::NoLocalEndpoint) => return dropped(Counter::DropNoLocalEndpoint),
     };
-    answer(request, frontend.service, slot, backend);
+    translate_to(request, frontend.service, slot, backend);
     remember(request);
     maps::count(Counter::SocketTranslated);
     maps::account(frontend.service, slot.backend, |traffic| traffic.connections += 1);
-    TRANSLATED
+    Resolved::Translated
 }
 
 #[inline(always)]
-fn refuse(reason: Counter) -> u32 {
+fn refuse(reason: Counter) -> Resolved {
     maps::count(reason);
-    REFUSED
+    Resolved::Refused
 }
 
 #[inline(always)]
-fn dropped(reason: Counter) -> u32 {
+fn dropped(reason: Counter) -> Resolved {
     maps::count(reason);
-    DROPPED
+    Resolved::Dropped
 }
 
 #[inline(always)]
-fn answer(request: &mut Request, service: u32, slot: Slot, backend: &Backend) {
+fn translate_to(request: &mut Request, service: u32, slot: Slot, backend: &Backend) {
     request.to.addr = backend.addr;
     request.to.port = backend.port;
     request.to.service = service;
@@ -214,7 +223,7 @@ fn answer(request: &mut Request, service: u32, slot: Slot, backend: &Backend) {
     request.to.generation = slot.generation;
 }
 
-/// Both names of the peer.
+/// Stores both names of the peer.
 #[inline(always)]
 fn remember(request: &Request) {
     let named = Socket { addr: request.key.addr, port: request.key.port, ..request.to };
@@ -224,14 +233,15 @@ fn remember(request: &Request) {
     }
 }
 
-/// The key of the peer's name that the kernel knows.
+/// The key under which the kernel's name of the peer stands: the backend.
 #[inline(always)]
 fn behind(request: &Request) -> SocketKey {
     key(request.key.cookie, request.to.addr, request.to.port, PeerSide::Backend)
 }
 
-/// What the frontend is looked up by. To the host, every address of 127.0.0.0/8 is the loopback's, and so is no
-/// address at all (Linux); 127.0.0.1 and ::1 stand for them in `local_addrs`. `None` for a pod's loopback: it is its own.
+/// The destination by which the frontend is looked up. For a process of the host, every address of 127.0.0.0/8 and the
+/// unspecified address mean the loopback (Linux); 127.0.0.1 and ::1 stand for them in `local_addrs`. `None` for a pod's
+/// loopback, which is the pod's own.
 #[inline(always)]
 fn destination(request: &Request) -> Option<FlowKey> {
     let mut dst = request.key.addr;
@@ -251,10 +261,10 @@ fn is_unspecified(addr: Addr) -> bool {
     if addr.is_v4() { addr.v4_word() == 0 } else { addr.same(Addr::UNSPECIFIED) }
 }
 
-/// Those of the host, or of any pod where `--socket-lb=all` says so.
+/// Whether processes of this network namespace are served: the host's, or every one under `--socket-lb=all`.
 #[inline(always)]
 fn is_served(netns: u64) -> bool {
-    maps::every_netns() || netns == maps::host_netns()
+    settings::every_netns() || netns == settings::host_netns()
 }
 
 #[inline(always)]
@@ -296,7 +306,7 @@ fn key(cookie: u64, addr: Addr, port: Port, side: PeerSide) -> SocketKey {
     SocketKey { cookie, addr, port, side: side as u8, pad: [0; 5] }
 }
 
-/// The peer as the context has it.
+/// The peer as the context names it.
 #[inline(always)]
 fn named(ctx: *mut bpf_sock_addr, family: Family) -> (Addr, Port) {
     // SAFETY: context fields, read word by word as the verifier wants it.

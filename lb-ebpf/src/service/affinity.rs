@@ -1,4 +1,4 @@
-//! Session affinity: a client's new flows go where its last one went.
+//! Session affinity: the new flows of a client go to the backend of its last one.
 
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use lb_common::{Addr, Affinity, AffinityKey, Backend, Slot, SlotRange};
@@ -8,7 +8,7 @@ use crate::maps::{self, EEXIST};
 
 const SECOND: u64 = 1_000_000_000;
 
-/// Which backend a client is to have.
+/// The choice of a backend for a client that has affinity.
 pub struct Sticky {
     pub key: AffinityKey,
     /// Seconds since the last new flow after which a client is forgotten.
@@ -24,7 +24,7 @@ impl Sticky {
         Self { key: AffinityKey { client, service }, timeout, range, set }
     }
 
-    /// The backend that the client had last, while it is a member of the set; else any.
+    /// The backend that the client had last if that is still a member of the set, otherwise any.
     #[inline(always)]
     pub fn choose(&self) -> Option<(Slot, &'static Backend)> {
         if self.range.len == 0 {
@@ -49,14 +49,14 @@ impl Sticky {
             && let Some(entry) = maps::affinity(&self.key)
             && let Some(found) = self.remembered(entry, now)
         {
-            // Another CPU has a flow of this client too, and was first.
+            // Another CPU opened a flow of this client first.
             return Some(found);
         }
         Some((slot, backend))
     }
 
-    /// What takes the place of an entry follows from the entry: CPUs that replace it at the same time, each for a new flow
-    /// of the client, come to the same backend.
+    /// The successor of an entry follows from the entry: CPUs that replace the entry at the same time, each for a new
+    /// flow of the client, choose the same backend.
     #[inline(always)]
     fn successor(&self, stale: &Affinity) -> u32 {
         /// 2^64 divided by the golden ratio, for a multiplicative hash: Knuth, The Art of Computer Programming, 6.4.

@@ -2,36 +2,43 @@
 
 use lb_common::{Addr, FlowKey, Frontend};
 
+use crate::global::{Answer, global};
 use crate::maps;
 
-const NONE: u64 = u64::MAX;
+/// Service id in the low half, kind above it.
+impl Answer for Option<Frontend> {
+    type Raw = u64;
 
-/// The frontend that a packet is for: at its destination, or the NodePort of that number on an address of the node.
-#[inline(always)]
-pub fn of(key: &FlowKey) -> Option<Frontend> {
-    match find_frontend(key) {
-        NONE => None,
-        found => Some(Frontend { service: found as u32, kind: (found >> 32) as u8, flags: 0, pad: [0; 2] }),
+    #[inline(always)]
+    fn encode(self) -> u64 {
+        match self {
+            Some(frontend) => u64::from(frontend.service) | u64::from(frontend.kind) << 32,
+            None => u64::MAX,
+        }
+    }
+
+    #[inline(always)]
+    fn decode(raw: u64) -> Self {
+        match raw {
+            u64::MAX => None,
+            found => {
+                Some(Frontend { service: found as u32, kind: (found >> 32) as u8, flags: 0, pad: [0; 2] })
+            }
+        }
     }
 }
 
-/// Service id in the low half, kind above it.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn find_frontend(key: *const FlowKey) -> u64 {
-    // SAFETY: null, or the caller's key.
-    let Some(key) = (unsafe { key.as_ref() }) else { return NONE };
-    if let Some(frontend) = maps::frontend(key.dst, key.dport, key.proto) {
-        return found(frontend);
-    }
-    if !maps::may_be_node_port(key.dport) || !maps::is_local(&key.dst) {
-        return NONE;
+global!(
+    /// The frontend that a packet is for: at its destination, or the NodePort of that number on an address of the node.
+    pub fn find_frontend(key: &FlowKey) -> Option<Frontend> = find, null: None
+);
+
+#[inline(always)]
+fn find(key: &FlowKey) -> Option<Frontend> {
+    let found = maps::frontend(key.dst, key.dport, key.proto);
+    if found.is_some() || !maps::may_be_node_port(key.dport) || !maps::is_local(&key.dst) {
+        return found;
     }
     let unspecified = if key.dst.is_v4() { Addr::from_v4_word(0) } else { Addr::UNSPECIFIED };
-    maps::frontend(unspecified, key.dport, key.proto).map_or(NONE, found)
-}
-
-#[inline(always)]
-fn found(frontend: Frontend) -> u64 {
-    u64::from(frontend.service) | u64::from(frontend.kind) << 32
+    maps::frontend(unspecified, key.dport, key.proto)
 }

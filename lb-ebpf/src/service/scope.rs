@@ -1,6 +1,6 @@
-//! What a client inside the cluster gets from a frontend: a pod of this node, or a process of its host. The internal
-//! policy is for ClusterIPs, and no policy for the rest (k/k pkg/proxy/iptables/proxier.go, "pod -> external VIP" short
-//! circuit).
+//! What a frontend offers to a client inside the cluster: a pod of this node, or a process of its host. The internal
+//! policy holds for ClusterIPs, and no policy for the other kinds (k/k pkg/proxy/iptables/proxier.go, "pod -> external
+//! VIP" short circuit).
 
 use lb_common::{Addr, Backend, Frontend, FrontendKind, ServiceRecord, Slot};
 
@@ -10,21 +10,20 @@ use super::select;
 /// Why there is no backend.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Lack {
-    /// Nowhere is an endpoint.
+    /// No node has an endpoint.
     NoEndpoint,
-    /// A Local policy, and the endpoints are elsewhere.
+    /// The policy is Local, and the endpoints are on other nodes.
     NoLocalEndpoint,
 }
 
-/// A backend for a new connection; `client` is whose affinity counts.
+/// A backend for a new connection of `client`, whose affinity counts.
 #[inline(always)]
 pub fn choose(
     frontend: &Frontend,
     record: &ServiceRecord,
     client: Addr,
 ) -> Result<(Slot, &'static Backend), Lack> {
-    let local =
-        frontend.kind == FrontendKind::Cluster as u8 && record.flags & ServiceRecord::INTERNAL_LOCAL != 0;
+    let local = frontend.is(FrontendKind::Cluster) && record.flags & ServiceRecord::INTERNAL_LOCAL != 0;
     let (range, set) =
         if local { (record.local, Backend::IN_LOCAL) } else { (record.cluster, Backend::IN_CLUSTER) };
     let chosen = if record.affinity_timeout == 0 {

@@ -108,7 +108,7 @@ fn literal(uri: &Uri) -> Option<SocketAddr> {
 /// The backends that a new connection to a frontend may get.
 fn backends(tables: &Tables, frontend: SocketAddr) -> Vec<SocketAddr> {
     let port = Port::new(frontend.port());
-    let key = FrontendKey::new(frontend.ip().into(), port, Proto::Tcp as u8);
+    let key = FrontendKey::new(frontend.ip().into(), port, Proto::Tcp.number());
     let Some(frontend) = tables.frontends.get(&key) else { return Vec::new() };
     let slots = tables.slots_of(tables.record(frontend.service).cluster).unwrap_or_default();
     let backends = slots.iter().filter_map(|slot| tables.backend_of(*slot));

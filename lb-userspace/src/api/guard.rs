@@ -7,7 +7,6 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use lb_common::BackendState;
 
 use crate::desired::ServicePortName;
 use crate::event::ObjectName;
@@ -125,7 +124,7 @@ pub(super) fn left_by_an_earlier_agent(tables: &Tables) -> (usize, usize) {
     let endpoints: HashSet<_> = tables
         .backends
         .values()
-        .filter(|backend| backend.state != BackendState::Free as u8)
+        .filter(|backend| !backend.is_free())
         // Each port of a Service has a backend for the same endpoint.
         .filter_map(|backend| names.get(&backend.service).map(|name| (name, backend.addr)))
         .collect();

@@ -259,7 +259,7 @@ pub fn copy_flows(plan: &Plan, before: &Set, tables: &Set) -> anyhow::Result<usi
                     return Ok(());
                 }
             }
-            let lru = if key[PROTO] == Proto::Tcp as u8 { syn } else { udp };
+            let lru = if key[PROTO] == Proto::Tcp.number() { syn } else { udp };
             let part = if *name == names::FLOWS { assured } else { lru };
             let done = match sys::update(part, &key, &value, sys::NOEXIST) {
                 // Full: it stays in the LRU and works, as for a packet.

@@ -45,7 +45,7 @@ pub fn now() -> u32 {
 
 /// Has the flow been silent for longer than its phase allows?
 pub fn is_idle(key: &FlowKey, flow: &Flow, now: u32) -> bool {
-    let phase = Phase::from_u8(flow.phase).unwrap_or(Phase::Closed);
+    let phase = Phase::from_number(flow.phase).unwrap_or(Phase::Closed);
     now.saturating_sub(flow.last_seen) > timeout::idle(key.proto, phase)
 }
 
@@ -66,8 +66,7 @@ impl Sweep {
         for bit in tables.bits() {
             idle_bits.remove(&bit);
         }
-        report.backends =
-            tables.backends.values().filter(|b| b.state != lb_common::BackendState::Free as u8).count();
+        report.backends = tables.backends.values().filter(|b| !b.is_free()).count();
         let now = now();
         let mut idle = [Vec::new(), Vec::new()];
         maps.for_each_flow(|_, key, flow| {

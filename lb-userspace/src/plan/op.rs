@@ -191,7 +191,7 @@ impl fmt::Display for Op {
 /// The words of `lb backends` for a [`BackendState`]. A backend drains when its endpoint terminates, or is not
 /// serving while its connections go on.
 pub const fn state_name(state: u8) -> &'static str {
-    match BackendState::from_u8(state) {
+    match BackendState::from_number(state) {
         Some(BackendState::Free) => "free",
         Some(BackendState::Active) => "active",
         Some(BackendState::Terminating) => "draining",

@@ -70,7 +70,7 @@ impl Planner {
         let first = FrontendKey::new(addr, Port::new(0), 0);
         let last = FrontendKey::new(addr, Port::new(u16::MAX), u8::MAX);
         let mut frontends = self.tables.frontends.range(first..=last);
-        frontends.any(|(_, frontend)| frontend.kind == FrontendKind::Cluster as u8)
+        frontends.any(|(_, frontend)| frontend.is(FrontendKind::Cluster))
     }
 
     pub(super) fn want_bits(&mut self, bits: impl IntoIterator<Item = u32>, draft: &mut Vec<Op>) {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::{BackendState, Endpoint};
+use lb_common::Endpoint;
 
 use super::ids::{Batch, Ids};
 use super::owners::Owners;
@@ -73,7 +73,7 @@ fn own_backends(
         .filter(|slot| tables.backend_of(**slot).is_some())
         .map(|slot| slot.backend)
         .collect();
-    let used = tables.backends.iter().filter(|(_, b)| b.state != BackendState::Free as u8);
+    let used = tables.backends.iter().filter(|(_, b)| !b.is_free());
     let (first, then): (Vec<_>, Vec<_>) = used.partition(|(id, _)| in_force.contains(id));
     for (id, backend) in first.iter().chain(&then) {
         let endpoint = Endpoint::new(backend.addr, backend.port);

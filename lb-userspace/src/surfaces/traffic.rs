@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use lb_common::{BackendState, Counter, Traffic as Counts, capacity, names};
+use lb_common::{Counter, Traffic as Counts, capacity, names};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts};
@@ -63,7 +63,7 @@ impl Traffic {
         counted.left_out[0] = names.len().saturating_sub(self.limit);
         for id in 0..maps.backends.entries() {
             let backend = maps.backends.get(id);
-            if backend.state == BackendState::Free as u8 {
+            if backend.is_free() {
                 continue;
             }
             let Some(name) = names.get(&backend.service) else { continue };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use lb_common::{BackendState, SlotRange};
+use lb_common::SlotRange;
 use serde::Serialize;
 
 use super::{authority, columns};
@@ -48,7 +48,7 @@ pub fn backends(tables: &Tables) -> Vec<BackendView> {
             Some((*id, (ServicePortName::from_table(name)?, [ids(record.cluster), ids(record.local)])))
         })
         .collect();
-    for (id, backend) in tables.backends.iter().filter(|(_, b)| b.state != BackendState::Free as u8) {
+    for (id, backend) in tables.backends.iter().filter(|(_, b)| !b.is_free()) {
         let Some((name, sets)) = services.get(&backend.service) else { continue };
         let listed = ["cluster", "local"].into_iter().zip(sets).filter(|(_, set)| set.contains(id));
         let view = BackendView {

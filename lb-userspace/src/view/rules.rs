@@ -138,7 +138,7 @@ fn unserved_view(service: &Service, unserved: Option<Unserved>, notices: Vec<Str
         internal_traffic_policy: policy(service.internal_policy),
         external_traffic_policy: policy(service.external_policy),
         session_affinity: affinity(service.affinity_timeout),
-        algorithm: algorithm(lb_common::Algorithm::Random as u8),
+        algorithm: algorithm(lb_common::Algorithm::Random.number()),
         rules: Some(RulesView {
             source_ranges: Vec::new(),
             source_ranges_admit_vips: false,

@@ -75,7 +75,7 @@ pub fn services(tables: &Tables) -> Vec<ServiceView> {
         let record = tables.record(entry.service);
         let has_sets = (record.cluster.len > 0, record.local.len > 0);
         // One of an unknown kind is of a newer version: at least its address is told.
-        let kind = FrontendKind::from_u8(entry.kind).unwrap_or(FrontendKind::Cluster);
+        let kind = FrontendKind::from_number(entry.kind).unwrap_or(FrontendKind::Cluster);
         let view = frontend(key, kind, record.flags, has_sets);
         frontends.entry(entry.service).or_default().push(view);
     }
@@ -200,7 +200,7 @@ pub(super) fn affinity(timeout: u32) -> AffinityView {
 }
 
 pub(super) fn algorithm(algorithm: u8) -> String {
-    match Algorithm::from_u8(algorithm) {
+    match Algorithm::from_number(algorithm) {
         Some(Algorithm::Random) => "random".to_owned(),
         None => format!("unknown ({algorithm})"),
     }

@@ -15,16 +15,16 @@ use super::{BOTH, server, slice};
 /// What an earlier agent left: a frontend, and these backends behind it.
 fn left(frontend: SocketAddr, backends: &[SocketAddr]) -> Tables {
     let mut tables = Tables::default();
-    let key = FrontendKey::new(frontend.ip().into(), Port::new(frontend.port()), Proto::Tcp as u8);
+    let key = FrontendKey::new(frontend.ip().into(), Port::new(frontend.port()), Proto::Tcp.number());
     tables
         .frontends
-        .insert(key, Frontend { service: 0, kind: FrontendKind::Cluster as u8, flags: 0, pad: [0; 2] });
+        .insert(key, Frontend { service: 0, kind: FrontendKind::Cluster.number(), flags: 0, pad: [0; 2] });
     for (id, backend) in (0..).zip(backends) {
         let backend = Backend {
             addr: backend.ip().into(),
             port: Port::new(backend.port()),
-            proto: Proto::Tcp as u8,
-            state: BackendState::Active as u8,
+            proto: Proto::Tcp.number(),
+            state: BackendState::Active.number(),
             generation: 1,
             service: 0,
             weight: 1,

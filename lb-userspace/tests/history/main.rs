@@ -223,7 +223,7 @@ impl World {
         let used = tables.backends.values().filter(|b| b.state != 0);
         assert!(used.into_iter().all(|b| owners.contains(&b.service)));
         assert!(tables.source_ranges.keys().all(|service| owners.contains(service)));
-        let cluster = |frontend: &Frontend| frontend.kind == FrontendKind::Cluster as u8;
+        let cluster = |frontend: &Frontend| frontend.is(FrontendKind::Cluster);
         let cluster_ips =
             tables.frontends.iter().filter(|(_, f)| cluster(f)).map(|(key, _)| Prefix::host(key.addr));
         let refusing =

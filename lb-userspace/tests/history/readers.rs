@@ -17,7 +17,7 @@ pub fn address(key: &FrontendKey) -> Address {
 
 /// Follows every frontend to its endpoints, as a packet does, and fails where that leads nowhere.
 pub fn frontends(tables: &Tables) -> BTreeMap<Address, (FrontendKind, Behind)> {
-    let kind = |kind| FrontendKind::from_u8(kind).unwrap();
+    let kind = |kind| FrontendKind::from_number(kind).unwrap();
     tables
         .frontends
         .iter()
@@ -146,7 +146,7 @@ impl Reader {
             let backend = &tables.backends[&slot.backend];
             let is_same = SocketAddr::new(backend.addr.into(), backend.port.host()) == *address;
             if backend.generation == slot.generation {
-                assert!(is_same && backend.state != BackendState::Free as u8, "{self:?}");
+                assert!(is_same && !backend.is_free(), "{self:?}");
             } else {
                 assert!(is_same, "id {} is in use again too early: {self:?}", slot.backend);
             }

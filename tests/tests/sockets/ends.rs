@@ -211,7 +211,7 @@ fn a_datagram_socket_whose_peer_was_forgotten_sees_the_service_again() -> Result
         let table = MapData::from_pin(Pins::new(&stage.world.folder().pins()).map(names::SOCKETS))?;
         let mut table: HashMap<_, SocketKey, Socket> = Map::LruHashMap(table).try_into()?;
         let keys = table.keys().collect::<Result<Vec<_>, _>>()?;
-        for key in keys.iter().filter(|key| key.side == PeerSide::Backend as u8) {
+        for key in keys.iter().filter(|key| key.side == PeerSide::Backend.number()) {
             table.remove(key)?;
         }
         ensure!(asked()? == vip(family), "{} answers", asked()?);

@@ -75,7 +75,7 @@ impl Watched {
         let names = stage.tables()?.names;
         let is_web = |name: &lb_common::ServiceName| {
             ServicePortName::from_table(name).is_some_and(|port| &*port.name == "web")
-                && name.proto == Proto::Tcp as u8
+                && name.proto == Proto::Tcp.number()
         };
         let services: Vec<_> = names.iter().filter(|(_, name)| is_web(name)).map(|(id, _)| *id).collect();
         ensure!(services.len() == 2, "one service id for each family: {services:?}");
@@ -90,7 +90,7 @@ impl Watched {
     fn in_use(&self, limit: u32) -> usize {
         (0..limit)
             .map(|id| self.maps.backends.get(id))
-            .filter(|b| b.state != BackendState::Free as u8 && self.services.contains(&b.service))
+            .filter(|b| !b.is_free() && self.services.contains(&b.service))
             .count()
     }
 

@@ -1,0 +1,97 @@
+//! Claiming a tuple: no two live flows may have the same reverse tuple.
+
+use core::ffi::{c_long, c_void};
+
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_loop};
+use lb_common::{Phase, Port, timeout, wire_enum};
+
+use super::tuple::opposite;
+use crate::global::{answer, global};
+use crate::maps::{self, EEXIST, Pair, Part};
+
+/// Source ports for a tuple that is taken: above the default range of ephemeral ports (32768-60999).
+const PORT_FIRST: u32 = 61_000;
+const PORT_COUNT: u32 = 4_536;
+/// Source ports that are tried for a flow in addition to its own.
+const TRIES: u32 = 16;
+
+wire_enum! {
+    /// The outcome of a claim.
+    pub enum Claim: u32 {
+        Ours = 0,
+        Taken = 1,
+        Failed = 2,
+    }
+}
+
+answer!(Claim, Failed);
+
+global!(
+    /// Takes the reverse tuple `other`, unless a live flow has it. `pair` is this CPU's scratch.
+    pub fn claim_tuple(pair: &mut Pair) -> Claim = claim, null: Claim::Failed
+);
+
+#[inline(always)]
+fn claim(pair: &mut Pair) -> Claim {
+    let Pair { reverse, other, stale, .. } = pair;
+    maps::bring_over(other);
+    match maps::flow_insert_new(Part::Unassured, other, reverse) {
+        // The tuple's owner may have moved to `flows`, which the insert did not see.
+        Ok(()) if maps::flow_in(Part::Assured, other).is_none() => return Claim::Ours,
+        Ok(()) => {
+            maps::flow_remove(Part::Unassured, other);
+            return Claim::Taken;
+        }
+        Err(EEXIST) => {}
+        Err(_) => return Claim::Failed,
+    }
+    let Some(owner) = maps::flow_in(Part::Unassured, other) else { return Claim::Taken };
+    let same = owner.src.addr.same(reverse.src.addr)
+        && owner.src.port == reverse.src.port
+        && owner.dst.addr.same(reverse.dst.addr)
+        && owner.dst.port == reverse.dst.port;
+    let Some(phase) = owner.phase() else { return Claim::Taken };
+    let idle = reverse.first_seen.wrapping_sub(owner.last_seen);
+    if !owner.is_reverse() || !(same || phase == Phase::Closed || idle > timeout::idle(other.proto, phase)) {
+        return Claim::Taken;
+    }
+    // The entry is left over from this very client, or from a connection that has ended.
+    if !same {
+        *stale = opposite(other, owner);
+        maps::flow_remove(Part::Unassured, stale);
+    }
+    match maps::flow_insert(Part::Unassured, other, reverse) {
+        Ok(()) => Claim::Ours,
+        Err(_) => Claim::Failed,
+    }
+}
+
+/// Tries other source ports for a tuple that is taken.
+#[inline(never)]
+pub fn claim_another_port(pair: &mut Pair) -> Claim {
+    // SAFETY: a plain helper call.
+    let start = unsafe { bpf_get_prandom_u32() };
+    let mut search = Search { pair, start, claim: Claim::Taken };
+    // SAFETY: the callback gets this very context; `bpf_loop` calls it before it returns. A loop of the
+    // program's own would be verified once a turn.
+    unsafe {
+        bpf_loop(TRIES, try_port as *mut c_void, (&raw mut search).cast(), 0);
+    }
+    search.claim
+}
+
+struct Search<'a> {
+    pair: &'a mut Pair,
+    start: u32,
+    claim: Claim,
+}
+
+/// One turn of the search; 1 ends it.
+unsafe extern "C" fn try_port(turn: u32, search: *mut c_void) -> c_long {
+    // SAFETY: `claim_another_port` passed it.
+    let search = unsafe { &mut *search.cast::<Search>() };
+    let port = PORT_FIRST + (search.start.wrapping_add(turn * 283)) % PORT_COUNT;
+    search.pair.other.dport = Port::new(port as u16);
+    search.claim = claim_tuple(search.pair);
+    c_long::from(search.claim != Claim::Taken)
+}
