@@ -56,7 +56,7 @@ impl Addr {
             && if words[2] == 0 { words[3] == 1_u32.to_be() } else { self.is_v4() && self.octets[12] == 127 }
     }
 
-    /// Equality by words: what `==` does, in four compares on the bpf target.
+    /// Equality by words: the result of `==` in four compares on the bpf target.
     #[inline(always)]
     pub const fn same(self, other: Self) -> bool {
         let (a, b) = (self.words(), other.words());

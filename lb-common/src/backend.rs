@@ -14,16 +14,16 @@ pub struct Backend {
     pub proto: u8,
     /// A [`BackendState`].
     pub state: u8,
-    /// Counts the uses of this id. A slot or a flow that remembers another generation means a backend that is
-    /// gone. Stored with one aligned 32-bit write when the backend is retired.
+    /// Counts the uses of this id. A slot or a flow with another generation refers to a backend that is gone. Stored with
+    /// one aligned 32-bit write when the backend is retired.
     pub generation: u32,
     /// Index into `services`: the owner.
     pub service: u32,
     /// Relative share of new flows, for weighted algorithms.
     pub weight: u16,
-    /// The sets of the record in force that it is in, `Backend::IN_CLUSTER` and its sibling: a client that came before may
-    /// be sent to it again. Written before the service flips to a set that it joins, and after the flip from one that it
-    /// leaves.
+    /// The sets of the record in force of which the backend is a member, `Backend::IN_CLUSTER` and its sibling: a returning
+    /// client may be sent to the backend again. Written before the service flips to a set that the backend joins, and
+    /// after the flip from a set that the backend leaves.
     pub sets: u8,
     pub pad: u8,
 }
@@ -31,7 +31,9 @@ pub struct Backend {
 const _: () = assert!(size_of::<Backend>() == 32);
 
 impl Backend {
+    /// A member of the Cluster set.
     pub const IN_CLUSTER: u8 = 1;
+    /// A member of the Local set.
     pub const IN_LOCAL: u8 = 2;
 
     /// Whether the id is free for another endpoint.
@@ -42,6 +44,7 @@ impl Backend {
 }
 
 wire_enum! {
+    /// What a backend is used for.
     pub enum BackendState: u8 {
         /// The id is not in use (address and owner are what they last were).
         Free = 0,

@@ -54,11 +54,11 @@ counters! {
         FlowExpired = "flow_expired";
         /// `flows` is full: an assured flow stays in its LRU.
         FlowTableFull = "flow_table_full";
-        /// Another source port was taken, for the tuple belonged to another flow.
+        /// Another source port was taken, because the tuple belonged to another flow.
         ClashResolved = "clash_resolved";
         /// Dropped: no free source port in the bounded number of tries.
         ClashDropped = "clash_dropped", drop;
-        /// UDP or SCTP flow moved to another backend, for its own is gone.
+        /// UDP or SCTP flow moved to another backend, because its own is gone.
         Resteered = "resteered";
         /// RST to both ends: the backend of the connection is gone.
         ResetBackendGone = "reset_backend_gone";
@@ -66,10 +66,10 @@ counters! {
         ResetUnknownFlow = "reset_unknown_flow";
         /// RST to the client: the service has no endpoint.
         ResetNoEndpoint = "reset_no_endpoint";
-        /// Dropped: nobody serves it, and no answer to it can be made (IP options, IPv6 extension headers, SCTP); or SCTP, and
-        /// the endpoint listens on another port.
+        /// Dropped: the service has no endpoint, and the packet cannot be answered (IP options, IPv6 extension headers,
+        /// SCTP); or SCTP, and the endpoint listens on another port.
         DropNoEndpoint = "drop_no_endpoint", drop;
-        /// Dropped: a Local policy, and no endpoint on this node.
+        /// Dropped: the policy is Local, and this node has no endpoint.
         DropNoLocalEndpoint = "drop_no_local_endpoint", drop;
         /// Dropped: the packet could not be rewritten (the kernel refused).
         DropRewriteFailed = "drop_rewrite_failed", drop;
@@ -81,23 +81,23 @@ counters! {
         PassTooDeep = "pass_too_deep";
         /// Dropped: an ICMP redirect about a translated flow.
         DropIcmpRedirect = "drop_icmp_redirect", drop;
-        /// Sent back out of the link that it came by: a pod reached itself.
+        /// Sent back by the link of arrival: a pod reached itself.
         Hairpin = "hairpin";
-        /// RST to the client: a ClusterIP, and no Service port of that number.
+        /// RST to the client: a ClusterIP without a Service port of that number.
         ResetUnknownPort = "reset_unknown_port";
         /// ICMP port unreachable to the client: the service has no endpoint.
         UnreachableNoEndpoint = "unreachable_no_endpoint";
-        /// ICMP port unreachable to the client: a ClusterIP, and no Service port of that number.
+        /// ICMP port unreachable to the client: a ClusterIP without a Service port of that number.
         UnreachableUnknownPort = "unreachable_unknown_port";
         /// Dropped: an address of the range of Services that no Service has.
         DropUnallocated = "drop_unallocated", drop;
         /// Dropped: the client is in none of the service's `loadBalancerSourceRanges`.
         DropSourceRange = "drop_source_range", drop;
-        /// A process of the host named a service as its peer, and got a backend.
+        /// A process of the host named a service as its peer and got a backend.
         SocketTranslated = "socket_translated";
         /// ECONNREFUSED to a process of the host: the service has no endpoint.
         RefusedNoEndpoint = "refused_no_endpoint";
-        /// ECONNREFUSED to a process of the host: a ClusterIP, and no Service port of that number.
+        /// ECONNREFUSED to a process of the host: a ClusterIP without a Service port of that number.
         RefusedUnknownPort = "refused_unknown_port";
     }
 }
@@ -107,7 +107,7 @@ pub const COUNTERS: usize = 64;
 
 const _: () = assert!(Counter::ALL.len() <= COUNTERS);
 
-/// Traffic of a service (`service_stats`) or a backend (`backend_stats`), one CPU's share.
+/// The share of one CPU in the traffic of a service (`service_stats`) or a backend (`backend_stats`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "user", derive(Debug))]

@@ -1,4 +1,4 @@
-//! The bitmaps that let most packets go by: one by address and port, and two that are coarser.
+//! The bitmaps that let most packets pass: one by address and port, and two that are coarser.
 //!
 //! Bits of all three are numbered in one row: those of `interest` first, then those of `interest_coarse`.
 
@@ -30,8 +30,7 @@ const fn hash_high(high: u64) -> u64 {
     (high ^ 0x9e37_79b9_7f4a_7c15).wrapping_mul(0xff51_afd7_ed55_8ccd)
 }
 
-/// log2 of the number of addresses' blocks that are told apart: an IPv4 block is a /19, an IPv6 block one of the
-/// hashed /64.
+/// log2 of the number of blocks of addresses: an IPv4 block is a /19, an IPv6 block one of the hashed /64.
 const BLOCK_BITS: u32 = 19;
 const PORTS: u32 = 1 << 16;
 
@@ -42,13 +41,13 @@ pub const COARSE_FIRST: u32 = 1 << INTEREST_BITS;
 /// addresses.
 pub const COARSE_WORDS: usize = (PORTS as usize + (2 << BLOCK_BITS)) / 64;
 
-/// The bit of a port number, whatever address and protocol: some NodePort has it.
+/// The bit of a port number for every address and protocol: some NodePort has the number.
 #[inline(always)]
 pub const fn port_bit(port: Port) -> u32 {
     COARSE_FIRST + port.host() as u32
 }
 
-/// The bit of the block that an address lies in: some range of Services, or ClusterIP, is there.
+/// The bit of an address's block: the block contains a ClusterIP or a part of a Service range.
 #[inline(always)]
 pub const fn range_bit(addr: Addr) -> u32 {
     let block = if addr.is_v4() {
@@ -60,26 +59,26 @@ pub const fn range_bit(addr: Addr) -> u32 {
     COARSE_FIRST + PORTS + 2 * block
 }
 
-/// The bit of the block that an address lies in: some address that NodePorts answer on is there. It stands beside the
-/// [`range_bit`], in the same word.
+/// The bit of an address's block: the block contains an address on which NodePorts answer. The bit follows the
+/// [`range_bit`] in the same word.
 #[inline(always)]
 pub const fn node_bit(addr: Addr) -> u32 {
     range_bit(addr) + 1
 }
 
 impl Prefix {
-    /// IPv4 ranges of Services that are wider would fill the bitmap. (kube-apiserver takes /12 at most, as
+    /// A wider IPv4 range of Services would fill the bitmap. (kube-apiserver accepts /12 at most as
     /// `--service-cluster-ip-range`.)
     pub const WIDEST_V4: u32 = 96 + 8;
     /// Kubernetes' own limit for a ServiceCIDR.
     pub const WIDEST_V6: u32 = 64;
 
-    /// Can it be told by [`range_bit`]s?
+    /// Whether [`range_bit`]s can stand for the range.
     pub const fn has_blocks(&self) -> bool {
         self.len >= if self.addr.is_v4() { Self::WIDEST_V4 } else { Self::WIDEST_V6 }
     }
 
-    /// The [`range_bit`]s of its addresses, where it [has blocks](Prefix::has_blocks).
+    /// The [`range_bit`]s of its addresses, if the range [has blocks](Prefix::has_blocks).
     pub fn range_bits(&self) -> impl Iterator<Item = u32> {
         let first = range_bit(self.addr);
         let block = 96 + BLOCK_BITS;

@@ -2,12 +2,12 @@
 
 use crate::{Addr, wire_enum};
 
-/// A range of addresses, as a trie takes it: the key of `service_ranges`, and half of one of
-/// `source_ranges`. Bits of `addr` behind the prefix are zero.
+/// A range of addresses as a key of a trie: the key of `service_ranges`, and a part of that of `source_ranges`. The bits
+/// of `addr` behind the prefix are zero.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix {
-    /// Bits of `addr` that count, from its first: an IPv4 prefix of length n has 96 + n.
+    /// The number of leading bits of `addr` that count: an IPv4 prefix of length n has 96 + n.
     pub len: u32,
     pub addr: Addr,
 }
@@ -35,8 +35,8 @@ wire_enum! {
     }
 }
 
-/// A client of one service's load balancer addresses: what `source_ranges` compares, from the first bit on. A prefix of
-/// clients has 32 bits more than its [`Prefix`].
+/// A client of the load balancer addresses of one service: what `source_ranges` compares, from the first bit on. A prefix
+/// of clients is 32 bits longer than its [`Prefix`].
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "user", derive(Debug))]
@@ -56,8 +56,8 @@ mod user {
     use std::net::IpAddr;
 
     impl Prefix {
-        /// From an address and the length of its prefix in its own family. Bits behind the prefix are cleared; a length
-        /// beyond the family's is the whole address.
+        /// From an address and the length of the prefix in its own family. The bits behind the prefix are cleared; a length
+        /// beyond the family's means the whole address.
         pub fn new(ip: IpAddr, len: u8) -> Self {
             let offset = if ip.is_ipv4() { 96 } else { 0 };
             let len = (u32::from(len) + offset).min(128);

@@ -7,7 +7,7 @@ use crate::{Addr, Port, interest_bit, port_bit, wire_enum};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "user", derive(Debug))]
 pub struct FrontendKey {
-    /// The unspecified address for a NodePort: which addresses it answers on is `local_addrs`' to say.
+    /// The unspecified address for a NodePort: `local_addrs` holds the addresses on which NodePorts answer.
     pub addr: Addr,
     pub port: Port,
     /// IANA protocol number.
@@ -23,12 +23,12 @@ impl FrontendKey {
         Self { addr, port, proto, pad: 0 }
     }
 
-    /// Is it a NodePort, under the unspecified address of its family?
+    /// Whether this is a NodePort, under the unspecified address of its family.
     pub const fn is_node_port(&self) -> bool {
         self.addr.same(Addr::UNSPECIFIED) || self.addr.same(Addr::from_v4_word(0))
     }
 
-    /// The bit that leads packets to it.
+    /// The bit that lets packets reach the frontend.
     pub const fn bit(&self) -> u32 {
         if self.is_node_port() { port_bit(self.port) } else { interest_bit(self.addr, self.port, self.proto) }
     }
@@ -57,6 +57,7 @@ impl Frontend {
 }
 
 wire_enum! {
+    /// The kind of address of a frontend.
     pub enum FrontendKind: u8 {
         Cluster = 0,
         NodePort = 1,
@@ -65,8 +66,8 @@ wire_enum! {
     }
 }
 
-/// One service port: the value of `services`. A packet reads `active` once and then sees one record whole:
-/// policy, algorithm and both sets are of one moment.
+/// One service port: the value of `services`. A packet reads `active` once and then sees one whole record: policy,
+/// algorithm and both sets are of one moment.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(Debug))]
@@ -83,7 +84,7 @@ impl Service {
     pub const BLANK: Self = Self { active: 0, records: [ServiceRecord::BLANK; 2] };
 }
 
-/// The word that says which record of a [`Service`] is in force, and how many changes it has seen.
+/// The word that tells which record of a [`Service`] is in force, and how often the service has changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Active(pub u64);
 
@@ -115,7 +116,7 @@ pub struct ServiceRecord {
     pub local: SlotRange,
     /// `ServiceRecord::INTERNAL_LOCAL` and its siblings.
     pub flags: u32,
-    /// Seconds since the last new connection after which a client is forgotten; 0 is no affinity.
+    /// Seconds since the last new connection after which a client is forgotten; 0 means no affinity.
     pub affinity_timeout: u32,
     /// An [`Algorithm`].
     pub algorithm: u8,
@@ -175,16 +176,16 @@ wire_enum! {
     }
 }
 
-/// Which Service port a service id stands for: the value of `names`. Read and written by userspace only; with
-/// it the commands name things and a restarted agent finds its ids again, from the pinned maps alone. Text is
-/// UTF-8 padded with zeros, in `i8`, which the object's BTF calls a character; each part is a DNS label (RFC 1123), at most 63 bytes.
+/// The Service port for which a service id stands: the value of `names`. Only userspace reads and writes it: commands
+/// find names, and a restarted agent finds its ids, in the pinned maps alone. Text is UTF-8 padded with zeros, in `i8`,
+/// which the object's BTF calls a character; each part is a DNS label (RFC 1123) of at most 63 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(Debug))]
 pub struct ServiceName {
     pub namespace: [i8; 64],
     pub name: [i8; 64],
-    /// Empty where the Service has one unnamed port.
+    /// Empty if the Service has one unnamed port.
     pub port: [i8; 64],
     /// IANA protocol number.
     pub proto: u8,

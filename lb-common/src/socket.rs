@@ -2,7 +2,7 @@
 
 use crate::{Addr, Port, wire_enum};
 
-/// The key of `sockets`: a socket, and a peer as one side knows it.
+/// The key of `sockets`: a socket, and a peer by the name that one side uses.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[cfg_attr(feature = "user", derive(Debug))]
