@@ -2,7 +2,7 @@
 
 use crate::{Addr, Port, Proto, wire_enum};
 
-/// Five-tuple and zone, as the packet shows it where it is looked up: the key of `flows`, `flows_syn` and
+/// Five-tuple and zone as the packet shows them at the hook of the lookup: the key of `flows`, `flows_syn` and
 /// `flows_udp`.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -33,7 +33,7 @@ impl FlowKey {
         pad: 0,
     };
 
-    /// A key of zone 0, made of whole words: the hash reads words, and would wait for stores that are narrower.
+    /// A key of zone 0, made of whole words: the hash reads words and would wait for narrower stores.
     /// `ports` as they lie in a packet, source first.
     #[inline(always)]
     pub const fn from_words(src: Addr, dst: Addr, ports: u32, proto: u8) -> Self {
@@ -100,13 +100,14 @@ impl Endpoint {
 }
 
 /// One direction of a connection. A forward entry (client to service) holds the state; a reverse entry
-/// (backend to client) holds what it restores, and a copy of phase and time so that it need not look further.
+/// (backend to client) holds what it restores, and a copy of phase and time, which saves a lookup.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(Debug))]
 pub struct Flow {
-    /// What source and destination become.
+    /// The source after the rewrite.
     pub src: Endpoint,
+    /// The destination after the rewrite.
     pub dst: Endpoint,
     /// Index into `services`; [`Flow::NONE`] for a direct connection to a backend's address (an identity flow).
     pub service: u32,
@@ -118,7 +119,7 @@ pub struct Flow {
     pub first_seen: u32,
     /// Ticks of `CLOCK_MONOTONIC`; written at most once a tick.
     pub last_seen: u32,
-    /// The backend before the last re-steering; [`Flow::NONE`] where there was none.
+    /// The backend before the last re-steering; [`Flow::NONE`] if there was no re-steering.
     pub previous_backend: u32,
     /// An [`Action`].
     pub action: u8,
@@ -126,18 +127,18 @@ pub struct Flow {
     pub phase: u8,
     /// `Flow::REVERSE` and its siblings.
     pub flags: u8,
-    /// SYNs seen of this flow: its own and the retransmitted ones. Saturates.
+    /// SYNs seen of this flow, the first one and retransmissions. Saturates.
     pub syn_count: u8,
-    /// Where a reply came from at L2, on a bridge port: the next packet is sent there. Zero is not known.
+    /// On a bridge port, the source MAC address of the last reply: the next packet is sent there. Zero if not known.
     pub mac: [u8; 6],
-    /// Low bits of a coarse count of jiffies: the packet path looks at the clock when they changed.
+    /// Low bits of a coarse count of jiffies: the packet path reads the clock when these bits have changed.
     pub beat: u16,
 }
 
 const _: () = assert!(size_of::<Flow>() == 76);
 
 impl Flow {
-    /// All zero: room to read into.
+    /// All zero, to read into.
     pub const BLANK: Self = Self {
         src: Endpoint::new(Addr::UNSPECIFIED, Port::new(0)),
         dst: Endpoint::new(Addr::UNSPECIFIED, Port::new(0)),
@@ -155,7 +156,7 @@ impl Flow {
         beat: 0,
     };
 
-    /// No service, no backend.
+    /// Stands for no service and no backend.
     pub const NONE: u32 = u32::MAX;
 
     /// The entry of the direction backend to client.
@@ -171,7 +172,7 @@ impl Flow {
         words(self.src.port, self.dst.port)
     }
 
-    /// What the ports of a packet in the other direction are before its rewrite, source first.
+    /// The ports of a packet in the other direction before its rewrite, source first.
     #[inline(always)]
     pub const fn reversed_ports(&self) -> u32 {
         words(self.dst.port, self.src.port)
@@ -236,6 +237,27 @@ wire_enum! {
         Closing = 3,
         /// TCP: both sides sent a FIN, or one side a RST. A SYN turns the entry into a new flow.
         Closed = 4,
+    }
+}
+
+wire_enum! {
+    /// What the program `xdp_lookup` finds for a frame.
+    pub enum Finding: u32 {
+        /// Not TCP or UDP over a plain header: left to tc.
+        NotPlain = 0,
+        /// The destination is not a Service's or a backend's.
+        NotOurs = 1,
+        NoFlow = 2,
+        /// A flow that the packet may follow.
+        Good = 3,
+        /// The entry of the other direction.
+        OtherWay = 4,
+        /// The connection has ended, and the packet starts another.
+        Over = 5,
+        /// UDP or SCTP whose backend is gone.
+        Moved = 6,
+        /// TCP whose backend is gone.
+        BackendGone = 7,
     }
 }
 

@@ -1,12 +1,12 @@
-//! What the packet path (`lb-ebpf`) and the agent (`lb-userspace`) must agree on.
+//! What the packet path (`lb-ebpf`) and the agent (`lb-userspace`) must agree on: the layout of every table.
 //!
-//! Three laws hold for every type here:
+//! Three laws hold for every type in a table:
 //!
 //! 1. **Byte order is in the type.** Addresses and ports are big-endian bytes ([`Addr`], [`Port`]); every
 //!    other integer is in host order.
-//! 2. **Layout is stated.** `repr(C)`, no hidden padding (it is named `pad` and zero), no `bool`, no `Option`,
-//!    no enum: any bit pattern is a valid value. Sizes are asserted beside each type.
-//! 3. **No policy.** What a Service means is decided before it gets here.
+//! 2. **Layout is stated.** `repr(C)`, no hidden padding (padding is named `pad` and zero), no `bool`, no `Option`,
+//!    no enum: any bit pattern is a valid value. The size is asserted after each type.
+//! 3. **No policy.** The agent decides what a Service means before it writes a table.
 //!
 //! A change of any layout is a new [`SCHEMA`]: maps of another schema live in another pin folder.
 
@@ -30,7 +30,7 @@ pub use addr::{Addr, Port, Proto};
 pub use affinity::{Affinity, AffinityKey};
 pub use backend::{Backend, BackendState};
 pub use counters::{COUNTERS, Counter, Traffic};
-pub use flow::{Action, Endpoint, Flow, FlowKey, Phase, TICK_SHIFT, timeout};
+pub use flow::{Action, Endpoint, Finding, Flow, FlowKey, Phase, TICK_SHIFT, timeout};
 pub use interest::{
     COARSE_FIRST, COARSE_WORDS, INTEREST_BITS, INTEREST_WORDS, interest_bit, node_bit, port_bit, range_bit,
 };
@@ -74,7 +74,7 @@ pod!(
     Traffic
 );
 
-/// Keys that one run of the sweep takes.
+/// The number of keys that one run of the sweep takes.
 pub const SWEEP_BATCH: usize = 64;
 
 /// Entries of the tables that have a fixed size.
@@ -82,19 +82,19 @@ pub mod capacity {
     pub const FRONTENDS: usize = 65_536;
     /// The node's own addresses.
     pub const LOCAL_ADDRS: usize = 16_384;
-    /// Every ClusterIP (so as many as frontends), those of other proxies, and the ranges that they are of.
+    /// Every ClusterIP (as many as frontends), those of other proxies, and the ranges that contain them.
     pub const SERVICE_RANGES: usize = 131_072;
     pub const SOURCE_RANGES: usize = 65_536;
-    /// Clients of services with session affinity. Memory is taken at start.
+    /// Clients of services with session affinity. The memory is allocated at start.
     pub const AFFINITY: usize = 65_536;
-    /// Names of peers of the host's sockets. Memory is taken at start.
+    /// Names of peers of the host's sockets. The memory is allocated at start.
     pub const SOCKETS: usize = 65_536;
     /// Service ports.
     pub const SERVICES: usize = 32_768;
     pub const SLOTS: usize = 262_144;
     pub const BACKENDS: usize = 131_072;
-    /// Two entries a flow. Memory is taken by use.
+    /// Two entries per flow. The memory is allocated on use.
     pub const FLOWS: usize = 1_048_576;
-    /// Two entries a flow, in each of the two LRUs. Memory is taken at start.
+    /// Two entries per flow, in each of the two LRUs. The memory is allocated at start.
     pub const FLOWS_UNASSURED: usize = 65_536;
 }

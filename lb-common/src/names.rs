@@ -31,16 +31,16 @@ pinned_maps! {
     BACKEND_STATS = "backend_stats",
 }
 
-/// The parts of the flow table that [`FLOWS`] and its siblings took the place of, while they are read through to.
+/// The previous parts of the flow table, which the programs still read while [`FLOWS`] and its siblings replace them.
 pub const OLD_FLOWS: &str = "old_flows";
 pub const OLD_FLOWS_SYN: &str = "old_flows_syn";
 pub const OLD_FLOWS_UDP: &str = "old_flows_udp";
-/// Updated to learn that every program which ran before has ended; not pinned.
+/// Updated to learn that every program which was running has ended; not pinned.
 pub const GRACE: &str = "grace";
 
-/// The name of a part of the flow table as the programs know the one before.
+/// The name by which the programs know the previous table of a part of the flow table.
 #[cfg(feature = "user")]
-pub fn before(part: &str) -> Option<&'static str> {
+pub fn previous(part: &str) -> Option<&'static str> {
     Some(match part {
         FLOWS => OLD_FLOWS,
         FLOWS_SYN => OLD_FLOWS_SYN,
@@ -55,13 +55,15 @@ pub const PORT_INGRESS: &str = "port_ingress";
 pub const PORT_EGRESS: &str = "port_egress";
 pub const TAP_INGRESS: &str = "tap_ingress";
 pub const TAP_PORT_INGRESS: &str = "tap_port_in";
-/// Every program that hangs on links.
+/// Every program that is attached to links.
 pub const ON_LINKS: [&str; 6] =
     [POD_INGRESS, POD_EGRESS, PORT_INGRESS, PORT_EGRESS, TAP_INGRESS, TAP_PORT_INGRESS];
 /// Every program at the host's sockets.
 pub const ON_SOCKETS: [&str; 8] =
     ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
 pub const SWEEP: &str = "sweep";
+/// Attached nowhere: tests run it on frames.
+pub const XDP_LOOKUP: &str = "xdp_lookup";
 
 const _: () = {
     let mut i = 0;

@@ -2,6 +2,7 @@
 
 pub mod pod;
 pub mod sock;
+pub mod xdp;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 

@@ -14,8 +14,8 @@ mod service;
 mod settings;
 
 use aya_ebpf::{
-    macros::{cgroup_sock_addr, classifier},
-    programs::{SockAddrContext, TcContext},
+    macros::{cgroup_sock_addr, classifier, xdp},
+    programs::{SockAddrContext, TcContext, XdpContext},
 };
 
 use crate::flow::sweep;
@@ -106,6 +106,12 @@ pub fn getpeername6(ctx: SockAddrContext) -> i32 {
 #[classifier]
 pub fn sweep(ctx: TcContext) -> i32 {
     sweep::remove_idle(&ctx)
+}
+
+/// Looks a frame up as XDP sees it; run with `BPF_PROG_TEST_RUN`, attached nowhere. Returns a `Finding`.
+#[xdp]
+pub fn xdp_lookup(ctx: XdpContext) -> u32 {
+    hook::xdp::look_up(ctx.ctx).number()
 }
 
 #[unsafe(link_section = "license")]

@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result};
 use aya::Ebpf;
-use aya::programs::{ProgramInfo, SchedClassifier};
+use aya::programs::{ProgramInfo, SchedClassifier, Xdp};
 use lb_common::{
-    Algorithm, BackendState, Counter, Endpoint, FlowKey, FrontendKey, FrontendKind, Proto, ServiceRecord,
-    names,
+    Algorithm, BackendState, Counter, Endpoint, Finding, FlowKey, FrontendKey, FrontendKind, Proto,
+    ServiceRecord, names,
 };
 use lb_userspace::dataplane::Kernel;
 use lb_userspace::dataplane::load::{self, Constants};
@@ -25,7 +25,7 @@ use lb_userspace::tables::Interest;
 use tempfile::TempDir;
 
 use crate::packet::{Packet, Place};
-use crate::program::{Outcome, Run};
+use crate::program::{Outcome, Run, run_xdp};
 
 /// Verdicts, as tc and TCX number them.
 pub const CONTINUE: i32 = -1;
@@ -212,6 +212,17 @@ impl Datapath {
 
     pub fn program(&mut self, name: &str) -> Result<&mut SchedClassifier> {
         load::program(&mut self.object, name)
+    }
+
+    /// What XDP finds for a frame. The agent does not load that program, so that it is loaded here.
+    pub fn look_up(&mut self, packet: &Packet) -> Result<Finding> {
+        let program = self.object.program_mut(names::XDP_LOOKUP).context("no program of XDP")?;
+        let program: &mut Xdp = program.try_into()?;
+        if program.fd().is_err() {
+            program.load()?;
+        }
+        let number = run_xdp(program, packet)?;
+        Finding::from_number(number).with_context(|| format!("{number} is no finding"))
     }
 
     /// What the kernel says of a program, of whatever kind.

@@ -5,8 +5,8 @@
 
 use crate::packet::Packet;
 use crate::sys;
-use anyhow::{Context, Result};
-use aya::programs::SchedClassifier;
+use anyhow::{Context, Result, ensure};
+use aya::programs::{SchedClassifier, Xdp};
 use nix::sched::{CloneFlags, setns, unshare};
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -115,12 +115,12 @@ impl Run {
 
     /// Runs the program on any bytes; the kernel wants 14 of them at least.
     pub fn frame(&self, program: &SchedClassifier, frame: &[u8]) -> Result<Outcome> {
-        let program = program.fd().context("the program is not loaded")?;
+        let program = program.fd().context("the program is not loaded")?.as_fd();
         let mut out = vec![0; frame.len() + 512];
         let mut context = [0; SKB_LEN];
         let mut run = || {
             let (before, repeat, flags) = (&self.context, self.repeat, self.flags);
-            sys::test_run(program.as_fd(), frame, &mut out, before, &mut context, repeat, flags)
+            sys::test_run(program, frame, &mut out, before, &mut context, repeat, flags)
         };
         let done = if self.has_link { run() } else { nowhere(run) }
             .context("BPF_PROG_TEST_RUN (EBADMSG: the program broke the checksum that the kernel keeps)")?;
@@ -128,6 +128,17 @@ impl Run {
         let time = Duration::from_nanos(done.duration.into());
         Ok(Outcome { verdict: done.retval as i32, frame: out, time, context })
     }
+}
+
+/// What a program of XDP returns for a packet. The kernel's default context stands for the link.
+pub fn run_xdp(program: &Xdp, packet: &Packet) -> Result<u32> {
+    let program = program.fd().context("the program is not loaded")?.as_fd();
+    let frame = packet.bytes();
+    let mut out = vec![0; frame.len() + 512];
+    let done = sys::test_run(program, &frame, &mut out, &[], &mut [], 1, 0)
+        .with_context(|| format!("run on {packet}"))?;
+    ensure!(out[..done.data_size_out as usize] == frame, "{packet} was changed");
+    Ok(done.retval)
 }
 
 /// Runs a closure in a namespace that holds nothing: what a program sends by itself (`bpf_clone_redirect`) ends there.

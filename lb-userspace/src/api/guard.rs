@@ -7,7 +7,6 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-
 use crate::desired::ServicePortName;
 use crate::event::ObjectName;
 use crate::tables::Tables;

@@ -103,11 +103,19 @@ pub fn try_out(pins: &Pins, constants: Constants, sizes: Sizes) -> anyhow::Resul
         migrate::plan(&tables, &shape::wanted(sizes), migrate::CONVERTERS)?;
     }
     let object = load(constants, sizes, On::Nothing)?;
-    let mut instructions = 0;
-    for (_, program) in object.programs() {
-        instructions += u64::from(program.info()?.verified_instruction_count().unwrap_or_default());
+    let mut tried = Tried { programs: 0, instructions: 0 };
+    for name in programs() {
+        let info =
+            object.program(name).with_context(|| format!("the object has no program {name}"))?.info()?;
+        tried.programs += 1;
+        tried.instructions += u64::from(info.verified_instruction_count().unwrap_or_default());
     }
-    Ok(Tried { programs: object.programs().count(), instructions })
+    Ok(tried)
+}
+
+/// The programs that an agent loads.
+fn programs() -> impl Iterator<Item = &'static str> {
+    names::ON_LINKS.into_iter().chain([names::SWEEP]).chain(names::ON_SOCKETS)
 }
 
 /// Where the object's maps are to be had.
@@ -134,7 +142,7 @@ fn load(constants: Constants, sizes: Sizes, on: On) -> anyhow::Result<Ebpf> {
     }
     if let On::Pins { before: Some((before, plan)), .. } = on {
         for (part, entries) in migrate::read_through(plan, before)? {
-            let name = names::before(part).with_context(|| format!("no name for {part} before"))?;
+            let name = names::previous(part).with_context(|| format!("no name for {part} before"))?;
             loader.map_max_entries(name, entries).map_pin_path(name, before.map(part));
             reads_through = 1;
         }
