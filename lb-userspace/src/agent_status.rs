@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tracing::debug;
 
-use crate::event::Kind;
 use crate::netdev::Overrides;
+use crate::objects::name::Kind;
 use crate::sources;
 use crate::telemetry::{Eligibility, Moment, Telemetry};
 

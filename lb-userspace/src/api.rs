@@ -30,8 +30,11 @@ use tokio::task::JoinSet;
 pub use connect::Route;
 pub use rights::{NEEDED, Needed, denied};
 
-use crate::event::Event;
-use crate::model;
+use crate::objects::cidr::ServiceCidr;
+use crate::objects::event::Event;
+use crate::objects::node::Node;
+use crate::objects::service::Service;
+use crate::objects::slice::Slice;
 use crate::sources::State;
 use crate::tables::Tables;
 use crate::telemetry::RestClient;
@@ -137,11 +140,11 @@ pub async fn watch(
         Follower::new(client.clone(), events, Arc::clone(&state), times.clone(), Guard::new(before))
     };
     let (services, endpoints) = guard::left_by_an_earlier_agent(tables);
-    tasks.spawn(follower(events.clone(), services).run::<model::Service>(String::new()));
-    tasks.spawn(follower(events.clone(), endpoints).run::<model::Slice>(String::new()));
-    tasks.spawn(follower(events.clone(), 0).run::<model::ServiceCidr>(String::new()));
+    tasks.spawn(follower(events.clone(), services).run::<Service>(String::new()));
+    tasks.spawn(follower(events.clone(), endpoints).run::<Slice>(String::new()));
+    tasks.spawn(follower(events.clone(), 0).run::<ServiceCidr>(String::new()));
     let (said, heard) = mpsc::channel(16);
-    tasks.spawn(follower(said, 0).run::<model::Node>(format!("metadata.name={node_name}")));
+    tasks.spawn(follower(said, 0).run::<Node>(format!("metadata.name={node_name}")));
     tasks.spawn(node::wait(node_name.to_owned(), times.node, heard, events));
     Ok(Watch { client, state, route, _tasks: tasks })
 }

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use crate::dataplane::maps::Maps;
 use crate::dataplane::sweep;
-use crate::desired::ServicePortName;
-use crate::view::authority;
+use crate::objects::name::ServicePortName;
+use crate::objects::wire::authority;
 use crate::view::columns::render;
 
 /// A flow, as `lb flows -o json` shows it (docs/output.md).

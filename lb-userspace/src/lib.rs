@@ -7,9 +7,9 @@
 
 pub mod api;
 pub mod desired;
-pub mod event;
 pub mod manifests;
 pub mod model;
+pub mod objects;
 pub mod outcome;
 pub mod plan;
 pub mod plane;

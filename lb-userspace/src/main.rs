@@ -14,7 +14,8 @@ use lb_userspace::dataplane::maps::Maps;
 use lb_userspace::dataplane::pins::Pins;
 use lb_userspace::leftovers::Cleanup;
 use lb_userspace::leftovers::host::Host;
-use lb_userspace::model::{Notice, Settings};
+use lb_userspace::model::Settings;
+use lb_userspace::objects::notice::Notice;
 use lb_userspace::tables::Tables;
 use lb_userspace::{agent, capabilities, check, dataplane, flows, heap, links, status, surfaces, view};
 

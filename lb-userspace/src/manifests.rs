@@ -13,7 +13,7 @@ pub use folder::Folder;
 pub use parse::{Object, Parsed, parse};
 pub use watch::{Watch, watch};
 
-use crate::event::Event;
+use crate::objects::event::Event;
 
 /// The objects of a folder as one full list of each kind.
 ///

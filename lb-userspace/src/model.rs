@@ -1,43 +1,36 @@
 //! What the sources said, and what follows from it for each Service. Pure: no clock, no I/O, nothing awaited.
 
-mod addresses;
-mod cidr;
 mod claims;
 mod endpoints;
 mod frontends;
 mod lookup;
-mod node;
 mod node_ports;
-mod notice;
 mod policy;
-mod service;
 mod settings;
 mod store;
-mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use k8s_openapi::jiff::Timestamp;
 use lb_common::{Addr, Port, Prefix};
 
-pub use cidr::ServiceCidr;
-pub use endpoints::{Hints, Slice, SliceEndpoint, SlicePort};
 pub use frontends::Unserved;
 pub use lookup::{Found, Packet};
-pub use node::Node;
 pub use node_ports::NodePortAddresses;
-pub(crate) use notice::Board;
-pub use notice::{Notice, Severity};
-pub use service::{Policy, Problem, Service, ServiceKind, ServicePort};
 pub use settings::{ExternalIpCidrs, ServiceCidrs, Settings};
 
-use k8s_openapi::jiff::Timestamp;
-
-use crate::desired::{Desired, DesiredPort, Family, ServicePortName, ServiceRanges};
-use crate::event::{Change, Event, Kind, ObjectName, Subject};
+use crate::desired::{Desired, DesiredPort, ServiceRanges};
+use crate::objects::cidr::ServiceCidr;
+use crate::objects::event::{Change, Event};
+use crate::objects::name::{Family, Kind, Named, ObjectName, ServicePortName, Subject};
+use crate::objects::node::Node;
+use crate::objects::notice::{Board, Notice, Problem, Severity};
+use crate::objects::service::Service;
+use crate::objects::slice::Slice;
 use claims::{Claims, conflict};
 use policy::Place;
-use store::{Named, Store};
+use store::Store;
 
 /// The objects in force, and which Services a change of them touched.
 #[derive(Clone, Debug)]

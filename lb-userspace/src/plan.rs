@@ -18,9 +18,9 @@ pub use ids::{Batch, Ids};
 pub use op::{Op, state_name};
 pub use regions::{Region, Regions};
 
-use crate::desired::{Desired, DesiredPort, ServicePortName, ServiceRanges};
-use crate::event::{Kind, Subject};
-use crate::model::{Board, Notice, Severity};
+use crate::desired::{Desired, DesiredPort, ServiceRanges};
+use crate::objects::name::{Kind, ServicePortName, Subject};
+use crate::objects::notice::{Board, Notice, Severity};
 use crate::tables::Tables;
 use owners::Owners;
 

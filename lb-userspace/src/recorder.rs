@@ -12,7 +12,7 @@ use kube::{Api, Client, Resource};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-use crate::event::ObjectName;
+use crate::objects::name::ObjectName;
 use crate::telemetry::{EventOutcome, Telemetry};
 
 /// What the Events say they come from.

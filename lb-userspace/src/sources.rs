@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::event::Kind;
+use crate::objects::name::Kind;
 
 /// Counts and times of each kind.
 #[derive(Debug)]

@@ -30,9 +30,8 @@ pub use sources::Sources;
 pub use traffic::{Counted, Traffic, families as traffic_families};
 
 use crate::agent_status;
-use crate::desired::Family;
-use crate::event::ObjectName;
 use crate::model::HealthCheck;
+use crate::objects::name::{Family, ObjectName};
 use crate::recorder::Recorder;
 use crate::sources::State;
 use crate::telemetry::Telemetry;

@@ -22,8 +22,9 @@ pub use health::{Eligibility, Health, LinkHealth};
 pub use moment::Moment;
 pub use rest::RestClient;
 
-use crate::desired::{Desired, Family};
-use crate::event::{Change, Event};
+use crate::desired::Desired;
+use crate::objects::event::{Change, Event};
+use crate::objects::name::Family;
 use kubeproxy::KubeProxy;
 use metrics::Metrics;
 use no_local::NoLocal;

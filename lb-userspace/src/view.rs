@@ -11,10 +11,3 @@ pub use backends::{BackendView, backend_table, backends};
 pub use files::{Node, model_from_manifests, tables_from_manifests};
 pub use rules::{HealthCheckView, RulesView, services_of_model};
 pub use services::{AffinityView, ClientsView, FrontendView, ServiceView, service_table, services};
-
-use lb_common::{Addr, Port};
-
-/// `address:port`, IPv6 in brackets.
-pub(crate) fn authority(addr: Addr, port: Port) -> String {
-    std::net::SocketAddr::new(addr.into(), port.host()).to_string()
-}

@@ -4,7 +4,8 @@
 
 use std::path::Path;
 
-use lb_userspace::model::{Settings, Severity};
+use lb_userspace::model::Settings;
+use lb_userspace::objects::notice::Severity;
 use lb_userspace::view;
 use serde_json::json;
 

@@ -7,8 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lb_userspace::event::{Change, Event, Kind};
 use lb_userspace::manifests::{self, Folder, parse};
+use lb_userspace::objects::event::{Change, Event};
+use lb_userspace::objects::name::Kind;
 use lb_userspace::view;
 use tokio::sync::mpsc;
 
@@ -88,7 +89,7 @@ fn texts<const N: usize>(
 
 /// Events in short: `+a` for an object that is new or changed, `-a` for one that is gone.
 fn short(events: &[Event]) -> Vec<String> {
-    let notices = |file: &str, notices: &[lb_userspace::model::Notice]| match notices {
+    let notices = |file: &str, notices: &[lb_userspace::objects::notice::Notice]| match notices {
         [] => format!("{file}: whole"),
         notices => notices.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
     };

@@ -5,8 +5,11 @@ use std::time::Duration;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::jiff::ToSpan;
 use lb_userspace::desired::Desired;
-use lb_userspace::event::{Change, Event};
-use lb_userspace::model::{Model, Node, Service, Slice};
+use lb_userspace::model::Model;
+use lb_userspace::objects::event::{Change, Event};
+use lb_userspace::objects::node::Node;
+use lb_userspace::objects::service::Service;
+use lb_userspace::objects::slice::Slice;
 use lb_userspace::telemetry::{Moment, Sync, Telemetry};
 use prometheus::TextEncoder;
 

@@ -24,9 +24,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, Error, bail, ensure};
 use lb_userspace::desired::Desired;
-use lb_userspace::event::{Change, Event, ObjectName, Subject};
 use lb_userspace::manifests::{Object, parse};
 use lb_userspace::model::{Model, Settings};
+use lb_userspace::objects::event::{Change, Event};
+use lb_userspace::objects::name::{ObjectName, Subject};
 use lb_userspace::plan::{Limits, Op, Planner};
 use lb_userspace::plane::Plane;
 use lb_userspace::view::{self, Node};

@@ -20,7 +20,7 @@ use super::connect::{Connector, Route};
 use super::rewind::{self, Resumption};
 use super::transport::{self, Transport};
 use super::{Config, fault};
-use crate::event::Kind;
+use crate::objects::name::Kind;
 use crate::sources::State;
 
 /// A watch that says nothing for so long is dead. kube's watchers give up earlier, and PINGs find out much earlier

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, de};
 use serde_json::value::RawValue;
 
 use super::watched::Watched;
-use crate::event::ObjectName;
+use crate::objects::name::ObjectName;
 
 /// An object as it comes over the wire: its compact form, or why there is none.
 #[derive(Clone, Debug)]

@@ -17,7 +17,7 @@ use super::decode::Lenient;
 use super::guard::{Guard, Loss, Verdict};
 use super::watched::Watched;
 use super::{Times, fault};
-use crate::event::{Change, Event};
+use crate::objects::event::{Change, Event};
 use crate::sources::State;
 
 /// The first pause after a failure; each is twice the one before, with as much again at random.

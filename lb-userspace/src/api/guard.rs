@@ -9,8 +9,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use lb_common::BackendState;
 
-use crate::desired::ServicePortName;
-use crate::event::ObjectName;
+use crate::objects::name::{ObjectName, ServicePortName};
 use crate::tables::Tables;
 
 /// What is known of one kind: Services, or endpoints by their slice. Only hashes of names, and numbers.
@@ -135,7 +134,7 @@ pub(super) fn left_by_an_earlier_agent(tables: &Tables) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::{Guard, Loss, Verdict};
-    use crate::event::ObjectName;
+    use crate::objects::name::ObjectName;
 
     fn list(guard: &mut Guard, weights: &[u32]) -> Verdict {
         guard.begin();

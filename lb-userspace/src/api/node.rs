@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use crate::event::{Change, Event};
+use crate::objects::event::{Change, Event};
 
 /// Passes the events of the Node on. The end of a first list without the Node is held back, and with it all that waits
 /// for a full list of each kind; but only for so long (kube-proxy waits 30 s for the Node's addresses and then goes on

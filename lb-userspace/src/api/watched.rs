@@ -6,8 +6,12 @@ use k8s_openapi::api::{core, discovery, networking};
 use kube::Resource;
 use serde::de::DeserializeOwned;
 
-use crate::event::{Change, Event, Kind};
-use crate::model::{Node, Service, ServiceCidr, Slice};
+use crate::objects::cidr::ServiceCidr;
+use crate::objects::event::{Change, Event};
+use crate::objects::name::Kind;
+use crate::objects::node::Node;
+use crate::objects::service::Service;
+use crate::objects::slice::Slice;
 
 /// A compact form, and what it is made from.
 pub(super) trait Watched: Clone + Debug + Send + Sized + 'static {

@@ -10,7 +10,7 @@ use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use lb_common::{Flow, FlowKey, Phase, SWEEP_BATCH, TICK_SHIFT, interest_bit, node_bit, port_bit, timeout};
 
 use super::maps::Maps;
-use crate::desired::Family;
+use crate::objects::name::Family;
 use crate::tables::{Interest, Tables};
 
 /// Length of the Ethernet header that a test run wants in front.

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::{fs, io};
 
 use super::parse::{Object, parse};
-use crate::event::{Change, Event, Subject};
-use crate::model::{Notice, Severity};
+use crate::objects::event::{Change, Event};
+use crate::objects::name::Subject;
+use crate::objects::notice::{Notice, Severity};
 
 /// The content of each manifest by file name, or why it cannot be had.
 pub(super) type Texts = BTreeMap<Arc<str>, Result<String, String>>;

@@ -8,8 +8,13 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_yaml_ng::{Deserializer, Value};
 
-use crate::event::{Change, Event, Kind, ObjectName, Subject};
-use crate::model::{Node, Notice, Service, ServiceCidr, Severity, Slice};
+use crate::objects::cidr::ServiceCidr;
+use crate::objects::event::{Change, Event};
+use crate::objects::name::{Kind, ObjectName, Subject};
+use crate::objects::node::Node;
+use crate::objects::notice::{Notice, Severity};
+use crate::objects::service::Service;
+use crate::objects::slice::Slice;
 
 /// An object of a kind that counts.
 #[derive(Clone, Debug, PartialEq)]

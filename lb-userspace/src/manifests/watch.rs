@@ -11,8 +11,9 @@ use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::folder::{self, Folder};
-use crate::event::{Event, Kind};
-use crate::model::{Notice, Severity};
+use crate::objects::event::Event;
+use crate::objects::name::Kind;
+use crate::objects::notice::{Notice, Severity};
 use crate::sources::State;
 
 /// A change is read when the folder was quiet for so long: editors write in several steps.

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use ipnet::IpNet;
 use lb_common::{Addr, FrontendKey, FrontendKind, Port, Prefix};
 
 use super::claims::{Age, Claim, node_port_key};
-use super::notice::Severity;
-use super::service::{Policy, Problem, Service, ServiceKind, ServicePort};
 use super::settings::Settings;
-use crate::desired::{Family, ServicePortName};
+use crate::objects::name::{Family, ServicePortName};
+use crate::objects::notice::{Problem, Severity};
+use crate::objects::service::{Policy, Service, ServiceKind, ServicePort};
 
 /// Why a Service has no frontend at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,17 +130,9 @@ impl Service {
         }
     }
 
-    pub(super) fn vips(&self, family: Family) -> impl Iterator<Item = Addr> {
-        self.load_balancer_ips.iter().copied().filter(move |ip| Family::of(*ip) == family)
-    }
-
     fn allowed_external_ips(&self, family: Family, settings: &Settings) -> impl Iterator<Item = Addr> {
         let allowed = move |ip: &Addr| Family::of(*ip) == family && settings.external_ip_cidrs.allows(*ip);
         self.external_ips.iter().copied().filter(allowed)
-    }
-
-    pub(super) fn ranges(&self, family: Family) -> impl Iterator<Item = &IpNet> {
-        self.source_ranges.iter().filter(move |net| net.addr().is_ipv4() == (family == Family::Ipv4))
     }
 
     /// Whether load balancers ask each node for its local endpoints (k/k pkg/api/v1/service/util.go,

@@ -8,7 +8,8 @@ use lb_common::{Addr, Endpoint, FrontendKey, FrontendKind, Port, Proto};
 use super::Model;
 use super::claims::{Claim, node_port_key};
 use super::node_ports::NodePortAddresses;
-use crate::desired::{DesiredPort, Family, ServicePortName};
+use crate::desired::DesiredPort;
+use crate::objects::name::{Family, ServicePortName};
 use crate::outcome::{Client, Outcome};
 
 /// Where it comes from and where it goes.

@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{Addr, Algorithm, BackendState, Endpoint, FrontendKey, Proto, ServiceRecord};
 
-use super::endpoints::{self, Slice, SliceEndpoint};
-use super::node::Node;
+use super::endpoints;
 use super::node_ports::NodePortAddresses;
-use super::notice::Severity;
-use super::service::{Policy, Problem, Service, ServicePort};
 use super::settings::Settings;
-use crate::desired::{BackendShare, DesiredPort, Family, ServicePortName};
+use crate::desired::{BackendShare, DesiredPort};
+use crate::objects::name::{Family, ServicePortName};
+use crate::objects::node::Node;
+use crate::objects::notice::{Problem, Severity};
+use crate::objects::service::{Policy, Service, ServicePort};
+use crate::objects::slice::{Slice, SliceEndpoint};
 
 /// Where the agent is, and what it was told.
 #[derive(Clone, Copy, Debug)]

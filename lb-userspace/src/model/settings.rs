@@ -34,7 +34,7 @@ impl FromStr for ServiceCidrs {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let nets = Self(text.split(',').map(super::wire::net).collect::<Result<_, _>>()?);
+        let nets = Self(text.split(',').map(crate::objects::wire::net).collect::<Result<_, _>>()?);
         let wide = nets.prefixes().find(|prefix| !prefix.has_blocks());
         match wide {
             None => Ok(nets),
@@ -72,7 +72,7 @@ impl FromStr for ExternalIpCidrs {
         match text {
             "any" => Ok(Self::Any),
             "none" => Ok(Self::Within(Vec::new())),
-            _ => text.split(',').map(super::wire::net).collect::<Result<_, _>>().map(Self::Within),
+            _ => text.split(',').map(crate::objects::wire::net).collect::<Result<_, _>>().map(Self::Within),
         }
     }
 }

@@ -3,7 +3,8 @@
 use lb_common::{Frontend, FrontendKey, FrontendKind, names};
 
 use super::{Hold, Op, Planner};
-use crate::desired::{DesiredPort, ServicePortName};
+use crate::desired::DesiredPort;
+use crate::objects::name::ServicePortName;
 
 impl Planner {
     /// Deletions come after insertions, so they make no room within one plan.

@@ -145,7 +145,7 @@ impl fmt::Display for Op {
                 write!(f, "write slots {offset}+{}:", slots.len())?;
                 slots.iter().try_for_each(|slot| write!(f, " {}.{}", slot.backend, slot.generation))
             }
-            Self::WriteName { id, name } => match crate::desired::ServicePortName::from_table(name) {
+            Self::WriteName { id, name } => match crate::objects::name::ServicePortName::from_table(name) {
                 Some(name) => write!(f, "write name {id}: {name}"),
                 None => write!(f, "write name {id}: not readable"),
             },

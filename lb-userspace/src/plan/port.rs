@@ -7,7 +7,8 @@ use lb_common::{
 };
 
 use super::{Hold, Op, Planner, Region};
-use crate::desired::{BackendShare, DesiredPort, ServicePortName};
+use crate::desired::{BackendShare, DesiredPort};
+use crate::objects::name::ServicePortName;
 
 /// The first generation of a backend id: an entry of zeros matches no slot that was ever written.
 const FIRST_GENERATION: u32 = 1;

@@ -17,9 +17,8 @@ use tokio::task::AbortHandle;
 use tracing::{error, info};
 
 use super::{HealthChecks, listen};
-use crate::desired::Family;
-use crate::event::ObjectName;
 use crate::netdev::Netdev;
+use crate::objects::name::{Family, ObjectName};
 use crate::recorder::Recorder;
 use crate::telemetry::{Moment, Telemetry};
 

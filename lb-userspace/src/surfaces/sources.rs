@@ -7,7 +7,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{GaugeVec, IntCounterVec, Opts};
 
-use crate::event::Kind;
+use crate::objects::name::Kind;
 use crate::sources::State;
 
 /// Ages and counts of each watched kind.

@@ -8,8 +8,8 @@ use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts};
 
 use crate::dataplane::maps::Maps;
-use crate::desired::ServicePortName;
-use crate::view::authority;
+use crate::objects::name::ServicePortName;
+use crate::objects::wire::authority;
 
 const SERVICE: [&str; 5] = ["namespace", "service", "port", "protocol", "ip_family"];
 const BACKEND: [&str; 6] = ["namespace", "service", "port", "protocol", "ip_family", "backend"];

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::Moment;
-use crate::model::Node;
+use crate::objects::node::Node;
 
 /// What health follows from. All times are given by the caller.
 #[derive(Clone, Debug)]

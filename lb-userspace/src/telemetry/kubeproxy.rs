@@ -11,7 +11,7 @@ use prometheus::{
 
 use super::metrics::{counter, counter_vec, gauge_vec, histogram_vec, int_gauge, int_gauge_vec, whole};
 use super::no_local::NoLocal;
-use crate::desired::Family;
+use crate::objects::name::Family;
 
 /// Of every metric: kube-proxy promises nothing about them either.
 const ALPHA: &str = "[ALPHA] ";

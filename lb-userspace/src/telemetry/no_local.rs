@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use lb_common::ServiceRecord;
 
-use crate::desired::{Desired, DesiredPort, Family, ServicePortName};
+use crate::desired::{Desired, DesiredPort};
+use crate::objects::name::{Family, ServicePortName};
 
 /// Kept up with each change, so that nothing is searched at a scrape.
 #[derive(Clone, Debug, Default)]

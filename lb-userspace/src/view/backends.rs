@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use lb_common::{BackendState, SlotRange};
 use serde::Serialize;
 
-use super::{authority, columns};
-use crate::desired::ServicePortName;
+use super::columns;
+use crate::objects::name::ServicePortName;
+use crate::objects::wire::authority;
 use crate::plan::state_name;
 use crate::tables::Tables;
 

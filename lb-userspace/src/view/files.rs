@@ -4,9 +4,10 @@ use std::path::Path;
 
 use lb_common::Addr;
 
-use crate::event::Event;
 use crate::manifests;
-use crate::model::{Model, Notice, Settings};
+use crate::model::{Model, Settings};
+use crate::objects::event::Event;
+use crate::objects::notice::Notice;
 use crate::plan::{Limits, Planner};
 use crate::plane::{MemoryPlane, Plane};
 use crate::tables::Tables;

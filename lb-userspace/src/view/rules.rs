@@ -5,10 +5,12 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use super::authority;
 use super::services::{ServiceView, affinity, algorithm, frontend, policy};
-use crate::desired::{DesiredPort, Family, ServicePortName};
-use crate::model::{HealthCheck, Model, Service, Unserved};
+use crate::desired::DesiredPort;
+use crate::model::{HealthCheck, Model, Unserved};
+use crate::objects::name::{Family, ServicePortName};
+use crate::objects::service::Service;
+use crate::objects::wire::authority;
 use lb_common::{Endpoint, FrontendKind, Prefix, ServiceRecord};
 
 /// What a table of the kernel does not say of a Service port.
@@ -123,8 +125,8 @@ fn unserved_view(service: &Service, unserved: Option<Unserved>, notices: Vec<Str
         Unserved::Unusable => "unusable",
     });
     let policy = |policy| match policy {
-        crate::model::Policy::Cluster => "Cluster".to_owned(),
-        crate::model::Policy::Local => "Local".to_owned(),
+        crate::objects::service::Policy::Cluster => "Cluster".to_owned(),
+        crate::objects::service::Policy::Local => "Local".to_owned(),
     };
     ServiceView {
         namespace: service.name.namespace.to_string(),

@@ -3,9 +3,10 @@
 use lb_common::{Algorithm, FrontendKey, FrontendKind, ServiceRecord, SlotRange};
 use serde::Serialize;
 
+use super::columns;
 use super::rules::RulesView;
-use super::{authority, columns};
-use crate::desired::ServicePortName;
+use crate::objects::name::ServicePortName;
+use crate::objects::wire::authority;
 use crate::outcome::{Client, Outcome};
 use crate::tables::Tables;
 

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Agent {
     pub watch: Watch,
     pub model: Model,
-    events: mpsc::Receiver<lb_userspace::event::Event>,
+    events: mpsc::Receiver<lb_userspace::objects::event::Event>,
     planner: Planner,
     plane: MemoryPlane,
     /// Operations since the agent's start.
@@ -96,7 +96,7 @@ impl Agent {
         }
     }
 
-    pub fn take(&mut self, event: lb_userspace::event::Event) {
+    pub fn take(&mut self, event: lb_userspace::objects::event::Event) {
         self.model.apply(event);
         if !self.model.ready() {
             return;

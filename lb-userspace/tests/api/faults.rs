@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lb_userspace::api::Config;
-use lb_userspace::event::Kind;
+use lb_userspace::objects::name::Kind;
 use lb_userspace::tables::Tables;
 use serde_json::json;
 

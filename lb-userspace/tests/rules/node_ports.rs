@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use lb_common::FrontendKind;
-use lb_userspace::desired::Family;
 use lb_userspace::model::Settings;
+use lb_userspace::objects::name::Family;
 
 use crate::world::{READY, VIP, World, endpoint, service, slice};
 

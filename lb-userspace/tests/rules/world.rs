@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use lb_common::{Addr, Port, Proto};
 use lb_userspace::desired::{Desired, DesiredPort};
-use lb_userspace::event::{Change, Event};
 use lb_userspace::manifests::parse;
 use lb_userspace::model::{Found, Model, Packet, Settings};
+use lb_userspace::objects::event::{Change, Event};
 use lb_userspace::outcome::Client;
 
 pub fn address(text: &str) -> Addr {

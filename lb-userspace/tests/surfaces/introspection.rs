@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lb_common::{Counter, Proto, Traffic};
-use lb_userspace::desired::{Desired, Family, ServicePortName};
-use lb_userspace::event::{Change, Event, ObjectName};
+use lb_userspace::desired::Desired;
+use lb_userspace::objects::event::{Change, Event};
+use lb_userspace::objects::name::{Family, ObjectName, ServicePortName};
 use lb_userspace::surfaces::{Counted, introspection_router, traffic_families};
 use lb_userspace::telemetry::{Moment, Sync, Telemetry};
 use prometheus::TextEncoder;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lb_userspace::model::Node;
+use lb_userspace::objects::node::Node;
 use lb_userspace::surfaces::health_router;
 use lb_userspace::telemetry::{LinkHealth, Moment, Telemetry};
 use serde_json::Value;

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lb_common::Port;
-use lb_userspace::desired::Family;
-use lb_userspace::event::ObjectName;
 use lb_userspace::model::HealthCheck;
+use lb_userspace::objects::name::{Family, ObjectName};
 use lb_userspace::surfaces::{HealthChecks, ServiceHealth, health_check_addresses};
 use lb_userspace::telemetry::{Moment, Telemetry};
 

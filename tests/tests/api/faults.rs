@@ -12,7 +12,7 @@ use lb_tests::world::{NODE_NAME, Service};
 use lb_userspace::api::{self, Times};
 use lb_userspace::dataplane::maps::Maps;
 use lb_userspace::dataplane::pins::Pins;
-use lb_userspace::event::Kind;
+use lb_userspace::objects::name::Kind;
 use lb_userspace::tables::Tables;
 use tokio::runtime::Builder;
 

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
 use lb_userspace::desired::{Desired, DesiredPort};
-use lb_userspace::event::Event;
 use lb_userspace::model::Settings;
+use lb_userspace::objects::event::Event;
 use lb_userspace::outcome::Client;
 
 #[path = "../../../lb-userspace/tests/rules/world.rs"]

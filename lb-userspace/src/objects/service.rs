@@ -7,11 +7,10 @@ use k8s_openapi::api::core::v1;
 use lb_common::{Addr, Port, Proto};
 
 use super::addresses::{cluster_ips, external_ips, load_balancer_ips, source_ranges};
+use super::name::{Family, Named, ObjectName};
 use super::notice::Severity;
-use super::store::Named;
 use super::wire::protocol;
-use crate::desired::Family;
-use crate::event::ObjectName;
+use crate::objects::notice::Problem;
 
 /// Who serves a Service, where it is not kube-proxy (KEP-2447).
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
@@ -75,26 +74,6 @@ pub enum Policy {
     Local,
 }
 
-/// Something in an object that cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Problem {
-    pub severity: Severity,
-    pub text: String,
-    /// What an Event gives as reason; `None` where none is due.
-    pub reason: Option<&'static str>,
-}
-
-impl Problem {
-    pub(crate) fn new(severity: Severity, text: impl Into<String>) -> Self {
-        Self { severity, text: text.into(), reason: None }
-    }
-
-    /// With an Event.
-    pub(crate) fn told(self, reason: &'static str) -> Self {
-        Self { reason: Some(reason), ..self }
-    }
-}
-
 impl Service {
     /// Rules: which Services count is k/k cmd/kube-proxy/app/server.go and pkg/proxy/util/utils.go
     /// (ShouldSkipService, GetClusterIPByFamily); affinity is API defaulting (10,800 s).
@@ -152,6 +131,14 @@ impl Service {
         compact.cluster_ips.shrink_to_fit();
         compact.ports.shrink_to_fit();
         compact
+    }
+
+    pub(crate) fn vips(&self, family: Family) -> impl Iterator<Item = Addr> {
+        self.load_balancer_ips.iter().copied().filter(move |ip| Family::of(*ip) == family)
+    }
+
+    pub(crate) fn ranges(&self, family: Family) -> impl Iterator<Item = &IpNet> {
+        self.source_ranges.iter().filter(move |net| net.addr().is_ipv4() == (family == Family::Ipv4))
     }
 
     fn settle_external_policy(&mut self, has_external_ips: bool) {

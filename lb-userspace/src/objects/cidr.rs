@@ -3,8 +3,7 @@
 use ipnet::IpNet;
 use k8s_openapi::api::networking::v1;
 
-use super::store::Named;
-use crate::event::ObjectName;
+use super::name::{Named, ObjectName};
 
 /// The compact form of a ServiceCIDR.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,11 +4,11 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use lb_common::{Addr, Proto};
+use lb_common::{Addr, Port, Proto};
 
 /// An address that can stand in the tables. Refused: no address, IPv4 written as IPv6, and those that no packet on
 /// a wire may have.
-pub(super) fn address(text: &str) -> Result<Addr, String> {
+pub(crate) fn address(text: &str) -> Result<Addr, String> {
     let ip: IpAddr = decimal(text.trim()).parse().map_err(|_| format!("\"{text}\" is not an IP address"))?;
     if ip != ip.to_canonical() {
         return Err(format!("\"{text}\" is an IPv4-mapped IPv6 address; write it as IPv4"));
@@ -20,7 +20,7 @@ pub(super) fn address(text: &str) -> Result<Addr, String> {
 }
 
 /// A prefix; bits behind it are cleared.
-pub(super) fn net(text: &str) -> Result<IpNet, String> {
+pub(crate) fn net(text: &str) -> Result<IpNet, String> {
     let net: Result<IpNet, _> = decimal(text.trim()).parse();
     match net.map(|net| net.trunc()) {
         Ok(IpNet::V6(net)) if net.addr().to_ipv4_mapped().is_some() => {
@@ -52,11 +52,16 @@ fn decimal(text: &str) -> Cow<'_, str> {
 }
 
 /// A transport protocol; the API's default is TCP.
-pub(super) fn protocol(text: Option<&str>) -> Result<Proto, String> {
+pub(crate) fn protocol(text: Option<&str>) -> Result<Proto, String> {
     match text {
         None | Some("" | "TCP") => Ok(Proto::Tcp),
         Some("UDP") => Ok(Proto::Udp),
         Some("SCTP") => Ok(Proto::Sctp),
         Some(other) => Err(format!("protocol \"{other}\" is not supported")),
     }
+}
+
+/// `address:port`, IPv6 in brackets.
+pub(crate) fn authority(addr: Addr, port: Port) -> String {
+    std::net::SocketAddr::new(addr.into(), port.host()).to_string()
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use crate::event::Subject;
+use super::name::Subject;
 
 /// Something about an object that keeps it from working as it reads.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +27,26 @@ pub enum Severity {
     Warning,
     /// The object or the file cannot be used.
     Error,
+}
+
+/// Something in an object that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    pub severity: Severity,
+    pub text: String,
+    /// What an Event gives as reason; `None` where none is due.
+    pub reason: Option<&'static str>,
+}
+
+impl Problem {
+    pub(crate) fn new(severity: Severity, text: impl Into<String>) -> Self {
+        Self { severity, text: text.into(), reason: None }
+    }
+
+    /// With an Event.
+    pub(crate) fn told(self, reason: &'static str) -> Self {
+        Self { reason: Some(reason), ..self }
+    }
 }
 
 impl fmt::Display for Notice {

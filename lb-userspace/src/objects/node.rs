@@ -6,9 +6,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1;
 use lb_common::Addr;
 
-use super::store::Named;
-use crate::desired::Family;
-use crate::event::ObjectName;
+use super::name::{Family, Named, ObjectName};
 
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// With this taint the cluster autoscaler announces that it is about to remove a Node (KEP-3836).

@@ -4,10 +4,9 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1;
 use lb_common::Addr;
 
-use super::notice::Severity;
-use super::service::Problem;
+use super::name::Family;
+use super::notice::{Problem, Severity};
 use super::wire::{address, net};
-use crate::desired::Family;
 
 /// `clusterIPs[i]` is of family `ipFamilies[i]`; without families, `clusterIP` alone counts (kube-proxy does so,
 /// and manifests written by hand need it).
