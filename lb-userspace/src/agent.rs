@@ -29,7 +29,7 @@ use crate::heap;
 use crate::host_sockets::{self, HostSockets};
 use crate::links::Links;
 use crate::manifests;
-use crate::model::{Model, Settings};
+use crate::model::{Model, Rules};
 use crate::netdev::{Netdev, Overrides};
 use crate::objects::event::Event;
 use crate::objects::name::{Family, Kind};
@@ -55,7 +55,7 @@ const EVENTS_AT_ONCE: usize = 4096;
 pub struct Config {
     pub source: Source,
     pub node_name: String,
-    pub settings: Settings,
+    pub rules: Rules,
     pub pin_dir: PathBuf,
     pub attach: Mode,
     pub roles: Overrides,
@@ -175,7 +175,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         telemetry: Arc::clone(&telemetry),
         surfaces,
         recorder,
-        model: Model::with_settings(&*config.node_name, config.settings),
+        model: Model::with_rules(&*config.node_name, config.rules),
         netdev: netdev.clone(),
         planner,
         host_sockets: HostSockets::new(config.host_sockets, &pins, &kernel.maps)?,

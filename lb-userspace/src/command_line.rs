@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use lb_common::{Addr, capacity};
 use lb_userspace::dataplane::attach::Mode;
 use lb_userspace::dataplane::shape::Sizes;
-use lb_userspace::model::{ExternalIpCidrs, NodePortAddresses, ServiceCidrs, Settings};
+use lb_userspace::model::{ExternalIpCidrs, NodePortAddresses, Rules, ServiceCidrs};
 use lb_userspace::netdev::{Overrides, Role};
 use lb_userspace::{agent, api, host_sockets, view};
 
@@ -218,8 +218,8 @@ pub struct RuleArgs {
 }
 
 impl RuleArgs {
-    pub fn settings(&self) -> Settings {
-        Settings {
+    pub fn rules(&self) -> Rules {
+        Rules {
             service_proxy_name: self.service_proxy_name.clone(),
             external_ip_cidrs: self.external_ip_cidrs.clone().unwrap_or_default(),
             service_cidrs: self.service_cidrs.clone().unwrap_or_default(),
@@ -294,8 +294,8 @@ impl ViewArgs {
     pub fn files(&self) -> anyhow::Result<Option<(&Path, view::Node)>> {
         match (&self.manifests, &self.node_name) {
             (Some(dir), Some(name)) => {
-                let (addresses, settings) = (self.node_addresses.clone(), self.rules.settings());
-                Ok(Some((dir, view::Node { name: name.clone(), addresses, settings })))
+                let (addresses, rules) = (self.node_addresses.clone(), self.rules.rules());
+                Ok(Some((dir, view::Node { name: name.clone(), addresses, rules })))
             }
             _ if self.rules.is_empty() => Ok(None),
             _ => anyhow::bail!(

@@ -14,7 +14,7 @@ use lb_userspace::dataplane::maps::Maps;
 use lb_userspace::dataplane::pins::Pins;
 use lb_userspace::leftovers::Cleanup;
 use lb_userspace::leftovers::host::Host;
-use lb_userspace::model::Settings;
+use lb_userspace::model::Rules;
 use lb_userspace::objects::notice::Notice;
 use lb_userspace::tables::Tables;
 use lb_userspace::{agent, capabilities, check, dataplane, flows, heap, links, status, surfaces, view};
@@ -154,7 +154,7 @@ fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
         roles: args.roles.overrides(),
         source: args.source.source(settings.kubeconfig),
         node_name: node_name(settings.hostname_override)?,
-        settings: Settings { node_port_addresses, ..args.rules.settings() },
+        rules: Rules { node_port_addresses, ..args.rules.rules() },
         pin_dir: args.pins.pin_dir,
         attach: args.attach,
         constants: Constants { adopt: args.adopt, ..Constants::default() },

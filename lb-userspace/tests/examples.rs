@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use lb_userspace::model::Settings;
+use lb_userspace::model::Rules;
 use lb_userspace::objects::notice::Severity;
 use lb_userspace::view;
 use serde_json::json;
@@ -122,8 +122,8 @@ fn the_shape_of_a_service_in_json_from_files() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("a.yaml"), BALANCED).unwrap();
     let addresses = ["127.0.0.1", "10.0.0.1"].map(|text| text.parse::<std::net::IpAddr>().unwrap().into());
-    let settings = Settings { external_ip_cidrs: "none".parse().unwrap(), ..Settings::default() };
-    let node = view::Node { name: "node-1".into(), addresses: Some(addresses.to_vec()), settings };
+    let rules = Rules { external_ip_cidrs: "none".parse().unwrap(), ..Rules::default() };
+    let node = view::Node { name: "node-1".into(), addresses: Some(addresses.to_vec()), rules };
     let views = view::services_of_model(&view::model_from_manifests(dir.path(), node).unwrap());
     let from_outside = |outcome: &str| json!({"pod": "cluster", "host": "cluster", "outside": outcome});
     let expected = json!([

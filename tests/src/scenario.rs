@@ -25,7 +25,7 @@ use std::sync::Arc;
 use anyhow::{Context, Error, bail, ensure};
 use lb_userspace::desired::Desired;
 use lb_userspace::manifests::{Object, parse};
-use lb_userspace::model::{Model, Settings};
+use lb_userspace::model::{Model, Rules};
 use lb_userspace::objects::event::{Change, Event};
 use lb_userspace::objects::name::{ObjectName, Subject};
 use lb_userspace::plan::{Limits, Op, Planner};
@@ -107,7 +107,7 @@ impl Step<'_> {
     fn run(&self, agent: &mut Option<Agent>, plane: &mut dyn Plane) -> anyhow::Result<Option<String>> {
         let words: Vec<&str> = self.command.split_whitespace().collect();
         if let ["node", name, flags @ ..] = &words[..] {
-            let node = Node { name: (*name).to_owned(), settings: settings(flags)?, ..Node::default() };
+            let node = Node { name: (*name).to_owned(), rules: rules_of(flags)?, ..Node::default() };
             *agent = Some(Agent::start(node, BTreeMap::new(), plane)?);
             return Ok(None);
         }
@@ -148,7 +148,7 @@ struct Agent {
 impl Agent {
     fn start(node: Node, objects: BTreeMap<Subject, Object>, plane: &mut dyn Plane) -> anyhow::Result<Self> {
         let planner = Planner::restore(plane.read()?, Limits::default());
-        let mut model = Model::with_settings(node.name.as_str(), node.settings.clone());
+        let mut model = Model::with_rules(node.name.as_str(), node.rules.clone());
         if let Some(addresses) = &node.addresses {
             model.apply(Event::Addresses(addresses.iter().copied().collect()));
         }
@@ -230,20 +230,20 @@ impl Agent {
     }
 }
 
-fn settings(flags: &[&str]) -> anyhow::Result<Settings> {
-    let mut settings = Settings::default();
+fn rules_of(flags: &[&str]) -> anyhow::Result<Rules> {
+    let mut rules = Rules::default();
     for flag in flags {
         let (flag, value) =
             flag.split_once('=').with_context(|| format!("{flag}: --FLAG=VALUE is expected"))?;
         match flag {
-            "--nodeport-addresses" => settings.node_port_addresses = value.parse().map_err(Error::msg)?,
-            "--external-ip-cidrs" => settings.external_ip_cidrs = value.parse().map_err(Error::msg)?,
-            "--service-cidrs" => settings.service_cidrs = value.parse().map_err(Error::msg)?,
-            "--service-proxy-name" => settings.service_proxy_name = Some(value.to_owned()),
+            "--nodeport-addresses" => rules.node_port_addresses = value.parse().map_err(Error::msg)?,
+            "--external-ip-cidrs" => rules.external_ip_cidrs = value.parse().map_err(Error::msg)?,
+            "--service-cidrs" => rules.service_cidrs = value.parse().map_err(Error::msg)?,
+            "--service-proxy-name" => rules.service_proxy_name = Some(value.to_owned()),
             _ => bail!("{flag}: no such flag"),
         }
     }
-    Ok(settings)
+    Ok(rules)
 }
 
 /// The table, and below it what has no column.

@@ -5,7 +5,7 @@ use std::path::Path;
 use lb_common::Addr;
 
 use crate::manifests;
-use crate::model::{Model, Settings};
+use crate::model::{Model, Rules};
 use crate::objects::event::Event;
 use crate::objects::notice::Notice;
 use crate::plan::{Limits, Planner};
@@ -18,7 +18,7 @@ pub struct Node {
     pub name: String,
     /// Those of its interfaces. `None`: the InternalIPs of its Node object.
     pub addresses: Option<Vec<Addr>>,
-    pub settings: Settings,
+    pub rules: Rules,
 }
 
 impl Node {
@@ -50,7 +50,7 @@ pub fn tables_from_manifests(dir: &Path, node: Node) -> anyhow::Result<(Tables, 
 }
 
 fn load(dir: &Path, node: Node) -> anyhow::Result<(Model, crate::desired::Desired)> {
-    let mut model = Model::with_settings(node.name, node.settings);
+    let mut model = Model::with_rules(node.name, node.rules);
     for event in manifests::load_dir(dir)? {
         model.apply(event);
     }

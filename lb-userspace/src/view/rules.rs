@@ -47,7 +47,7 @@ pub struct HealthCheckView {
 pub fn services_of_model(model: &Model) -> Vec<ServiceView> {
     let mut views = Vec::new();
     for service in model.services() {
-        let unserved = service.unserved(model.settings());
+        let unserved = service.unserved(model.rules());
         let notices: Vec<String> = model
             .notices_of(&service.name)
             .map(|notice| format!("{}: {}", notice.severity, notice.text))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lb_common::{Addr, Port, Proto};
 use lb_userspace::desired::{Desired, DesiredPort};
 use lb_userspace::manifests::parse;
-use lb_userspace::model::{Found, Model, Packet, Settings};
+use lb_userspace::model::{Found, Model, Packet, Rules};
 use lb_userspace::objects::event::{Change, Event};
 use lb_userspace::outcome::Client;
 
@@ -21,11 +21,11 @@ pub struct World {
 
 impl World {
     pub fn new(yaml: &str) -> Self {
-        Self::with(Settings::default(), yaml)
+        Self::with(Rules::default(), yaml)
     }
 
-    pub fn with(settings: Settings, yaml: &str) -> Self {
-        let mut world = Self { model: Model::with_settings("n1", settings) };
+    pub fn with(rules: Rules, yaml: &str) -> Self {
+        let mut world = Self { model: Model::with_rules("n1", rules) };
         world.list(yaml);
         world
     }

@@ -10,7 +10,7 @@ use super::node_ports::NodePortAddresses;
 
 /// The defaults are kube-proxy's in iptables mode.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settings {
+pub struct Rules {
     /// Services with this value of the label `service.kubernetes.io/service-proxy-name` are served, and no others;
     /// `None`: those without the label.
     pub service_proxy_name: Option<String>,
