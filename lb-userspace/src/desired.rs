@@ -1,5 +1,7 @@
 //! What the tables ought to say about service ports, before ids are given out.
 
+pub mod outcome;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{Addr, Algorithm, BackendState, Endpoint, FrontendKey, FrontendKind, Prefix};

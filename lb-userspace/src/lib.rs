@@ -10,7 +10,6 @@ pub mod desired;
 pub mod manifests;
 pub mod model;
 pub mod objects;
-pub mod outcome;
 pub mod plan;
 pub mod plane;
 pub mod tables;

@@ -9,8 +9,8 @@ use super::Model;
 use super::claims::{Claim, node_port_key};
 use super::node_ports::NodePortAddresses;
 use crate::desired::DesiredPort;
+use crate::desired::outcome::{Client, Outcome};
 use crate::objects::name::{Family, ServicePortName};
-use crate::outcome::{Client, Outcome};
 
 /// Where it comes from and where it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

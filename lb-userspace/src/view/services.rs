@@ -5,9 +5,9 @@ use serde::Serialize;
 
 use super::columns;
 use super::rules::RulesView;
+use crate::desired::outcome::{Client, Outcome};
 use crate::objects::name::ServicePortName;
 use crate::objects::wire::authority;
-use crate::outcome::{Client, Outcome};
 use crate::tables::Tables;
 
 /// One Service port of one family.

@@ -8,10 +8,10 @@ use anyhow::{Result, bail, ensure};
 use lb_common::{Endpoint, FrontendKind, Port, Proto};
 use lb_tests::datapath::{CONTINUE, DROP, Datapath, REDIRECT};
 use lb_tests::packet::{Packet, Tcp, Transport, sctp, tcp, udp};
+use lb_userspace::desired::outcome::Client;
 use lb_userspace::desired::{Desired, ServiceRanges};
 use lb_userspace::model::{self, Found};
 use lb_userspace::objects::name::ServicePortName;
-use lb_userspace::outcome::Client;
 
 use crate::world::Pure;
 

@@ -3,10 +3,10 @@
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
+use lb_userspace::desired::outcome::Client;
 use lb_userspace::desired::{Desired, DesiredPort};
 use lb_userspace::model::Rules;
 use lb_userspace::objects::event::Event;
-use lb_userspace::outcome::Client;
 
 #[path = "../../../lb-userspace/tests/rules/world.rs"]
 #[allow(dead_code, reason = "what is not needed here is needed there")]

@@ -7,7 +7,7 @@ use std::fmt;
 
 use lb_common::{FrontendKind, ServiceRecord};
 
-use crate::desired::DesiredPort;
+use super::DesiredPort;
 
 /// Where a client is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
