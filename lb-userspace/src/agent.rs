@@ -35,10 +35,11 @@ use crate::objects::event::Event;
 use crate::objects::name::{Family, Kind};
 use crate::objects::notice::{Notice, Severity};
 use crate::pace::Pace;
-use crate::plan::{Batch, Limits, Op, Plan, Planner};
-use crate::plane::Plane;
+use crate::plan::{Batch, Limits, Plan, Planner};
 use crate::recorder::Recorder;
 use crate::surfaces::{self, Surfaces, Traffic};
+use crate::tables::op::Op;
+use crate::tables::plane::Plane;
 use crate::telemetry::{Moment, Sync, Telemetry};
 
 /// Between two passes over the flow table.

@@ -23,9 +23,10 @@ use aya::maps::MapError;
 use aya::maps::lpm_trie::Key;
 use lb_common::{Backend, BackendState, Prefix, RangeRule, Service, ServiceRecord, SourceClient};
 
-use crate::plan::Op;
-use crate::plane::Plane;
-use crate::tables::{Interest, Tables};
+use crate::tables::Tables;
+use crate::tables::interest::Interest;
+use crate::tables::op::Op;
+use crate::tables::plane::Plane;
 use maps::Maps;
 use sys::Grace;
 

@@ -19,7 +19,7 @@ use crate::dataplane::maps::{Maps, SocketTable};
 use crate::dataplane::netns;
 use crate::dataplane::pins::Pins;
 use crate::dataplane::sockdiag::{self, Connected};
-use crate::plan::Op;
+use crate::tables::op::Op;
 
 /// Between looks for sockets whose backend is gone; and after the last, for those that were on their way to it.
 const AGAIN: Duration = Duration::from_secs(1);

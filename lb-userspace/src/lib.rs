@@ -11,7 +11,6 @@ pub mod manifests;
 pub mod model;
 pub mod objects;
 pub mod plan;
-pub mod plane;
 pub mod tables;
 pub mod view;
 

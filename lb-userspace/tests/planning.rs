@@ -10,8 +10,9 @@ use lb_common::{
 };
 use lb_userspace::desired::{BackendShare, Desired, DesiredPort, ServiceRanges};
 use lb_userspace::objects::name::{Family, ServicePortName};
-use lb_userspace::plan::{Limits, Op, Planner};
+use lb_userspace::plan::{Limits, Planner};
 use lb_userspace::tables::Tables;
+use lb_userspace::tables::op::Op;
 
 /// [`Op::rank`]s.
 const PUT_FRONTEND: u8 = 7;

@@ -20,9 +20,10 @@ use lb_userspace::dataplane::sweep::Sweep;
 use lb_userspace::desired::{BackendShare, Desired, DesiredPort, ServiceRanges};
 use lb_userspace::flows::{self, FlowView};
 use lb_userspace::objects::name::{Family, ServicePortName};
-use lb_userspace::plan::{Limits, Op, Planner};
-use lb_userspace::plane::Plane;
-use lb_userspace::tables::Interest;
+use lb_userspace::plan::{Limits, Planner};
+use lb_userspace::tables::interest::Interest;
+use lb_userspace::tables::op::Op;
+use lb_userspace::tables::plane::Plane;
 use tempfile::TempDir;
 
 use crate::packet::{Packet, Place};

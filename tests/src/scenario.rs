@@ -28,8 +28,9 @@ use lb_userspace::manifests::{Object, parse};
 use lb_userspace::model::{Model, Rules};
 use lb_userspace::objects::event::{Change, Event};
 use lb_userspace::objects::name::{ObjectName, Subject};
-use lb_userspace::plan::{Limits, Op, Planner};
-use lb_userspace::plane::Plane;
+use lb_userspace::plan::{Limits, Planner};
+use lb_userspace::tables::op::Op;
+use lb_userspace::tables::plane::Plane;
 use lb_userspace::view::{self, Node};
 
 /// Runs every `*.txt` of a folder, each on a plane of its own that `plane` makes empty. With `UPDATE=1` in the

@@ -11,7 +11,8 @@ use lb_common::{Flow, FlowKey, Phase, SWEEP_BATCH, TICK_SHIFT, interest_bit, nod
 
 use super::maps::Maps;
 use crate::objects::name::Family;
-use crate::tables::{Interest, Tables};
+use crate::tables::Tables;
+use crate::tables::interest::Interest;
 
 /// Length of the Ethernet header that a test run wants in front.
 const HEADER: usize = 14;

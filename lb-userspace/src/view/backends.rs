@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::columns;
 use crate::objects::name::ServicePortName;
 use crate::objects::wire::authority;
-use crate::plan::state_name;
 use crate::tables::Tables;
+use crate::tables::op::state_name;
 
 /// One endpoint of one service port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

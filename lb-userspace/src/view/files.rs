@@ -9,8 +9,8 @@ use crate::model::{Model, Rules};
 use crate::objects::event::Event;
 use crate::objects::notice::Notice;
 use crate::plan::{Limits, Planner};
-use crate::plane::{MemoryPlane, Plane};
 use crate::tables::Tables;
+use crate::tables::plane::{MemoryPlane, Plane};
 
 /// The node, as an agent on it would see it.
 #[derive(Clone, Debug, Default)]

@@ -5,8 +5,8 @@ use std::time::Duration;
 use lb_userspace::api::{self, Config, Times, Watch};
 use lb_userspace::model::Model;
 use lb_userspace::plan::{Limits, Planner};
-use lb_userspace::plane::{MemoryPlane, Plane};
 use lb_userspace::tables::Tables;
+use lb_userspace::tables::plane::{MemoryPlane, Plane};
 use lb_userspace::view;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
@@ -127,7 +127,7 @@ impl Agent {
         lines.join("; ")
     }
 
-    fn apply(&mut self, ops: &[lb_userspace::plan::Op]) {
+    fn apply(&mut self, ops: &[lb_userspace::tables::op::Op]) {
         self.operations += ops.len();
         self.plane.apply(ops).unwrap();
     }

@@ -17,7 +17,7 @@ use lb_userspace::manifests;
 use lb_userspace::model::Model;
 use lb_userspace::objects::name::ServicePortName;
 use lb_userspace::plan::{Limits, Planner};
-use lb_userspace::plane::Plane;
+use lb_userspace::tables::plane::Plane;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::thread::sleep;

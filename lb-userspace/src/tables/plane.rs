@@ -2,8 +2,8 @@
 
 use anyhow::bail;
 
-use crate::plan::Op;
-use crate::tables::Tables;
+use super::Tables;
+use super::op::Op;
 
 /// Tables that can be read and written. The kernel's is in `dataplane`; tests and `--manifests` views use
 /// [`MemoryPlane`].
