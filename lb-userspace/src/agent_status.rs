@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tracing::debug;
 
-use crate::netdev::Overrides;
+use crate::node::role::Overrides;
 use crate::objects::name::Kind;
 use crate::sources;
 use crate::telemetry::{Eligibility, Moment, Telemetry};

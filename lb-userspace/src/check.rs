@@ -17,7 +17,8 @@ use serde::Serialize;
 use crate::config::Flags;
 use crate::dataplane::pins::Pins;
 use crate::dataplane::shape::Sizes;
-use crate::netdev::{Netdev, Overrides};
+use crate::node::netdev::Netdev;
+use crate::node::role::Overrides;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

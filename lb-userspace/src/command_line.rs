@@ -7,7 +7,7 @@ use lb_common::{Addr, capacity};
 use lb_userspace::dataplane::attach::Mode;
 use lb_userspace::dataplane::shape::Sizes;
 use lb_userspace::model::{ExternalIpCidrs, NodePortAddresses, Rules, ServiceCidrs};
-use lb_userspace::netdev::{Overrides, Role};
+use lb_userspace::node::role::{Overrides, Role};
 use lb_userspace::{agent, api, host_sockets, view};
 
 /// Kubernetes Services by eBPF, in place of kube-proxy.

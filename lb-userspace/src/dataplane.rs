@@ -6,11 +6,9 @@ pub mod load;
 pub mod lock;
 pub mod maps;
 pub mod migrate;
-pub mod netns;
 pub mod pins;
 pub mod probe;
 pub mod shape;
-pub mod sockdiag;
 pub mod sweep;
 pub mod sys;
 

@@ -12,13 +12,13 @@ use aya::Ebpf;
 use lb_common::{PeerSide, Proto, SocketKey};
 use tracing::{debug, error, info, warn};
 
-use crate::capabilities;
 use crate::dataplane::cgroup::{self, Cgroup, SocketLb};
 use crate::dataplane::load::Constants;
 use crate::dataplane::maps::{Maps, SocketTable};
-use crate::dataplane::netns;
 use crate::dataplane::pins::Pins;
-use crate::dataplane::sockdiag::{self, Connected};
+use crate::node::capabilities;
+use crate::node::netns;
+use crate::node::sockdiag::{self, Connected};
 use crate::tables::op::Op;
 
 /// Between looks for sockets whose backend is gone; and after the last, for those that were on their way to it.

@@ -14,7 +14,7 @@ use std::io;
 
 use anyhow::{Context, bail};
 
-use crate::netdev::Netdev;
+use crate::node::netdev::Netdev;
 
 /// Of iptables: `ip` and `ip6`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

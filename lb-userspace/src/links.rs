@@ -12,7 +12,8 @@ use crate::dataplane::cgroup;
 use crate::dataplane::lock;
 use crate::dataplane::migrate::{self, Migration};
 use crate::dataplane::pins::Pins;
-use crate::netdev::{Direction, Facts, Filter, Netdev, Overrides, Role, role};
+use crate::node::netdev::{Direction, Facts, Filter, Netdev};
+use crate::node::role::{Overrides, Role, role};
 use crate::telemetry::LinkHealth;
 
 /// Tries to swap programs on links that come or go.

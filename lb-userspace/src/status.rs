@@ -10,7 +10,8 @@ use crate::dataplane::cgroup;
 use crate::dataplane::lock;
 use crate::dataplane::maps::{Maps, SocketTable};
 use crate::dataplane::pins::Pins;
-use crate::netdev::{Direction, Netdev, Overrides, Role, role};
+use crate::node::netdev::{Direction, Netdev};
+use crate::node::role::{Overrides, Role, role};
 use crate::view::columns::render;
 
 /// As `lb status -o json` shows it (docs/output.md).

@@ -6,7 +6,7 @@ use libc::{NF_DROP, NF_INET_FORWARD, NFNL_SUBSYS_NFTABLES, NFPROTO_INET, NFT_MSG
 
 use super::{Line, ok, unseen, warning};
 use crate::leftovers::{Family, legacy};
-use crate::nfnetlink::{Attributes, Message, Nfnetlink, attribute, be32, text};
+use crate::node::nfnetlink::{Attributes, Message, Nfnetlink, attribute, be32, text};
 
 /// Attributes of `linux/netfilter/nf_tables.h`.
 mod nfta {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{Line, Options, ok, unseen, warning};
 use crate::dataplane::{attach, probe};
-use crate::netdev::{Direction, Facts, Netdev, Role, role};
+use crate::node::netdev::{Direction, Facts, Netdev};
+use crate::node::role::{Role, role};
 
 pub async fn check(netdev: &Netdev, options: &Options) -> Vec<Line> {
     let links = match netdev.links().await {

@@ -1,9 +1,9 @@
 //! bpffs and cgroup v2.
 
 use super::{Line, error, ok, warning};
-use crate::capabilities;
 use crate::dataplane::cgroup::Cgroup;
 use crate::dataplane::pins::Pins;
+use crate::node::capabilities;
 
 pub fn check(pins: &Pins) -> Vec<Line> {
     vec![bpffs(pins), cgroup()]

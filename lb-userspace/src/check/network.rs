@@ -4,7 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::{Line, error, ok, unseen, warning};
-use crate::netdev::{Facts, Netdev, Overrides, Role, role};
+use crate::node::netdev::{Facts, Netdev};
+use crate::node::role::{Overrides, Role, role};
 
 pub async fn check(netdev: &Netdev, roles: &Overrides) -> Vec<Line> {
     let mut lines = forwarding();

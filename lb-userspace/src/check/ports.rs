@@ -4,7 +4,7 @@ use super::{Line, error, ok, warning};
 use crate::config::Settings;
 use crate::dataplane::lock;
 use crate::dataplane::pins::Pins;
-use crate::sockets;
+use crate::node::listener;
 
 pub fn check(pins: &Pins, settings: &Settings) -> Vec<Line> {
     let wanted = [(settings.healthz, "health"), (settings.metrics, "metrics")];
@@ -13,7 +13,7 @@ pub fn check(pins: &Pins, settings: &Settings) -> Vec<Line> {
 }
 
 fn one(pins: &Pins, port: u16, purpose: &str) -> Line {
-    let owner = match sockets::listener(port) {
+    let owner = match listener::of(port) {
         Ok(Some(owner)) => owner,
         Ok(None) => return ok("ports", format!("{port} ({purpose}) is free")),
         Err(error) => return super::unseen("ports", &error),

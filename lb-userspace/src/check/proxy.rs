@@ -2,7 +2,7 @@
 
 use super::{Line, error, ok, unseen, warning};
 use crate::leftovers::{self, Leftovers, running};
-use crate::netdev::Netdev;
+use crate::node::netdev::Netdev;
 
 pub async fn check(netdev: &Netdev) -> Vec<Line> {
     let running = running::running();

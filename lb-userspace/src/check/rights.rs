@@ -1,7 +1,7 @@
 //! Capabilities of this process.
 
 use super::{Line, error, ok, unseen};
-use crate::capabilities::{NEEDED, missing};
+use crate::node::capabilities::{NEEDED, missing};
 
 pub fn check() -> Vec<Line> {
     let missing = match missing() {

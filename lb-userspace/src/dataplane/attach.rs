@@ -17,7 +17,7 @@ use lb_common::names;
 use super::load;
 use super::pins::Pins;
 use super::sys;
-use crate::netdev::{Direction, Facts, Filter};
+use crate::node::netdev::{Direction, Facts, Filter};
 
 /// `--attach`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]

@@ -12,7 +12,7 @@ use lb_common::names;
 use super::attach::attach_type;
 use super::pins::Pins;
 use super::sys;
-use crate::netdev::Direction;
+use crate::node::netdev::Direction;
 
 /// Does the kernel describe its own types?
 ///

@@ -11,8 +11,8 @@ use libc::NFNL_SUBSYS_IPSET;
 
 use super::count;
 use super::host::{Host, said};
-use crate::netdev::Netdev;
-use crate::nfnetlink::{Attributes, Message, Nfnetlink, text};
+use crate::node::netdev::Netdev;
+use crate::node::nfnetlink::{Attributes, Message, Nfnetlink, text};
 
 /// The device that holds every service address (pkg/proxy/ipvs/proxier.go).
 pub const DEVICE: &str = "kube-ipvs0";

@@ -12,7 +12,7 @@ use libc::{
 
 use super::chains::{Chain, Removal, Rule, is_kube_proxys, removal};
 use super::{Family, count};
-use crate::nfnetlink::{Attributes, Message, Nfnetlink, all_attributes, attribute, be32, be64, text};
+use crate::node::nfnetlink::{Attributes, Message, Nfnetlink, all_attributes, attribute, be32, be64, text};
 
 /// Attributes of `linux/netfilter/nf_tables.h`.
 mod nfta {

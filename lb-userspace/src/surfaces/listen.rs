@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use crate::sockets;
+use crate::node::listener;
 
 /// Until a port is tried again (kube-proxy's own time).
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -66,7 +66,7 @@ pub(super) fn explain(address: SocketAddr, error: &io::Error) -> String {
     if error.kind() != io::ErrorKind::AddrInUse {
         return error.to_string();
     }
-    match sockets::listener(address.port()) {
+    match listener::of(address.port()) {
         Ok(Some(owner)) => format!("the port is in use by {owner}"),
         _ => "the address is in use".to_owned(),
     }

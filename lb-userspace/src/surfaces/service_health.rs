@@ -17,7 +17,7 @@ use tokio::task::AbortHandle;
 use tracing::{error, info};
 
 use super::{HealthChecks, listen};
-use crate::netdev::Netdev;
+use crate::node::netdev::Netdev;
 use crate::objects::name::{Family, ObjectName};
 use crate::recorder::Recorder;
 use crate::telemetry::{Moment, Telemetry};

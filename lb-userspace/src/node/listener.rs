@@ -26,7 +26,7 @@ impl fmt::Display for Owner {
 ///
 /// # Errors
 /// Where /proc cannot be read.
-pub fn listener(port: u16) -> io::Result<Option<Owner>> {
+pub fn of(port: u16) -> io::Result<Option<Owner>> {
     for file in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
         let table = match fs::read_to_string(file) {
             Ok(table) => table,
@@ -76,11 +76,11 @@ mod tests {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let listener = TcpListener::bind(address).expect("loopback");
             let port = listener.local_addr().expect("it is bound").port();
-            let owner = super::listener(port).expect("/proc").expect("it listens");
+            let owner = of(port).expect("/proc").expect("it listens");
             assert_eq!(owner.pid, Some(std::process::id()), "{owner}");
             assert!(owner.name.is_some());
             drop(listener);
-            assert_eq!(super::listener(port).expect("/proc"), None);
+            assert_eq!(of(port).expect("/proc"), None);
         }
     }
 
