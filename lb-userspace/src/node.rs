@@ -3,6 +3,7 @@
 pub mod capabilities;
 pub mod listener;
 pub mod netdev;
+mod netlink;
 pub mod netns;
 pub mod nfnetlink;
 pub mod role;

@@ -1,28 +1,17 @@
 //! nfnetlink, as far as nftables and ipset need it: requests, dumps, and batches that are carried out whole or
-//! not at all. No crate at hand speaks it without a C library; the framing is that of `rtnetlink`'s own crates.
+//! not at all. No crate at hand speaks it without a C library.
 
 use std::io;
-use std::os::fd::AsRawFd;
 
-use rtnetlink::packet_core::NetlinkBuffer;
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
-use rtnetlink::sys::{Socket, SocketAddr};
 
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
-const NLM_F_DUMP: u16 = 0x300;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
+use super::netlink::{ACK, DUMP, Netlink, REQUEST, write_header};
+
 const NLA_F_NESTED: u16 = 0x8000;
 /// `NFNL_BATCH_GENID` of `linux/netfilter/nfnetlink.h`.
 const BATCH_GENID: u16 = 1;
-
-/// Length of `struct nlmsghdr` and of `struct nfgenmsg`.
-const HEADERS: usize = 20;
-
-/// Room for a part of a dump. The kernel fills what it is offered, up to 32 KiB, and begins each part by going
-/// through the list from its start.
-const DATAGRAM: usize = 1 << 16;
+/// Length of `struct nfgenmsg`.
+const FAMILY_HEADER: usize = 4;
 
 /// Attributes of a message, one after the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -107,12 +96,7 @@ impl Message {
     }
 
     fn write(&self, out: &mut Vec<u8>, flags: u16, sequence: u32, resource: u16) {
-        let length = (HEADERS + self.attributes.0.len()) as u32;
-        out.extend_from_slice(&length.to_ne_bytes());
-        out.extend_from_slice(&self.kind.to_ne_bytes());
-        out.extend_from_slice(&flags.to_ne_bytes());
-        out.extend_from_slice(&sequence.to_ne_bytes());
-        out.extend_from_slice(&0_u32.to_ne_bytes());
+        write_header(out, FAMILY_HEADER + self.attributes.0.len(), self.kind, flags, sequence);
         out.extend_from_slice(&[self.family, 0]);
         out.extend_from_slice(&resource.to_be_bytes());
         out.extend_from_slice(&self.attributes.0);
@@ -121,7 +105,7 @@ impl Message {
 
 /// A socket, in the network namespace of the thread that opened it.
 pub struct Nfnetlink {
-    socket: Socket,
+    netlink: Netlink,
     sequence: u32,
 }
 
@@ -129,13 +113,11 @@ impl Nfnetlink {
     /// # Errors
     /// Where the kernel has no nfnetlink.
     pub fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_NETFILTER)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
+        let netlink = Netlink::open(NETLINK_NETFILTER)?;
         // The kernel answers while it is asked: it never takes long. A bound all the same.
         let limit = libc::timeval { tv_sec: 30, tv_usec: 0 };
-        set_option(&socket, libc::SO_RCVTIMEO, &limit)?;
-        Ok(Self { socket, sequence: 0 })
+        netlink.set_option(libc::SO_RCVTIMEO, &limit)?;
+        Ok(Self { netlink, sequence: 0 })
     }
 
     /// Asks for a list; `visit` gets the attributes of each entry.
@@ -143,7 +125,7 @@ impl Nfnetlink {
     /// # Errors
     /// The kernel's. `Interrupted` where the list changed meanwhile and is not to be trusted.
     pub fn dump(&mut self, message: &Message, visit: impl FnMut(&[u8])) -> io::Result<()> {
-        self.exchange(message, NLM_F_REQUEST | NLM_F_DUMP, visit)
+        self.exchange(message, REQUEST | DUMP, visit)
     }
 
     /// Asks for one thing, or that one thing be done.
@@ -151,14 +133,14 @@ impl Nfnetlink {
     /// # Errors
     /// The kernel's.
     pub fn ask(&mut self, message: &Message, visit: impl FnMut(&[u8])) -> io::Result<()> {
-        self.exchange(message, NLM_F_REQUEST | NLM_F_ACK, visit)
+        self.exchange(message, REQUEST | ACK, visit)
     }
 
     fn exchange(&mut self, message: &Message, flags: u16, visit: impl FnMut(&[u8])) -> io::Result<()> {
         let mut bytes = Vec::new();
         self.sequence += 1;
         message.write(&mut bytes, flags, self.sequence, 0);
-        self.send(&bytes)?;
+        self.netlink.send(&bytes)?;
         self.receive(self.sequence, self.sequence, visit)
     }
 
@@ -174,75 +156,29 @@ impl Nfnetlink {
         let frame = |kind: i32, attributes| Message { kind: kind as u16, family: 0, attributes };
         let first = self.sequence + 1;
         let begin = frame(libc::NFNL_MSG_BATCH_BEGIN, genid);
-        begin.write(&mut bytes, NLM_F_REQUEST, first, subsystem as u16);
+        begin.write(&mut bytes, REQUEST, first, subsystem as u16);
         let mut sequence = first;
         for message in others {
             sequence += 1;
-            message.write(&mut bytes, NLM_F_REQUEST, sequence, 0);
+            message.write(&mut bytes, REQUEST, sequence, 0);
         }
         sequence += 1;
-        last.write(&mut bytes, NLM_F_REQUEST | NLM_F_ACK, sequence, 0);
+        last.write(&mut bytes, REQUEST | ACK, sequence, 0);
         let end = frame(libc::NFNL_MSG_BATCH_END, Attributes::new());
-        end.write(&mut bytes, NLM_F_REQUEST, sequence + 1, subsystem as u16);
+        end.write(&mut bytes, REQUEST, sequence + 1, subsystem as u16);
         self.sequence = sequence + 1;
         // A batch is one datagram, however long.
         let room = (bytes.len() + 4096) as libc::c_int;
-        set_option(&self.socket, libc::SO_SNDBUFFORCE, &room)?;
-        self.send(&bytes)?;
+        self.netlink.set_option(libc::SO_SNDBUFFORCE, &room)?;
+        self.netlink.send(&bytes)?;
         self.receive(first, sequence, |_| {})
     }
 
-    fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        let sent = self.socket.send(bytes, 0)?;
-        if sent == bytes.len() { Ok(()) } else { Err(io::Error::other("netlink took a part of a message")) }
-    }
-
-    /// Reads until the end of a dump or the acknowledgement of `last`; errors count from `first` on.
     fn receive(&mut self, first: u32, last: u32, mut visit: impl FnMut(&[u8])) -> io::Result<()> {
-        const NLM_F_DUMP_INTR: u16 = 16;
-        let mut interrupted = false;
-        let mut datagram = Vec::with_capacity(DATAGRAM);
-        loop {
-            datagram.clear();
-            self.socket.recv(&mut datagram, 0)?;
-            let mut rest = &datagram[..];
-            while rest.len() >= HEADERS {
-                let message = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
-                let length = message.length() as usize;
-                let payload = &rest[16..length];
-                let sequence = message.sequence_number();
-                interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
-                match message.message_type() {
-                    // What is left of an earlier request that failed.
-                    _ if !(first..=last).contains(&sequence) => {}
-                    NLMSG_DONE if interrupted => return Err(io::ErrorKind::Interrupted.into()),
-                    NLMSG_DONE => return Ok(()),
-                    NLMSG_ERROR => match payload.first_chunk().map(|code| i32::from_ne_bytes(*code)) {
-                        Some(0) if sequence == last => return Ok(()),
-                        Some(0) => {}
-                        Some(code) => return Err(io::Error::from_raw_os_error(-code)),
-                        None => return Err(io::ErrorKind::InvalidData.into()),
-                    },
-                    _ => visit(payload.get(4..).unwrap_or_default()),
-                }
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-            }
-        }
+        let interrupted =
+            self.netlink.receive(first, last, |body| visit(body.get(FAMILY_HEADER..).unwrap_or_default()))?;
+        if interrupted { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
     }
-}
-
-fn set_option<T>(socket: &Socket, option: libc::c_int, value: &T) -> io::Result<()> {
-    // SAFETY: `value` is readable for the length given, and of the type that the option takes.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            option,
-            std::ptr::from_ref(value).cast(),
-            size_of::<T>() as libc::socklen_t,
-        )
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 #[cfg(test)]

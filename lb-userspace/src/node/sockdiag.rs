@@ -4,28 +4,17 @@
 use std::io;
 
 use lb_common::{Addr, Port, Proto};
-use rtnetlink::packet_core::NetlinkBuffer;
 use rtnetlink::sys::protocols::NETLINK_SOCK_DIAG;
-use rtnetlink::sys::{Socket, SocketAddr};
+
+use super::netlink::{ACK, DUMP, HEADER, Netlink, REQUEST, write_header};
 
 /// `linux/sock_diag.h`.
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
-const NLM_F_DUMP: u16 = 0x300;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-
-/// Length of `struct nlmsghdr`.
-const HEADER: usize = 16;
 /// Length of `struct inet_diag_sockid`, and where it begins in `struct inet_diag_msg`.
 const ID: usize = 48;
 const ID_AT: usize = 4;
-/// Room for a part of a dump.
-const DATAGRAM: usize = 1 << 16;
-
 /// All states of `net/tcp_states.h` but TIME_WAIT (6), LISTEN (10) and NEW_SYN_RECV (12): nobody waits at those for an
 /// answer.
 const STATES: u32 = 0xfff & !(1 << 6 | 1 << 10 | 1 << 12);
@@ -83,18 +72,18 @@ pub fn end(proto: Proto, is_over: impl Fn(&Connected) -> bool) -> io::Result<usi
     Ok(ended)
 }
 
-struct Diag(Socket);
+struct Diag {
+    netlink: Netlink,
+    sequence: u32,
+}
 
 impl Diag {
     fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self(socket))
+        Ok(Self { netlink: Netlink::open(NETLINK_SOCK_DIAG)?, sequence: 0 })
     }
 
     fn connected(&mut self, family: u8, proto: Proto) -> io::Result<Vec<Connected>> {
-        self.send(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, family, proto, &[0; ID])?;
+        self.send(SOCK_DIAG_BY_FAMILY, DUMP, family, proto, &[0; ID])?;
         let mut found = Vec::new();
         self.receive(|body| {
             let id = body.get(ID_AT..ID_AT + ID).and_then(|id| id.first_chunk());
@@ -106,47 +95,25 @@ impl Diag {
     }
 
     fn destroy(&mut self, socket: &Connected) -> io::Result<()> {
-        self.send(SOCK_DESTROY, NLM_F_ACK, socket.family, socket.proto, &socket.id)?;
+        self.send(SOCK_DESTROY, ACK, socket.family, socket.proto, &socket.id)?;
         self.receive(|_| {})
     }
 
     /// `struct inet_diag_req_v2`.
-    fn send(&self, kind: u16, flags: u16, family: u8, proto: Proto, id: &[u8; ID]) -> io::Result<()> {
-        let mut bytes = Vec::with_capacity(HEADER + 8 + ID);
-        bytes.extend_from_slice(&((HEADER + 8 + ID) as u32).to_ne_bytes());
-        bytes.extend_from_slice(&kind.to_ne_bytes());
-        bytes.extend_from_slice(&(NLM_F_REQUEST | flags).to_ne_bytes());
-        bytes.extend_from_slice(&[0; 8]);
+    fn send(&mut self, kind: u16, flags: u16, family: u8, proto: Proto, id: &[u8; ID]) -> io::Result<()> {
+        const REQUEST_BODY: usize = 8 + ID;
+        let mut bytes = Vec::with_capacity(HEADER + REQUEST_BODY);
+        self.sequence += 1;
+        write_header(&mut bytes, REQUEST_BODY, kind, REQUEST | flags, self.sequence);
         bytes.extend_from_slice(&[family, proto as u8, 0, 0]);
         bytes.extend_from_slice(&STATES.to_ne_bytes());
         bytes.extend_from_slice(id);
-        self.0.send(&bytes, 0).map(drop)
+        self.netlink.send(&bytes)
     }
 
-    /// Reads until the end of a dump, or the acknowledgement.
-    fn receive(&mut self, mut visit: impl FnMut(&[u8])) -> io::Result<()> {
-        let mut datagram = Vec::with_capacity(DATAGRAM);
-        loop {
-            datagram.clear();
-            self.0.recv(&mut datagram, 0)?;
-            let mut rest = &datagram[..];
-            while rest.len() >= HEADER {
-                let message = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
-                let length = message.length() as usize;
-                let body = &rest[HEADER..length];
-                match message.message_type() {
-                    NLMSG_DONE => return Ok(()),
-                    NLMSG_ERROR => {
-                        return match body.first_chunk().map(|code| i32::from_ne_bytes(*code)) {
-                            Some(0) => Ok(()),
-                            Some(code) => Err(io::Error::from_raw_os_error(-code)),
-                            None => Err(io::ErrorKind::InvalidData.into()),
-                        };
-                    }
-                    _ => visit(body),
-                }
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-            }
-        }
+    /// Reads until the end of a dump, or the acknowledgement. A list that changed meanwhile is as good as any other: who
+    /// was missed is found by the next pass.
+    fn receive(&mut self, visit: impl FnMut(&[u8])) -> io::Result<()> {
+        self.netlink.receive(self.sequence, self.sequence, visit).map(drop)
     }
 }
