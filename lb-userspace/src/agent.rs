@@ -16,7 +16,7 @@ use tracing::{debug, error, info, trace, warn};
 use crate::agent_status;
 use crate::api;
 use crate::dataplane::Kernel;
-use crate::dataplane::attach::Mode;
+use crate::dataplane::hook::Mode;
 use crate::dataplane::load::{self, Constants, Opened};
 use crate::dataplane::lock;
 use crate::dataplane::maps::Maps;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lb_common::{Addr, capacity};
-use lb_userspace::dataplane::attach::Mode;
+use lb_userspace::dataplane::hook::Mode;
 use lb_userspace::dataplane::shape::Sizes;
 use lb_userspace::model::{ExternalIpCidrs, NodePortAddresses, Rules, ServiceCidrs};
 use lb_userspace::node::role::{Overrides, Role};

@@ -1,7 +1,6 @@
 //! The kernel: the only modules that know aya.
 
-pub mod attach;
-pub mod cgroup;
+pub mod hook;
 pub mod load;
 pub mod lock;
 pub mod maps;
@@ -119,14 +118,6 @@ fn absent_is_fine(result: Result<(), MapError>) -> anyhow::Result<()> {
         Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         other => Ok(other?),
     }
-}
-
-/// CPUs that the kernel keeps values for.
-///
-/// # Errors
-/// Where /sys does not tell.
-pub fn possible_cpus() -> anyhow::Result<usize> {
-    aya::util::nr_cpus().map_err(|(file, error)| anyhow::anyhow!("{file}: {error}"))
 }
 
 /// The tables as they are in the maps.

@@ -12,7 +12,7 @@ use aya::Ebpf;
 use lb_common::{PeerSide, Proto, SocketKey};
 use tracing::{debug, error, info, warn};
 
-use crate::dataplane::cgroup::{self, Cgroup, SocketLb};
+use crate::dataplane::hook::cgroup::{self, Cgroup, SocketLb};
 use crate::dataplane::load::Constants;
 use crate::dataplane::maps::{Maps, SocketTable};
 use crate::dataplane::pins::Pins;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use aya::Ebpf;
 use tracing::{error, info, warn};
 
-use crate::dataplane::attach::{self, Hook, Mode};
-use crate::dataplane::cgroup;
+use crate::dataplane::hook::cgroup;
+use crate::dataplane::hook::{self, Hook, Mode};
 use crate::dataplane::lock;
 use crate::dataplane::migrate::{self, Migration};
 use crate::dataplane::pins::Pins;
@@ -79,7 +79,7 @@ impl Links {
         let links: Vec<(u32, String)> =
             on_tcx.map(|(index, attached)| (*index, attached.facts.name.clone())).collect();
         move || {
-            let lost = links.iter().filter(|(index, _)| !attach::is_on_tcx(&pins, *index) && exists(*index));
+            let lost = links.iter().filter(|(index, _)| !hook::is_on_tcx(&pins, *index) && exists(*index));
             lost.map(|(_, name)| name.clone()).collect()
         }
     }
@@ -151,18 +151,18 @@ impl Links {
                 return false;
             }
         };
-        let foreign = filters.iter().flatten().filter(|filter| !attach::is_ours(filter)).count();
-        let ours = filters.iter().all(|filters| filters.iter().any(attach::is_ours));
+        let foreign = filters.iter().flatten().filter(|filter| !hook::is_ours(filter)).count();
+        let ours = filters.iter().all(|filters| filters.iter().any(hook::is_ours));
         if self.attached.get(&facts.index).is_some_and(|known| {
             let is_there = match known.hook {
-                Hook::Tcx => attach::is_on_tcx(&self.pins, facts.index),
+                Hook::Tcx => hook::is_on_tcx(&self.pins, facts.index),
                 Hook::Clsact => ours,
             };
             known.facts == *facts && known.foreign == foreign && is_there
         }) {
             return true;
         }
-        match attach::attach(&mut self.object, &self.pins, self.mode, facts, &filters) {
+        match hook::attach(&mut self.object, &self.pins, self.mode, facts, &filters) {
             Ok(hook) => {
                 info!(link = facts.name, ?hook, "attached: {reason}");
                 self.attached.insert(facts.index, Attached { facts: facts.clone(), hook, foreign });
@@ -196,7 +196,7 @@ impl Links {
         self.attached.retain(|index, _| there(index));
         for (index, _) in self.pins.linked()?.iter().filter(|(index, _)| !there(index)) {
             for direction in Direction::BOTH {
-                attach::unpin(&self.pins, *index, direction)?;
+                hook::unpin(&self.pins, *index, direction)?;
             }
         }
         Ok(())
@@ -214,11 +214,11 @@ async fn detach(pins: &Pins, netdev: &Netdev, link: &Facts) -> anyhow::Result<()
     let mut ours = false;
     let mut others = false;
     for direction in Direction::BOTH {
-        attach::unpin(pins, link.index, direction)?;
+        hook::unpin(pins, link.index, direction)?;
         let filters = netdev.filters(link.index, direction).await?;
-        ours |= filters.iter().any(attach::is_ours);
-        others |= filters.iter().any(|filter| !attach::is_ours(filter));
-        attach::detach_clsact(&link.name, direction, &filters)?;
+        ours |= filters.iter().any(hook::is_ours);
+        others |= filters.iter().any(|filter| !hook::is_ours(filter));
+        hook::detach_clsact(&link.name, direction, &filters)?;
     }
     if ours && !others {
         netdev.remove_clsact(link.index).await;

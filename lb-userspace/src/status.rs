@@ -5,8 +5,8 @@ use lb_common::{Counter, SCHEMA, capacity};
 use serde::Serialize;
 
 use crate::agent_status::{self, AgentStatus};
-use crate::dataplane::attach::{Hook, is_ours};
-use crate::dataplane::cgroup;
+use crate::dataplane::hook::cgroup;
+use crate::dataplane::hook::{Hook, is_ours};
 use crate::dataplane::lock;
 use crate::dataplane::maps::{Maps, SocketTable};
 use crate::dataplane::pins::Pins;

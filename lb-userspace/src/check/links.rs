@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Line, Options, ok, unseen, warning};
-use crate::dataplane::{attach, probe};
+use crate::dataplane::{hook, probe};
 use crate::node::netdev::{Direction, Facts, Netdev};
 use crate::node::role::{Role, role};
 
@@ -73,7 +73,7 @@ async fn others(netdev: &Netdev, options: &Options, pods: &[&Facts]) -> anyhow::
     for link in pods {
         for direction in Direction::BOTH {
             for filter in netdev.filters(link.index, direction).await? {
-                if !attach::is_ours(&filter) {
+                if !hook::is_ours(&filter) {
                     let name = filter.name.unwrap_or_else(|| "without a name".to_owned());
                     *others.entry(("clsact", name, direction)).or_default() += 1;
                 }

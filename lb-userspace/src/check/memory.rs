@@ -12,7 +12,7 @@ pub fn check(options: &Options) -> Line {
     if options.pins.require().is_ok() {
         return ok("memory", "the maps are there already");
     }
-    let cpus = match crate::dataplane::possible_cpus() {
+    let cpus = match crate::dataplane::shape::possible_cpus() {
         Ok(cpus) => cpus,
         Err(error) => return unseen("memory", &format_args!("{error:#}")),
     };

@@ -1,7 +1,7 @@
 //! bpffs and cgroup v2.
 
 use super::{Line, error, ok, warning};
-use crate::dataplane::cgroup::Cgroup;
+use crate::dataplane::hook::cgroup::Cgroup;
 use crate::dataplane::pins::Pins;
 use crate::node::capabilities;
 

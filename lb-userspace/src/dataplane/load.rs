@@ -6,7 +6,7 @@ use aya::sys::BpfHelper;
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use lb_common::names;
 
-use super::cgroup;
+use super::hook::cgroup;
 use super::migrate::{self, Converter, Migration, Plan};
 use super::pins::{Pins, Set};
 use super::shape::{self, Sizes};

@@ -13,8 +13,8 @@ use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use lb_common::names;
 use procfs::process::Process;
 
-use super::pins::Pins;
-use super::sys;
+use crate::dataplane::pins::Pins;
+use crate::dataplane::sys;
 
 /// Whose sockets are translated: `--socket-lb`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum, serde::Serialize)]

@@ -4,6 +4,8 @@
 //! both directions translated. TCX runs before clsact always, hence clsact beside a clsact program of somebody
 //! else.
 
+pub mod cgroup;
+
 use std::io;
 
 use anyhow::{Context, anyhow, bail};
