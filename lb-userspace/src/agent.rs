@@ -26,8 +26,8 @@ use crate::dataplane::shape::Sizes;
 use crate::dataplane::sweep::Sweep;
 use crate::desired::Desired;
 use crate::heap;
-use crate::host_sockets::{self, HostSockets};
-use crate::links::Links;
+use crate::hooks::links::Links;
+use crate::hooks::sockets::{HostSockets, SocketOptions};
 use crate::manifests;
 use crate::model::{Model, Rules};
 use crate::node::netdev::Netdev;
@@ -68,7 +68,7 @@ pub struct Config {
     /// Service ports, and backends, that metrics show the traffic of.
     pub metrics_limit: usize,
     pub sizes: Sizes,
-    pub host_sockets: host_sockets::Config,
+    pub host_sockets: SocketOptions,
 }
 
 /// Where the objects come from.

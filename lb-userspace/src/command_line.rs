@@ -6,9 +6,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use lb_common::{Addr, capacity};
 use lb_userspace::dataplane::hook::Mode;
 use lb_userspace::dataplane::shape::Sizes;
+use lb_userspace::hooks::sockets::SocketOptions;
 use lb_userspace::model::{ExternalIpCidrs, NodePortAddresses, Rules, ServiceCidrs};
 use lb_userspace::node::role::{Overrides, Role};
-use lb_userspace::{agent, api, host_sockets, view};
+use lb_userspace::{agent, api, view};
 
 /// Kubernetes Services by eBPF, in place of kube-proxy.
 #[derive(Parser)]
@@ -88,7 +89,7 @@ pub struct AgentArgs {
     #[command(flatten)]
     pub rules: RuleArgs,
     #[command(flatten)]
-    pub host_sockets: host_sockets::Config,
+    pub host_sockets: SocketOptions,
     /// Pass TCP segments of unknown connections on to the kernel instead of answering with a RST: while
     /// connections of kube-proxy drain
     #[arg(long)]

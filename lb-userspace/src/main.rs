@@ -12,13 +12,14 @@ use lb_userspace::config::{self, Flags};
 use lb_userspace::dataplane::load::Constants;
 use lb_userspace::dataplane::maps::Maps;
 use lb_userspace::dataplane::pins::Pins;
+use lb_userspace::hooks::links;
 use lb_userspace::leftovers::Cleanup;
 use lb_userspace::leftovers::host::Host;
 use lb_userspace::model::Rules;
 use lb_userspace::node::capabilities;
 use lb_userspace::objects::notice::Notice;
 use lb_userspace::tables::Tables;
-use lb_userspace::{agent, check, dataplane, flows, heap, links, status, surfaces, view};
+use lb_userspace::{agent, check, dataplane, flows, heap, status, surfaces, view};
 
 fn main() -> ExitCode {
     heap::set_up();

@@ -69,7 +69,7 @@ impl Shape {
     pub fn value_bytes(&self) -> anyhow::Result<usize> {
         Ok(match self.map_type {
             MapType::PerCpuArray | MapType::PerCpuHash | MapType::LruPerCpuHash => {
-                self.value.next_multiple_of(8) * crate::dataplane::shape::possible_cpus()?
+                self.value.next_multiple_of(8) * possible_cpus()?
             }
             _ => self.value,
         })

@@ -27,7 +27,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 const AT_MOST_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Debug, Default, clap::Args)]
-pub struct Config {
+pub struct SocketOptions {
     /// Whose connections are translated at the socket: those of the host's own processes, those of pods too, or none
     #[arg(long = "socket-lb", value_enum, default_value_t)]
     pub mode: SocketLb,
@@ -36,7 +36,7 @@ pub struct Config {
     pub cgroup: Option<PathBuf>,
 }
 
-impl Config {
+impl SocketOptions {
     /// Completes what programs are to know of the host.
     ///
     /// # Errors
@@ -55,7 +55,7 @@ impl Config {
 
 /// The agent's hold on them.
 pub struct HostSockets {
-    config: Config,
+    options: SocketOptions,
     /// What the programs hang on.
     cgroup: Option<Cgroup>,
     /// Why they hang nowhere, as it was logged.
@@ -67,22 +67,22 @@ pub struct HostSockets {
 impl HostSockets {
     /// # Errors
     /// Where the tables cannot be opened once more, or there is no thread to be had.
-    pub fn new(config: Config, pins: &Pins, maps: &Maps) -> anyhow::Result<Self> {
+    pub fn new(options: SocketOptions, pins: &Pins, maps: &Maps) -> anyhow::Result<Self> {
         let mut gone = None;
-        if config.mode == SocketLb::All && !capabilities::has_sys_admin() {
+        if options.mode == SocketLb::All && !capabilities::has_sys_admin() {
             warn!("sockets in pods will not end when their backend is gone: CAP_SYS_ADMIN is missing");
         }
-        if config.mode != SocketLb::Off {
+        if options.mode != SocketLb::Off {
             let (tell, told) = channel();
             let table = SocketTable::open(pins, maps)?;
-            let orphans = Orphans { table, in_pods: config.mode == SocketLb::All, complaint: None };
+            let orphans = Orphans { table, in_pods: options.mode == SocketLb::All, complaint: None };
             std::thread::Builder::new()
                 .name("sockets".to_owned())
                 .spawn(move || orphans.end_when(&told))
                 .context("cannot start a thread")?;
             gone = Some(tell);
         }
-        Ok(Self { config, cgroup: None, complaint: None, gone })
+        Ok(Self { options, cgroup: None, complaint: None, gone })
     }
 
     /// Hangs the programs on the cgroup, or takes them away, where that is not so. What does not work is logged once,
@@ -98,15 +98,15 @@ impl HostSockets {
     }
 
     fn try_reconcile(&mut self, object: &mut Ebpf, pins: &Pins) -> anyhow::Result<()> {
-        if self.config.mode == SocketLb::Off {
+        if self.options.mode == SocketLb::Off {
             return cgroup::detach(pins);
         }
         if self.cgroup.as_ref().is_some_and(|cgroup| cgroup::is_attached(pins, cgroup)) {
             return Ok(());
         }
-        let cgroup = Cgroup::open(self.config.cgroup.as_deref())?;
+        let cgroup = Cgroup::open(self.options.cgroup.as_deref())?;
         cgroup::attach(object, pins, &cgroup)?;
-        info!(cgroup = cgroup.place, mode = ?self.config.mode, "attached to the host's sockets");
+        info!(cgroup = cgroup.place, mode = ?self.options.mode, "attached to the host's sockets");
         self.cgroup = Some(cgroup);
         Ok(())
     }
