@@ -14,7 +14,6 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, error, info, trace, warn};
 
 use crate::agent_status;
-use crate::api;
 use crate::dataplane::Kernel;
 use crate::dataplane::hook::Mode;
 use crate::dataplane::load::{self, Constants, Opened};
@@ -28,7 +27,6 @@ use crate::desired::Desired;
 use crate::heap;
 use crate::hooks::links::Links;
 use crate::hooks::sockets::{HostSockets, SocketOptions};
-use crate::manifests;
 use crate::model::{Model, Rules};
 use crate::node::netdev::Netdev;
 use crate::node::role::Overrides;
@@ -38,6 +36,8 @@ use crate::objects::notice::{Notice, Severity};
 use crate::pace::Pace;
 use crate::plan::{Batch, Limits, Plan, Planner};
 use crate::recorder::Recorder;
+use crate::source::api;
+use crate::source::manifests;
 use crate::surfaces::{self, Surfaces, Traffic};
 use crate::tables::op::Op;
 use crate::tables::plane::Plane;
@@ -77,15 +77,15 @@ pub enum Source {
     /// A folder of manifests.
     Manifests(PathBuf),
     /// A Kubernetes API server.
-    Api(api::Config),
+    Api(api::Access),
 }
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Manifests(dir) => write!(f, "folder {}", dir.display()),
-            Self::Api(api::Config { server: Some(server), .. }) => write!(f, "API server {server}"),
-            Self::Api(api::Config { kubeconfig: Some(file), .. }) => {
+            Self::Api(api::Access { server: Some(server), .. }) => write!(f, "API server {server}"),
+            Self::Api(api::Access { kubeconfig: Some(file), .. }) => {
                 write!(f, "API server of {}", file.display())
             }
             Self::Api(_) => f.write_str("API server of the pod's cluster"),
@@ -132,7 +132,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let watch = match config.source {
         Source::Manifests(dir) => Watch::Manifests(manifests::watch(dir, events_in)?),
         Source::Api(api) => {
-            let api = api::Config { requests: Some(telemetry.rest_client()), ..api };
+            let api = api::Access { requests: Some(telemetry.rest_client()), ..api };
             Watch::Api(api::watch(api, &config.node_name, planner.tables(), events_in).await?)
         }
     };
@@ -153,8 +153,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         source,
         link_roles: config.roles.clone(),
         sources: match &watch {
-            Watch::Manifests(watch) => Arc::clone(&watch.state),
-            Watch::Api(watch) => Arc::clone(&watch.state),
+            Watch::Manifests(watch) => Arc::clone(&watch.progress),
+            Watch::Api(watch) => Arc::clone(&watch.progress),
         },
     };
     let traffic = Traffic::new(kernel.maps.again(&pins)?, config.metrics_limit)?;

@@ -20,7 +20,7 @@ use tracing::debug;
 
 use crate::node::role::Overrides;
 use crate::objects::name::Kind;
-use crate::sources;
+use crate::source::progress::Progress;
 use crate::telemetry::{Eligibility, Moment, Telemetry};
 
 /// How long `lb status` waits for an answer.
@@ -84,7 +84,7 @@ pub struct Identity {
     pub node_name: String,
     pub source: String,
     pub link_roles: Overrides,
-    pub sources: Arc<sources::State>,
+    pub sources: Arc<Progress>,
 }
 
 /// Takes the socket's name; to be answered by [`serve`]. An agent that ends gives the lock back a moment before it.

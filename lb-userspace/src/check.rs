@@ -81,7 +81,7 @@ pub struct Report {
 pub struct Options {
     pub pins: Pins,
     pub roles: Overrides,
-    pub api: crate::api::Config,
+    pub api: crate::source::api::Access,
     /// `--config` among them.
     pub flags: Flags,
     pub sizes: Sizes,
@@ -109,7 +109,7 @@ pub async fn run(options: &Options) -> Report {
         checks.extend(ports::check(&options.pins, settings));
     }
     let kubeconfig = settings.and_then(|settings| settings.kubeconfig);
-    let api = crate::api::Config { kubeconfig, ..options.api.clone() };
+    let api = crate::source::api::Access { kubeconfig, ..options.api.clone() };
     checks.extend(api::check(&options.pins, api).await);
     Report { ok: checks.iter().all(|line| line.level != Level::Error), checks }
 }

@@ -9,7 +9,8 @@ use lb_userspace::dataplane::shape::Sizes;
 use lb_userspace::hooks::sockets::SocketOptions;
 use lb_userspace::model::{ExternalIpCidrs, NodePortAddresses, Rules, ServiceCidrs};
 use lb_userspace::node::role::{Overrides, Role};
-use lb_userspace::{agent, api, view};
+use lb_userspace::source::api;
+use lb_userspace::{agent, view};
 
 /// Kubernetes Services by eBPF, in place of kube-proxy.
 #[derive(Parser)]
@@ -138,8 +139,8 @@ pub struct ApiArgs {
 }
 
 impl ApiArgs {
-    pub fn config(self) -> api::Config {
-        api::Config { kubeconfig: self.kubeconfig, server: self.api_server, ..api::Config::default() }
+    pub fn access(self) -> api::Access {
+        api::Access { kubeconfig: self.kubeconfig, server: self.api_server, ..api::Access::default() }
     }
 }
 
@@ -148,7 +149,7 @@ impl SourceArgs {
     pub fn source(self, kubeconfig: Option<PathBuf>) -> agent::Source {
         match self.manifests {
             Some(dir) => agent::Source::Manifests(dir),
-            None => agent::Source::Api(api::Config { kubeconfig, ..self.api.config() }),
+            None => agent::Source::Api(api::Access { kubeconfig, ..self.api.access() }),
         }
     }
 }

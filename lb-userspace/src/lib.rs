@@ -5,9 +5,7 @@
 //! (api, manifests)  pure               pure              (kernel, or memory)
 //! ```
 
-pub mod api;
 pub mod desired;
-pub mod manifests;
 pub mod model;
 pub mod objects;
 pub mod plan;
@@ -26,7 +24,7 @@ pub mod leftovers;
 pub mod node;
 pub mod pace;
 pub mod recorder;
-pub mod sources;
+pub mod source;
 pub mod status;
 pub mod surfaces;
 pub mod telemetry;

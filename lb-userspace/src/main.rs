@@ -97,7 +97,7 @@ fn run(command: Command) -> anyhow::Result<()> {
                 pins: Pins::new(&pins.pin_dir),
                 roles: roles.overrides(),
                 flags: Flags { config, kubeconfig: api.kubeconfig.clone(), ..Flags::default() },
-                api: api.config(),
+                api: api.access(),
                 sizes: sizes.sizes(),
             };
             let report = runtime()?.block_on(check::run(&options));

@@ -33,7 +33,7 @@ use crate::agent_status;
 use crate::model::HealthCheck;
 use crate::objects::name::{Family, ObjectName};
 use crate::recorder::Recorder;
-use crate::sources::State;
+use crate::source::progress::Progress;
 use crate::telemetry::Telemetry;
 
 /// Where to listen; `None` is nowhere.
@@ -61,7 +61,7 @@ pub struct HealthChecks {
 ///
 /// # Errors
 /// Where it was done before.
-pub fn register(telemetry: &Telemetry, traffic: Traffic, sources: &Arc<State>) -> anyhow::Result<()> {
+pub fn register(telemetry: &Telemetry, traffic: Traffic, sources: &Arc<Progress>) -> anyhow::Result<()> {
     let registry = telemetry.registry();
     process::register(registry)?;
     registry.register(Box::new(traffic))?;

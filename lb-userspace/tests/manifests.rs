@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lb_userspace::manifests::{self, Folder, parse};
 use lb_userspace::objects::event::{Change, Event};
 use lb_userspace::objects::name::Kind;
+use lb_userspace::source::manifests::{self, Folder, parse};
 use lb_userspace::view;
 use tokio::sync::mpsc;
 
@@ -237,14 +237,14 @@ fn a_folder_that_vanishes_keeps_its_objects() {
     let (sender, mut events) = mpsc::channel(64);
     let watch = manifests::watch(path.clone(), sender).unwrap();
     wait_for(&mut events, "end");
-    assert!(watch.state.age(Kind::Service).is_some() && watch.state.fault(Kind::Service).is_none());
+    assert!(watch.progress.age(Kind::Service).is_some() && watch.progress.fault(Kind::Service).is_none());
     fs::rename(&path, dir.path().join("away")).unwrap();
     let seen = wait_for(&mut events, "the folder cannot be read");
     assert!(!seen.contains(&"-a".to_owned()), "{seen:?}");
-    let fault = watch.state.fault(Kind::Service).unwrap();
+    let fault = watch.progress.fault(Kind::Service).unwrap();
     assert!(fault.starts_with("the folder cannot be read"), "{fault}");
     fs::rename(dir.path().join("away"), &path).unwrap();
     write(&path, "b.yaml", &service("b", "10.96.0.2"));
     wait_for(&mut events, "+b");
-    assert_eq!((watch.state.fault(Kind::Service), watch.state.failing(Kind::Service)), (None, None));
+    assert_eq!((watch.progress.fault(Kind::Service), watch.progress.failing(Kind::Service)), (None, None));
 }

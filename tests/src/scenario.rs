@@ -24,11 +24,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, Error, bail, ensure};
 use lb_userspace::desired::Desired;
-use lb_userspace::manifests::{Object, parse};
 use lb_userspace::model::{Model, Rules};
 use lb_userspace::objects::event::{Change, Event};
 use lb_userspace::objects::name::{ObjectName, Subject};
 use lb_userspace::plan::{Limits, Planner};
+use lb_userspace::source::manifests::{Object, parse};
 use lb_userspace::tables::op::Op;
 use lb_userspace::tables::plane::Plane;
 use lb_userspace::view::{self, Node};

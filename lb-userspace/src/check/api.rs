@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use super::{Line, error, ok, warning};
-use crate::api;
 use crate::dataplane::{self, maps::Maps, pins::Pins};
+use crate::source::api;
 
 /// For all questions together.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-pub async fn check(pins: &Pins, config: api::Config) -> Vec<Line> {
-    if config.kubeconfig.is_none() && config.server.is_none() && !api::is_in_pod() {
+pub async fn check(pins: &Pins, access: api::Access) -> Vec<Line> {
+    if access.kubeconfig.is_none() && access.server.is_none() && !api::is_in_pod() {
         return vec![warning(
             "api",
             "not asked: no --kubeconfig, no --api-server, and no service account of a pod",
@@ -19,7 +19,7 @@ pub async fn check(pins: &Pins, config: api::Config) -> Vec<Line> {
     }
     let tables = Maps::open(pins, false).and_then(|maps| dataplane::read(&maps)).unwrap_or_default();
     let asked =
-        tokio::time::timeout(PATIENCE, async { api::denied(api::client(config, &tables).await?).await });
+        tokio::time::timeout(PATIENCE, async { api::denied(api::client(access, &tables).await?).await });
     let denied = match asked.await {
         Ok(Ok(denied)) => denied,
         Ok(Err(failed)) => return vec![unreachable(&format!("{failed:#}"))],

@@ -8,11 +8,11 @@ use prometheus::proto::MetricFamily;
 use prometheus::{GaugeVec, IntCounterVec, Opts};
 
 use crate::objects::name::Kind;
-use crate::sources::State;
+use crate::source::progress::Progress;
 
 /// Ages and counts of each watched kind.
 pub struct Sources {
-    state: Arc<State>,
+    progress: Arc<Progress>,
     descs: Vec<Desc>,
 }
 
@@ -73,10 +73,10 @@ impl Families {
 impl Sources {
     /// # Errors
     /// None: names are constants.
-    pub fn new(state: Arc<State>) -> prometheus::Result<Self> {
+    pub fn new(progress: Arc<Progress>) -> prometheus::Result<Self> {
         let families = Families::new()?;
         let descs = families.all().into_iter().flat_map(Collector::desc).cloned().collect();
-        Ok(Self { state, descs })
+        Ok(Self { progress, descs })
     }
 
     fn families(&self) -> prometheus::Result<Vec<MetricFamily>> {
@@ -84,12 +84,12 @@ impl Sources {
         for kind in Kind::ALL {
             let label = kind.to_string();
             let label = &[label.as_str()];
-            if let Some(age) = self.state.age(kind) {
+            if let Some(age) = self.progress.age(kind) {
                 families.age.with_label_values(label).set(age.as_secs_f64());
             }
-            let interrupted = self.state.failing(kind).unwrap_or_default();
+            let interrupted = self.progress.failing(kind).unwrap_or_default();
             families.interrupted.with_label_values(label).set(interrupted.as_secs_f64());
-            let state = self.state.kind(kind);
+            let state = self.progress.kind(kind);
             for (family, count) in [
                 (&families.lists, &state.lists),
                 (&families.changes, &state.changes),

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use lb_common::Addr;
 
-use crate::manifests;
 use crate::model::{Model, Rules};
 use crate::objects::event::Event;
 use crate::objects::notice::Notice;
 use crate::plan::{Limits, Planner};
+use crate::source::manifests;
 use crate::tables::Tables;
 use crate::tables::plane::{MemoryPlane, Plane};
 

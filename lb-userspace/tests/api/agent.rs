@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use lb_userspace::api::{self, Config, Times, Watch};
 use lb_userspace::model::Model;
 use lb_userspace::plan::{Limits, Planner};
+use lb_userspace::source::api::{self, Access, Times, Watch};
 use lb_userspace::tables::Tables;
 use lb_userspace::tables::plane::{MemoryPlane, Plane};
 use lb_userspace::view;
@@ -40,20 +40,20 @@ pub fn times() -> Times {
     }
 }
 
-pub fn config(server: &Server) -> Config {
-    Config { server: Some(server.url()), times: times(), ..Config::default() }
+pub fn access(server: &Server) -> Access {
+    Access { server: Some(server.url()), times: times(), ..Access::default() }
 }
 
 impl Agent {
     pub async fn start(server: &Server) -> Self {
-        Self::with(config(server), Tables::default()).await
+        Self::with(access(server), Tables::default()).await
     }
 
-    pub async fn with(config: Config, tables: Tables) -> Self {
+    pub async fn with(access: Access, tables: Tables) -> Self {
         // Shown where a test fails.
         let _ = tracing_subscriber::fmt().with_test_writer().with_env_filter("lb_userspace=debug").try_init();
         let (events_in, events) = mpsc::channel(64);
-        let watch = api::watch(config, NODE, &tables, events_in).await.unwrap();
+        let watch = api::watch(access, NODE, &tables, events_in).await.unwrap();
         let model = Model::new(NODE);
         let planner = Planner::restore(tables.clone(), Limits::default());
         let plane = MemoryPlane::new(tables);

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use lb_common::{Addr, Port, Proto};
 use lb_userspace::desired::outcome::Client;
 use lb_userspace::desired::{Desired, DesiredPort};
-use lb_userspace::manifests::parse;
 use lb_userspace::model::{Found, Model, Packet, Rules};
 use lb_userspace::objects::event::{Change, Event};
+use lb_userspace::source::manifests::parse;
 
 pub fn address(text: &str) -> Addr {
     text.parse::<IpAddr>().unwrap().into()

@@ -10,16 +10,16 @@ use crate::objects::name::Kind;
 
 /// Counts and times of each kind.
 #[derive(Debug)]
-pub struct State {
+pub struct Progress {
     began: Instant,
     /// Told when the watch of a kind goes on.
     back: Notify,
-    kinds: [KindState; Kind::ALL.len()],
+    kinds: [KindProgress; Kind::ALL.len()],
 }
 
 /// Counts since the agent's start, and times in milliseconds since then (zero is never).
 #[derive(Debug, Default)]
-pub struct KindState {
+pub struct KindProgress {
     heard: AtomicU64,
     failing_since: AtomicU64,
     fault: Mutex<Option<String>>,
@@ -35,18 +35,18 @@ pub struct KindState {
     pub failures: AtomicU64,
 }
 
-impl Default for State {
+impl Default for Progress {
     fn default() -> Self {
         Self {
             began: Instant::now(),
             back: Notify::new(),
-            kinds: std::array::from_fn(|_| KindState::default()),
+            kinds: std::array::from_fn(|_| KindProgress::default()),
         }
     }
 }
 
-impl State {
-    pub fn kind(&self, kind: Kind) -> &KindState {
+impl Progress {
+    pub fn kind(&self, kind: Kind) -> &KindProgress {
         &self.kinds[kind as usize]
     }
 
@@ -113,12 +113,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_pause_ends_when_the_watch_of_another_kind_goes_on() {
-        let state = State::default();
-        assert!(state.fail(Kind::Service, "gone".to_owned()) && state.fail(Kind::Node, "gone".to_owned()));
-        let back = async { state.succeed(Kind::Node) };
-        let pause = state.pause(Duration::from_secs(3_600));
+        let progress = Progress::default();
+        assert!(
+            progress.fail(Kind::Service, "gone".to_owned()) && progress.fail(Kind::Node, "gone".to_owned())
+        );
+        let back = async { progress.succeed(Kind::Node) };
+        let pause = progress.pause(Duration::from_secs(3_600));
         let both = async { tokio::join!(pause, back) };
         let ((), back) = tokio::time::timeout(Duration::from_secs(60), both).await.unwrap();
-        assert!(back.is_some() && state.failing(Kind::Service).is_some());
+        assert!(back.is_some() && progress.failing(Kind::Service).is_some());
     }
 }

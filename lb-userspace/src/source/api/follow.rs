@@ -13,12 +13,13 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
+use super::access::Times;
 use super::decode::Lenient;
+use super::fault;
 use super::guard::{Guard, Loss, Verdict};
 use super::watched::Watched;
-use super::{Times, fault};
 use crate::objects::event::{Change, Event};
-use crate::sources::State;
+use crate::source::progress::Progress;
 
 /// The first pause after a failure; each is twice the one before, with as much again at random.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -31,7 +32,7 @@ struct Closed;
 pub(super) struct Follower {
     client: kube::Client,
     events: mpsc::Sender<Event>,
-    state: Arc<State>,
+    progress: Arc<Progress>,
     times: Times,
     guard: Guard,
     /// Was a list delivered?
@@ -54,11 +55,11 @@ impl Follower {
     pub(super) fn new(
         client: kube::Client,
         events: mpsc::Sender<Event>,
-        state: Arc<State>,
+        progress: Arc<Progress>,
         times: Times,
         guard: Guard,
     ) -> Self {
-        Self { client, events, state, times, guard, told: false }
+        Self { client, events, progress, times, guard, told: false }
     }
 
     /// Until nobody receives. `only` is one more field selector.
@@ -118,10 +119,10 @@ impl Follower {
                         _ => {}
                     }
                     let text = fault::text::<K>(&error);
-                    if self.state.fail(K::KIND, text.clone()) {
+                    if self.progress.fail(K::KIND, text.clone()) {
                         warn!("{}: {text}; what is known stays in force, trying again", K::KIND);
                     }
-                    self.state.pause(pause.next().unwrap_or(self.times.retry)).await;
+                    self.progress.pause(pause.next().unwrap_or(self.times.retry)).await;
                     continue;
                 }
             };
@@ -139,8 +140,8 @@ impl Follower {
 
     /// `false` for the end of a list that is not believed.
     async fn pass<K: Watched>(&mut self, event: watcher::Event<Lenient<K>>) -> Result<bool, Closed> {
-        let state = Arc::clone(&self.state);
-        let counts = state.kind(K::KIND);
+        let progress = Arc::clone(&self.progress);
+        let counts = progress.kind(K::KIND);
         let change = match event {
             watcher::Event::Init => {
                 self.guard.begin();
@@ -180,7 +181,7 @@ impl Follower {
                 K::WEIGHED
             ),
             Verdict::Doubt(Loss { before, after }) => {
-                self.state.kind(K::KIND).doubted.fetch_add(1, Relaxed);
+                self.progress.kind(K::KIND).doubted.fetch_add(1, Relaxed);
                 warn!(
                     "{}: a list has {after} {} where {before} were known: kept until a second list confirms it",
                     K::KIND,
@@ -200,7 +201,7 @@ impl Follower {
             }
             Err(reason) => {
                 self.guard.keep(&name);
-                self.state.kind(K::KIND).undecoded.fetch_add(1, Relaxed);
+                self.progress.kind(K::KIND).undecoded.fetch_add(1, Relaxed);
                 Change::Broken(name, reason)
             }
         }

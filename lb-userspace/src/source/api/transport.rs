@@ -9,7 +9,7 @@ use kube::client::{Body, ConfigExt};
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, ServiceBuilder};
 
-use super::Times;
+use super::access::Times;
 use super::connect::Connector;
 
 /// What a stream, and all of a connection, may send before it was read: what is waited for does not fill memory.
@@ -27,28 +27,28 @@ pub(super) type Transport = BoxCloneSyncService<Request<Body>, Response<Incoming
 ///
 /// # Errors
 /// Certificates or credentials that cannot be had.
-pub(super) fn build(access: &kube::Config, connector: Connector, times: &Times) -> anyhow::Result<Transport> {
+pub(super) fn build(config: &kube::Config, connector: Connector, times: &Times) -> anyhow::Result<Transport> {
     let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
         .http2_keep_alive_interval(times.ping)
         .http2_keep_alive_timeout(times.pong)
         .http2_initial_stream_window_size(STREAM_WINDOW)
         .http2_initial_connection_window_size(CONNECTION_WINDOW)
-        .build(https(access, connector).context("certificates for the API server")?);
+        .build(https(config, connector).context("certificates for the API server")?);
     let service = ServiceBuilder::new()
-        .layer(access.base_uri_layer())
-        .option_layer(access.auth_layer().context("credentials for the API server")?)
-        .layer(access.extra_headers_layer().context("headers for the API server")?)
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer().context("credentials for the API server")?)
+        .layer(config.extra_headers_layer().context("headers for the API server")?)
         .map_err(BoxError::from)
         .service(http);
     Ok(BoxCloneSyncService::new(service))
 }
 
 /// As kube's own, which speaks HTTP/1.1 only.
-fn https(access: &kube::Config, connector: Connector) -> anyhow::Result<HttpsConnector<Connector>> {
+fn https(config: &kube::Config, connector: Connector) -> anyhow::Result<HttpsConnector<Connector>> {
     let mut builder =
-        HttpsConnectorBuilder::new().with_tls_config(access.rustls_client_config()?).https_or_http();
-    if let Some(name) = &access.tls_server_name {
+        HttpsConnectorBuilder::new().with_tls_config(config.rustls_client_config()?).https_or_http();
+    if let Some(name) = &config.tls_server_name {
         let name = name.clone().try_into().with_context(|| format!("tls-server-name {name}"))?;
         builder = builder.with_server_name_resolver(FixedServerNameResolver::new(name));
     }

@@ -2,10 +2,61 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::telemetry::RestClient;
 use anyhow::{Context, bail};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use std::time::Duration;
 
-use super::Config;
+/// Where the API server is, and who we are to it.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    /// None: the service account of a pod.
+    pub kubeconfig: Option<PathBuf>,
+    /// Overrides the address of the kubeconfig, or of the environment: a URL, or `host:port`.
+    pub server: Option<String>,
+    pub times: Times,
+    /// What requests are counted into.
+    pub requests: Option<RestClient>,
+}
+
+/// How long to wait for what. Tests have less patience.
+#[derive(Clone, Debug)]
+pub struct Times {
+    /// Until a connection is made.
+    pub connect: Duration,
+    /// Until an answer begins, and between two parts of a list.
+    pub answer: Duration,
+    /// A connection on which nothing came for so long is asked for a sign of life (client-go's
+    /// `HTTP2_READ_IDLE_TIMEOUT_SECONDS`).
+    pub ping: Duration,
+    /// Until the sign has to be there (`HTTP2_PING_TIMEOUT_SECONDS`).
+    pub pong: Duration,
+    /// The longest pause between two attempts.
+    pub retry: Duration,
+    /// A watch that was interrupted for longer is not resumed but listed anew: an etcd may have been restored
+    /// meanwhile. (A server that was restarted has most watches listed anew anyway: it remembers no changes from
+    /// before.)
+    pub resume: Duration,
+    /// Before a list that lost more than half is asked for again.
+    pub confirm: Duration,
+    /// Until the own Node object is there; then what needs no Node is served (kube-proxy: pkg/proxy/node.go).
+    pub node: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            answer: Duration::from_secs(30),
+            ping: Duration::from_secs(30),
+            pong: Duration::from_secs(15),
+            retry: Duration::from_secs(5),
+            resume: Duration::from_secs(5),
+            confirm: Duration::from_secs(1),
+            node: Duration::from_secs(30),
+        }
+    }
+}
 
 const HOST: &str = "KUBERNETES_SERVICE_HOST";
 const PORT: &str = "KUBERNETES_SERVICE_PORT";
@@ -20,9 +71,9 @@ pub(super) fn is_in_pod() -> bool {
 ///
 /// # Errors
 /// Names what is missing or cannot be read, and which option helps.
-pub(super) async fn read(config: &Config) -> anyhow::Result<kube::Config> {
-    let server = config.server.as_deref().map(url).transpose()?;
-    let mut access = match (&config.kubeconfig, server.clone()) {
+pub(super) async fn read(access: &Access) -> anyhow::Result<kube::Config> {
+    let server = access.server.as_deref().map(url).transpose()?;
+    let mut config = match (&access.kubeconfig, server.clone()) {
         (Some(path), _) => kubeconfig(path).await?,
         (None, server) if is_in_pod() => in_cluster(server)?,
         (None, Some(server)) => kube::Config::new(server),
@@ -32,14 +83,14 @@ pub(super) async fn read(config: &Config) -> anyhow::Result<kube::Config> {
         ),
     };
     if let Some(server) = server {
-        access.cluster_url = server;
+        config.cluster_url = server;
     }
-    if let Some(proxy) = &access.proxy_url {
+    if let Some(proxy) = &config.proxy_url {
         bail!(
             "proxy-url {proxy} of the kubeconfig is not supported: give an address that is reached directly"
         );
     }
-    Ok(access)
+    Ok(config)
 }
 
 async fn kubeconfig(path: &PathBuf) -> anyhow::Result<kube::Config> {
@@ -52,8 +103,8 @@ async fn kubeconfig(path: &PathBuf) -> anyhow::Result<kube::Config> {
 
 /// kube reads the address and the files in one step; with an address of our own, the variables may be missing.
 fn in_cluster(server: Option<http::Uri>) -> anyhow::Result<kube::Config> {
-    let mut access = kube::Config::incluster_dns().context("the service account of this pod")?;
-    access.cluster_url = match server {
+    let mut config = kube::Config::incluster_dns().context("the service account of this pod")?;
+    config.cluster_url = match server {
         Some(server) => server,
         None => {
             let variable = |name| {
@@ -62,7 +113,7 @@ fn in_cluster(server: Option<http::Uri>) -> anyhow::Result<kube::Config> {
             url(&authority(&variable(HOST)?, &variable(PORT)?))?
         }
     };
-    Ok(access)
+    Ok(config)
 }
 
 fn authority(host: &str, port: &str) -> String {

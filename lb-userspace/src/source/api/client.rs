@@ -15,13 +15,13 @@ use tower::{BoxError, ServiceExt};
 use tower_http::timeout::TimeoutBody;
 use tracing::{debug, info, warn};
 
-use super::access;
+use super::access::{self, Access};
 use super::connect::{Connector, Route};
+use super::fault;
 use super::rewind::{self, Resumption};
 use super::transport::{self, Transport};
-use super::{Config, fault};
 use crate::objects::name::Kind;
-use crate::sources::State;
+use crate::source::progress::Progress;
 
 /// A watch that says nothing for so long is dead. kube's watchers give up earlier, and PINGs find out much earlier
 /// whether the server hangs: this is only not to wait for ever.
@@ -44,18 +44,18 @@ struct Inner {
 type Answer = UnsyncBoxBody<Bytes, BoxError>;
 
 pub(super) struct Client {
-    config: Config,
+    access: Access,
     route: Route,
-    state: Arc<State>,
+    progress: Arc<Progress>,
     inner: Mutex<Inner>,
 }
 
 impl Client {
     /// # Errors
     /// Where files or variables are missing or cannot be read. Nothing is asked of the API server yet.
-    pub(super) async fn new(config: Config, route: Route, state: Arc<State>) -> anyhow::Result<Self> {
-        let inner = connect(&config, &route, 0).await?;
-        Ok(Self { config, route, state, inner: Mutex::new(inner) })
+    pub(super) async fn new(access: Access, route: Route, progress: Arc<Progress>) -> anyhow::Result<Self> {
+        let inner = connect(&access, &route, 0).await?;
+        Ok(Self { access, route, progress, inner: Mutex::new(inner) })
     }
 
     pub(super) fn into_kube(self) -> kube::Client {
@@ -78,7 +78,7 @@ impl Client {
         }
         let found = rewind::version(&found.into_body().collect().await?.to_bytes());
         // The answer may have taken its time.
-        let interrupted = kind(request.uri().path()).and_then(|kind| self.state.failing(kind));
+        let interrupted = kind(request.uri().path()).and_then(|kind| self.progress.failing(kind));
         let reason = match (found, interrupted) {
             (Some(found), _) if found < version => {
                 warn!(
@@ -88,7 +88,7 @@ impl Client {
                 );
                 "the server went back in time"
             }
-            (_, Some(interrupted)) if interrupted > self.config.times.resume => "interrupted for too long",
+            (_, Some(interrupted)) if interrupted > self.access.times.resume => "interrupted for too long",
             _ => return self.ask(request).await,
         };
         Ok(rewind::gone(reason).map(|body| body.map_err(BoxError::from).boxed_unsync()))
@@ -120,16 +120,16 @@ impl Client {
         }
         if let (Some(kind), true, Ok(response)) = (kind, is_watch, &outcome)
             && response.status().is_success()
-            && let Some(interrupted) = self.state.succeed(kind)
+            && let Some(interrupted) = self.progress.succeed(kind)
         {
             info!("{kind}: watched again after {:.1} s", interrupted.as_secs_f32());
         }
-        let patience = if is_watch { WATCH_SILENCE } else { self.config.times.answer };
-        let state = Arc::clone(&self.state);
+        let patience = if is_watch { WATCH_SILENCE } else { self.access.times.answer };
+        let progress = Arc::clone(&self.progress);
         Ok(outcome.map_err(|error| self.explained(&inner.server, &*error))?.map(|body| {
             let noted = body.map_frame(move |frame| {
                 if let Some(kind) = kind {
-                    state.hear(kind);
+                    progress.hear(kind);
                 }
                 frame
             });
@@ -138,13 +138,13 @@ impl Client {
     }
 
     async fn send(&self, inner: &Inner, request: Request<Body>) -> Result<Response<Incoming>, BoxError> {
-        let patience = self.config.times.answer;
+        let patience = self.access.times.answer;
         let (began, method) = (Instant::now(), request.method().clone());
         let outcome = match tokio::time::timeout(patience, inner.service.clone().oneshot(request)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(format!("no answer within {} s", patience.as_secs_f32()).into()),
         };
-        if let Some(requests) = &self.config.requests {
+        if let Some(requests) = &self.access.requests {
             let code = outcome.as_ref().ok().map(|response| response.status().as_u16());
             requests.count(method.as_str(), &self.route.host(), code, began.elapsed());
         }
@@ -153,7 +153,7 @@ impl Client {
 
     /// With the address that was asked, and what to do where that may be the reason.
     fn explained(&self, server: &str, error: &(dyn std::error::Error + 'static)) -> BoxError {
-        let is_environments = self.config.kubeconfig.is_none() && self.config.server.is_none();
+        let is_environments = self.access.kubeconfig.is_none() && self.access.server.is_none();
         let advice = if is_environments && !self.route.is_served_by_us() { ADVICE } else { "" };
         format!("{server}: {}{advice}", fault::chain(error)).into()
     }
@@ -161,7 +161,7 @@ impl Client {
     /// New connections, by what files and environment say now. Where they cannot be read, the old ones go on: a file
     /// may be about to be replaced.
     async fn renew(&self, number: u64) {
-        let fresh = connect(&self.config, &self.route, number + 1).await;
+        let fresh = connect(&self.access, &self.route, number + 1).await;
         let mut inner = self.lock();
         match fresh {
             Ok(fresh) if inner.number == number => *inner = fresh,
@@ -180,12 +180,12 @@ impl Client {
     }
 }
 
-async fn connect(config: &Config, route: &Route, number: u64) -> anyhow::Result<Inner> {
-    let access = access::read(config).await?;
-    route.set_server(&access.cluster_url);
-    let server = access.cluster_url.to_string().trim_end_matches('/').to_owned();
-    let (times, connector) = (config.times.clone(), Connector::new(route.clone(), config.times.connect));
-    let building = tokio::task::spawn_blocking(move || transport::build(&access, connector, &times));
+async fn connect(access: &Access, route: &Route, number: u64) -> anyhow::Result<Inner> {
+    let config = access::read(access).await?;
+    route.set_server(&config.cluster_url);
+    let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
+    let (times, connector) = (access.times.clone(), Connector::new(route.clone(), access.times.connect));
+    let building = tokio::task::spawn_blocking(move || transport::build(&config, connector, &times));
     Ok(Inner { number, server, service: building.await.context("a thread for credentials")?? })
 }
 

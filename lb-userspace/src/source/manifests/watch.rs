@@ -14,7 +14,7 @@ use super::folder::{self, Folder};
 use crate::objects::event::Event;
 use crate::objects::name::Kind;
 use crate::objects::notice::{Notice, Severity};
-use crate::sources::State;
+use crate::source::progress::Progress;
 
 /// A change is read when the folder was quiet for so long: editors write in several steps.
 const QUIET: Duration = Duration::from_millis(50);
@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// Ends the watch when dropped.
 #[derive(Debug)]
 pub struct Watch {
-    pub state: Arc<State>,
+    pub progress: Arc<Progress>,
     /// Dropping it ends the thread.
     _stop: Sender<Never>,
 }
@@ -43,14 +43,14 @@ enum Never {}
 pub fn watch(dir: PathBuf, events: tokio::sync::mpsc::Sender<Event>) -> anyhow::Result<Watch> {
     std::fs::read_dir(&dir).with_context(|| format!("cannot read the folder {}", dir.display()))?;
     let (stop, stopped) = channel();
-    let state = Arc::new(State::default());
+    let progress = Arc::new(Progress::default());
     let follower =
-        Follower { dir, events, folder: Folder::default(), stamps: None, state: Arc::clone(&state) };
+        Follower { dir, events, folder: Folder::default(), stamps: None, progress: Arc::clone(&progress) };
     thread::Builder::new()
         .name("manifests".to_owned())
         .spawn(move || follower.run(&stopped))
         .context("cannot start a thread")?;
-    Ok(Watch { state, _stop: stop })
+    Ok(Watch { progress, _stop: stop })
 }
 
 struct Follower {
@@ -58,7 +58,7 @@ struct Follower {
     events: tokio::sync::mpsc::Sender<Event>,
     folder: Folder,
     stamps: Option<Stamps>,
-    state: Arc<State>,
+    progress: Arc<Progress>,
 }
 
 /// Name, length and time of each file.
@@ -104,7 +104,7 @@ impl Follower {
             Err(error) => {
                 let fault = format!("the folder cannot be read: {error}");
                 for kind in Kind::ALL {
-                    self.state.fail(kind, fault.clone());
+                    self.progress.fail(kind, fault.clone());
                 }
                 let notice = Notice {
                     severity: Severity::Error,
@@ -121,8 +121,8 @@ impl Follower {
     /// The folder was looked at, and is what is known of it.
     fn note(&self, is_there: bool) {
         for kind in Kind::ALL.into_iter().filter(|_| is_there) {
-            self.state.hear(kind);
-            self.state.succeed(kind);
+            self.progress.hear(kind);
+            self.progress.succeed(kind);
         }
     }
 
