@@ -13,7 +13,6 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, error, info, trace, warn};
 
-use crate::agent_status;
 use crate::dataplane::Kernel;
 use crate::dataplane::hook::Mode;
 use crate::dataplane::load::{self, Constants, Opened};
@@ -33,15 +32,19 @@ use crate::node::role::Overrides;
 use crate::objects::event::Event;
 use crate::objects::name::{Family, Kind};
 use crate::objects::notice::{Notice, Severity};
+use crate::observe::events::Recorder;
+use crate::observe::http::{ServerOptions, Surfaces};
+use crate::observe::metrics;
+use crate::observe::metrics::traffic::Traffic;
+use crate::observe::moment::Moment;
+use crate::observe::status_socket;
+use crate::observe::telemetry::{Sync, Telemetry};
 use crate::pace::Pace;
 use crate::plan::{Batch, Limits, Plan, Planner};
-use crate::recorder::Recorder;
 use crate::source::api;
 use crate::source::manifests;
-use crate::surfaces::{self, Surfaces, Traffic};
 use crate::tables::op::Op;
 use crate::tables::plane::Plane;
-use crate::telemetry::{Moment, Sync, Telemetry};
 
 /// Between two passes over the flow table.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
@@ -62,7 +65,7 @@ pub struct Config {
     pub attach: Mode,
     pub roles: Overrides,
     pub constants: Constants,
-    pub surfaces: surfaces::Config,
+    pub surfaces: ServerOptions,
     /// How long a change may wait for the tables before health says so.
     pub health_timeout: Duration,
     /// Service ports, and backends, that metrics show the traffic of.
@@ -132,7 +135,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let watch = match config.source {
         Source::Manifests(dir) => Watch::Manifests(manifests::watch(dir, events_in)?),
         Source::Api(api) => {
-            let api = api::Access { requests: Some(telemetry.rest_client()), ..api };
+            let api = api::Access { requests: Some(Arc::new(telemetry.rest_client())), ..api };
             Watch::Api(api::watch(api, &config.node_name, planner.tables(), events_in).await?)
         }
     };
@@ -148,7 +151,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             Some(Recorder::start(watch.client.clone(), &config.node_name, Arc::clone(&telemetry)))
         }
     };
-    let identity = agent_status::Identity {
+    let identity = status_socket::Identity {
         node_name: config.node_name.clone(),
         source,
         link_roles: config.roles.clone(),
@@ -158,9 +161,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         },
     };
     let traffic = Traffic::new(kernel.maps.again(&pins)?, config.metrics_limit)?;
-    surfaces::register(&telemetry, traffic, &identity.sources)?;
+    metrics::register_scraped(telemetry.registry(), traffic, &identity.sources)?;
     // The data path does not wait for it.
-    let status = match agent_status::listen(&config.pin_dir).await {
+    let status = match status_socket::listen(&config.pin_dir).await {
         Ok(listener) => Some((listener, identity)),
         Err(failed) => {
             error!("`lb status` is not answered: {failed:#}");

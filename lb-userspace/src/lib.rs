@@ -13,7 +13,6 @@ pub mod tables;
 pub mod view;
 
 pub mod agent;
-pub mod agent_status;
 pub mod check;
 pub mod config;
 pub mod dataplane;
@@ -22,9 +21,7 @@ pub mod heap;
 pub mod hooks;
 pub mod leftovers;
 pub mod node;
+pub mod observe;
 pub mod pace;
-pub mod recorder;
 pub mod source;
 pub mod status;
-pub mod surfaces;
-pub mod telemetry;

@@ -18,8 +18,9 @@ use lb_userspace::leftovers::host::Host;
 use lb_userspace::model::Rules;
 use lb_userspace::node::capabilities;
 use lb_userspace::objects::notice::Notice;
+use lb_userspace::observe::http::ServerOptions;
 use lb_userspace::tables::Tables;
-use lb_userspace::{agent, check, dataplane, flows, heap, status, surfaces, view};
+use lb_userspace::{agent, check, dataplane, flows, heap, status, view};
 
 fn main() -> ExitCode {
     heap::set_up();
@@ -160,7 +161,7 @@ fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
         pin_dir: args.pins.pin_dir,
         attach: args.attach,
         constants: Constants { adopt: args.adopt, ..Constants::default() },
-        surfaces: surfaces::Config {
+        surfaces: ServerOptions {
             healthz: settings.healthz,
             metrics: settings.metrics,
             hard_fail: settings.hard_fail,

@@ -4,7 +4,6 @@ use anyhow::Context;
 use lb_common::{Counter, SCHEMA, capacity};
 use serde::Serialize;
 
-use crate::agent_status::{self, AgentStatus};
 use crate::dataplane::hook::cgroup;
 use crate::dataplane::hook::{Hook, is_ours};
 use crate::dataplane::lock;
@@ -12,6 +11,7 @@ use crate::dataplane::maps::{Maps, SocketTable};
 use crate::dataplane::pins::Pins;
 use crate::node::netdev::{Direction, Netdev};
 use crate::node::role::{Overrides, Role, role};
+use crate::observe::status_socket::{self, AgentStatus};
 use crate::view::columns::render;
 
 /// As `lb status -o json` shows it (docs/output.md).
@@ -83,7 +83,7 @@ pub async fn read(pins: &Pins, overrides: &Overrides) -> anyhow::Result<Status> 
         .into_iter()
         .map(|counter| Ok(Count { name: counter.name(), value: maps.counter(counter)? }))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let agent = agent_status::ask(pins.root());
+    let agent = status_socket::ask(pins.root());
     let overrides = match &agent {
         Some(agent) if overrides.is_empty() => &agent.link_roles,
         _ => overrides,

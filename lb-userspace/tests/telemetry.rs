@@ -10,7 +10,8 @@ use lb_userspace::objects::event::{Change, Event};
 use lb_userspace::objects::node::Node;
 use lb_userspace::objects::service::Service;
 use lb_userspace::objects::slice::Slice;
-use lb_userspace::telemetry::{Moment, Sync, Telemetry};
+use lb_userspace::observe::moment::Moment;
+use lb_userspace::observe::telemetry::{Sync, Telemetry};
 use prometheus::TextEncoder;
 
 const NODE: &str = "n1";
@@ -222,7 +223,7 @@ fn an_update_that_waits_makes_the_agent_unhealthy_and_its_success_healthy() {
 
 #[test]
 fn a_node_is_eligible_until_it_is_to_leave() {
-    use lb_userspace::telemetry::Eligibility;
+    use lb_userspace::observe::health::Eligibility;
     let mut agent = Loop::new();
     let eligibility = |agent: &Loop| agent.telemetry.health(|health| health.eligibility());
     assert_eq!(eligibility(&agent), Eligibility::NodeUnknown);

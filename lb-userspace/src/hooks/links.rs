@@ -14,7 +14,7 @@ use crate::dataplane::migrate::{self, Migration};
 use crate::dataplane::pins::Pins;
 use crate::node::netdev::{Direction, Facts, Filter, Netdev};
 use crate::node::role::{Overrides, Role, role};
-use crate::telemetry::LinkHealth;
+use crate::observe::health::LinkHealth;
 
 /// Tries to swap programs on links that come or go.
 const SWAP_TRIES: u32 = 5;

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-pub use access::{Access, Times};
+pub use access::{Access, CountRequests, Times};
 pub use connect::Route;
 pub use rights::{NEEDED, Needed, denied};
 

@@ -1,10 +1,11 @@
 //! From options, files and environment to an address and credentials.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::telemetry::RestClient;
 use anyhow::{Context, bail};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Where the API server is, and who we are to it.
@@ -16,7 +17,13 @@ pub struct Access {
     pub server: Option<String>,
     pub times: Times,
     /// What requests are counted into.
-    pub requests: Option<RestClient>,
+    pub requests: Option<Arc<dyn CountRequests>>,
+}
+
+/// What counts requests to the API server.
+pub trait CountRequests: fmt::Debug + Send + Sync {
+    /// One request, until its answer began. No code: there was no answer.
+    fn count(&self, method: &str, host: &str, code: Option<u16>, took: Duration);
 }
 
 /// How long to wait for what. Tests have less patience.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::Moment;
+use super::moment::Moment;
 use crate::objects::node::Node;
 
 /// What health follows from. All times are given by the caller.

@@ -9,7 +9,7 @@ use crate::objects::name::{Family, ServicePortName};
 
 /// Kept up with each change, so that nothing is searched at a scrape.
 #[derive(Clone, Debug, Default)]
-pub(super) struct NoLocal {
+pub(crate) struct NoLocal {
     internal: ByFamily,
     external: ByFamily,
 }
@@ -18,7 +18,7 @@ pub(super) struct NoLocal {
 type ByFamily = [BTreeSet<ServicePortName>; 2];
 
 impl NoLocal {
-    pub(super) fn follow(&mut self, desired: &Desired) {
+    pub(crate) fn follow(&mut self, desired: &Desired) {
         if desired.complete {
             *self = Self::default();
         }
@@ -37,11 +37,11 @@ impl NoLocal {
         }
     }
 
-    pub(super) fn internal(&self, family: Family) -> usize {
+    pub(crate) fn internal(&self, family: Family) -> usize {
         self.internal[family as usize].len()
     }
 
-    pub(super) fn external(&self, family: Family) -> usize {
+    pub(crate) fn external(&self, family: Family) -> usize {
         self.external[family as usize].len()
     }
 }

@@ -13,7 +13,9 @@ use axum::routing::any;
 use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 
-use crate::telemetry::{Eligibility, Moment, Telemetry};
+use crate::observe::health::Eligibility;
+use crate::observe::moment::Moment;
+use crate::observe::telemetry::Telemetry;
 
 /// Go's zero time, for what never was.
 const NEVER: &str = "0001-01-01T00:00:00Z";

@@ -12,8 +12,9 @@ use kube::{Api, Client, Resource};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
+use super::metrics::ours::EventOutcome;
+use super::telemetry::Telemetry;
 use crate::objects::name::ObjectName;
-use crate::telemetry::{EventOutcome, Telemetry};
 
 /// What the Events say they come from.
 const CONTROLLER: &str = "lb";

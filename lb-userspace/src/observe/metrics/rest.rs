@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use prometheus::{HistogramVec, IntCounterVec, Registry};
 
-use super::metrics::{counter_vec, histogram_vec};
+use super::registry::{counter_vec, histogram_vec};
+use crate::source::api::CountRequests;
 
 /// Clones count into the same metrics.
 #[derive(Clone, Debug)]
@@ -14,7 +15,7 @@ pub struct RestClient {
 }
 
 impl RestClient {
-    pub(super) fn new(registry: &Registry) -> Self {
+    pub(crate) fn new(registry: &Registry) -> Self {
         let buckets = vec![0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0];
         Self {
             requests: counter_vec(
@@ -32,9 +33,10 @@ impl RestClient {
             ),
         }
     }
+}
 
-    /// One request, until its answer began. No code: there was no answer.
-    pub fn count(&self, method: &str, host: &str, code: Option<u16>, took: Duration) {
+impl CountRequests for RestClient {
+    fn count(&self, method: &str, host: &str, code: Option<u16>, took: Duration) {
         let code = code.map_or_else(|| "<error>".to_owned(), |code| code.to_string());
         self.requests.with_label_values(&[&code, method, host]).inc();
         self.duration.with_label_values(&[method, host]).observe(took.as_secs_f64());

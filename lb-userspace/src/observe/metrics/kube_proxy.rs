@@ -9,14 +9,14 @@ use prometheus::{
     exponential_buckets, linear_buckets,
 };
 
-use super::metrics::{counter, counter_vec, gauge_vec, histogram_vec, int_gauge, int_gauge_vec, whole};
 use super::no_local::NoLocal;
+use super::registry::{counter, counter_vec, gauge_vec, histogram_vec, int_gauge, int_gauge_vec, whole};
 use crate::objects::name::Family;
 
 /// Of every metric: kube-proxy promises nothing about them either.
 const ALPHA: &str = "[ALPHA] ";
 
-pub(super) struct KubeProxy {
+pub(crate) struct KubeProxy {
     sync: HistogramVec,
     sync_full: HistogramVec,
     sync_partial: HistogramVec,
@@ -26,14 +26,14 @@ pub(super) struct KubeProxy {
     no_local: IntGaugeVec,
     reconciler: HistogramVec,
     reconciler_deleted: IntCounterVec,
-    pub(super) endpoint_changes: Changes,
-    pub(super) service_changes: Changes,
-    pub(super) healthz: IntCounterVec,
-    pub(super) livez: IntCounterVec,
+    pub(crate) endpoint_changes: Changes,
+    pub(crate) service_changes: Changes,
+    pub(crate) healthz: IntCounterVec,
+    pub(crate) livez: IntCounterVec,
 }
 
 /// Changes of one kind, seen and not yet in the tables.
-pub(super) struct Changes {
+pub(crate) struct Changes {
     pending: IntGauge,
     total: IntCounter,
 }
@@ -51,18 +51,18 @@ impl Changes {
         }
     }
 
-    pub(super) fn count(&self) {
+    pub(crate) fn count(&self) {
         self.pending.inc();
         self.total.inc();
     }
 
-    pub(super) fn settle(&self) {
+    pub(crate) fn settle(&self) {
         self.pending.set(0);
     }
 }
 
 impl KubeProxy {
-    pub(super) fn new(registry: &Registry) -> Self {
+    pub(crate) fn new(registry: &Registry) -> Self {
         let family = &["ip_family"];
         let name = |name: &str| format!("kubeproxy_{name}");
         let help = |help: &str| format!("{ALPHA}{help}");
@@ -124,14 +124,14 @@ impl KubeProxy {
         }
     }
 
-    pub(super) fn queued(&self, now: Timestamp) {
+    pub(crate) fn queued(&self, now: Timestamp) {
         for family in Family::BOTH {
             of(&self.last_queued, family).set(seconds(now));
         }
     }
 
     /// kube-proxy has a proxier for each family, and both run at each change; here one pass serves both.
-    pub(super) fn synced(&self, took: Duration, is_complete: bool, now: Timestamp) {
+    pub(crate) fn synced(&self, took: Duration, is_complete: bool, now: Timestamp) {
         let kind = if is_complete { &self.sync_full } else { &self.sync_partial };
         for family in Family::BOTH {
             for histogram in [&self.sync, kind] {
@@ -141,11 +141,11 @@ impl KubeProxy {
         }
     }
 
-    pub(super) fn programmed(&self, family: Family, seconds: f64) {
+    pub(crate) fn programmed(&self, family: Family, seconds: f64) {
         self.programming.with_label_values(&[label(family)]).observe(seconds);
     }
 
-    pub(super) fn no_local(&self, ports: &NoLocal) {
+    pub(crate) fn no_local(&self, ports: &NoLocal) {
         for family in Family::BOTH {
             for (policy, count) in
                 [("internal", ports.internal(family)), ("external", ports.external(family))]
@@ -156,7 +156,7 @@ impl KubeProxy {
     }
 
     /// `removed` is by [`Family`].
-    pub(super) fn swept(&self, took: Duration, removed: [u32; 2]) {
+    pub(crate) fn swept(&self, took: Duration, removed: [u32; 2]) {
         for (family, removed) in Family::BOTH.into_iter().zip(removed) {
             self.reconciler.with_label_values(&[label(family)]).observe(took.as_secs_f64());
             self.reconciler_deleted.with_label_values(&[label(family)]).inc_by(removed.into());

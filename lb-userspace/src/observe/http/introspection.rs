@@ -12,7 +12,7 @@ use prometheus::TextEncoder;
 use serde_json::json;
 
 use super::proxy_health::not_found;
-use crate::telemetry::Telemetry;
+use crate::observe::telemetry::Telemetry;
 
 /// What `/proxyMode` says: neither iptables, nor ipvs, nor nftables.
 pub const MODE: &str = "ebpf";

@@ -3,13 +3,6 @@
 //! The loop tells; it never waits. The surfaces ask, from a thread of their own, so that they answer also when the
 //! loop hangs.
 
-mod health;
-mod kubeproxy;
-mod metrics;
-mod moment;
-mod no_local;
-mod rest;
-
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,16 +11,17 @@ use lb_common::names;
 use prometheus::Registry;
 use tokio::sync::Notify;
 
-pub use health::{Eligibility, Health, LinkHealth};
-pub use moment::Moment;
-pub use rest::RestClient;
+use super::health::{Health, LinkHealth};
+use super::metrics::rest::RestClient;
+use super::moment::Moment;
 
+use super::metrics::kube_proxy::KubeProxy;
+use super::metrics::no_local::NoLocal;
+use super::metrics::ours::Metrics;
 use crate::desired::Desired;
 use crate::objects::event::{Change, Event};
 use crate::objects::name::Family;
-use kubeproxy::KubeProxy;
-use metrics::Metrics;
-use no_local::NoLocal;
+use crate::observe::metrics::ours::EventOutcome;
 
 /// Shared by the loop and everybody who reads.
 pub struct Telemetry {
@@ -64,15 +58,6 @@ struct State {
 pub struct Failure {
     pub at: Moment,
     pub text: String,
-}
-
-/// What became of a Kubernetes Event that was due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EventOutcome {
-    Sent,
-    /// Held back: too many, or the same again.
-    Limited,
-    Failed,
 }
 
 /// One pass from the model to the tables.

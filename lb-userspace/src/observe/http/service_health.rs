@@ -16,16 +16,26 @@ use lb_common::Addr;
 use tokio::task::AbortHandle;
 use tracing::{error, info};
 
-use super::{HealthChecks, listen};
+use super::listen;
+use crate::model::HealthCheck;
 use crate::node::netdev::Netdev;
 use crate::objects::name::{Family, ObjectName};
-use crate::recorder::Recorder;
-use crate::telemetry::{Moment, Telemetry};
+use crate::observe::events::Recorder;
+use crate::observe::moment::Moment;
+use crate::observe::telemetry::Telemetry;
 
 /// The reason of the Event for a port that cannot be had.
 const FAILED: &str = "FailedToStartServiceHealthcheck";
 
 type Key = (ObjectName, Family);
+
+/// What the loop tells the health checks of Services.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HealthChecks {
+    pub checks: BTreeMap<(ObjectName, Family), HealthCheck>,
+    /// Primary addresses of the own Node, for `nodePortAddresses: [primary]`.
+    pub primary: Vec<Addr>,
+}
 
 /// The servers of all Services.
 pub struct ServiceHealth {

@@ -18,10 +18,12 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tracing::debug;
 
+use super::health::Eligibility;
+use super::moment::Moment;
+use super::telemetry::Telemetry;
 use crate::node::role::Overrides;
 use crate::objects::name::Kind;
 use crate::source::progress::Progress;
-use crate::telemetry::{Eligibility, Moment, Telemetry};
 
 /// How long `lb status` waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(1);

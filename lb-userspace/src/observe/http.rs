@@ -6,11 +6,8 @@
 
 mod introspection;
 mod listen;
-mod process;
 mod proxy_health;
 mod service_health;
-mod sources;
-mod traffic;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -25,20 +22,17 @@ use tracing::error;
 pub use introspection::{MODE, router as introspection_router};
 pub use listen::bind;
 pub use proxy_health::router as health_router;
-pub use service_health::{ServiceHealth, addresses as health_check_addresses};
-pub use sources::Sources;
-pub use traffic::{Counted, Traffic, families as traffic_families};
+pub use service_health::{HealthChecks, ServiceHealth, addresses as health_check_addresses};
 
-use crate::agent_status;
+use super::events::Recorder;
+use super::status_socket;
+use super::telemetry::Telemetry;
 use crate::model::HealthCheck;
 use crate::objects::name::{Family, ObjectName};
-use crate::recorder::Recorder;
-use crate::source::progress::Progress;
-use crate::telemetry::Telemetry;
 
 /// Where to listen; `None` is nowhere.
 #[derive(Clone, Debug, Default)]
-pub struct Config {
+pub struct ServerOptions {
     pub healthz: Option<SocketAddr>,
     pub metrics: Option<SocketAddr>,
     /// A port that cannot be had ends the agent (kube-proxy's `bindAddressHardFail`); else it is tried again.
@@ -47,26 +41,6 @@ pub struct Config {
     pub node_port_addresses: Vec<String>,
     /// The configuration in force, for `/configz`.
     pub configz: serde_json::Value,
-}
-
-/// What the loop tells the health checks of Services.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct HealthChecks {
-    pub checks: BTreeMap<(ObjectName, Family), HealthCheck>,
-    /// Primary addresses of the own Node, for `nodePortAddresses: [primary]`.
-    pub primary: Vec<Addr>,
-}
-
-/// Adds what is read at each scrape: traffic, the own process, and the sources of objects.
-///
-/// # Errors
-/// Where it was done before.
-pub fn register(telemetry: &Telemetry, traffic: Traffic, sources: &Arc<Progress>) -> anyhow::Result<()> {
-    let registry = telemetry.registry();
-    process::register(registry)?;
-    registry.register(Box::new(traffic))?;
-    registry.register(Box::new(Sources::new(Arc::clone(sources))?))?;
-    Ok(())
 }
 
 /// The servers; they end when this is dropped.
@@ -80,10 +54,10 @@ impl Surfaces {
     /// # Errors
     /// Where there can be no thread. Ports that cannot be had are said in the log.
     pub fn start(
-        config: Config,
+        options: ServerOptions,
         telemetry: Arc<Telemetry>,
         recorder: Option<Recorder>,
-        status: Option<(UnixListener, agent_status::Identity)>,
+        status: Option<(UnixListener, status_socket::Identity)>,
     ) -> anyhow::Result<(Self, mpsc::Receiver<anyhow::Error>)> {
         let (health_checks, changes) = watch::channel(HealthChecks::default());
         let (fatal, failed) = mpsc::channel(1);
@@ -91,14 +65,14 @@ impl Surfaces {
         if let Some((listener, identity)) = status {
             let telemetry = Arc::clone(&telemetry);
             runtime.spawn(async move {
-                if let Err(error) = agent_status::serve(listener, identity, telemetry).await {
+                if let Err(error) = status_socket::serve(listener, identity, telemetry).await {
                     error!("`lb status` is not answered any more: {error:#}");
                 }
             });
         }
         std::thread::Builder::new()
             .name("surfaces".to_owned())
-            .spawn(move || runtime.block_on(run(config, telemetry, recorder, changes, fatal)))
+            .spawn(move || runtime.block_on(run(options, telemetry, recorder, changes, fatal)))
             .context("start a thread")?;
         Ok((Self { health_checks }, failed))
     }
@@ -121,7 +95,7 @@ impl Surfaces {
 
 /// Until the agent's loop lets go.
 async fn run(
-    config: Config,
+    options: ServerOptions,
     telemetry: Arc<Telemetry>,
     recorder: Option<Recorder>,
     mut changes: watch::Receiver<HealthChecks>,
@@ -129,8 +103,8 @@ async fn run(
 ) {
     // The loop waits at the other end, also where nothing is ever said.
     let _open = fatal.clone();
-    let fatal = config.hard_fail.then_some(fatal);
-    if let Some(address) = config.healthz {
+    let fatal = options.hard_fail.then_some(fatal);
+    if let Some(address) = options.healthz {
         let server = listen::Server {
             what: "the health server",
             flag: "--healthz-bind-address",
@@ -139,16 +113,16 @@ async fn run(
         };
         tokio::spawn(server.run(proxy_health::router(Arc::clone(&telemetry))));
     }
-    if let Some(address) = config.metrics {
+    if let Some(address) = options.metrics {
         let server = listen::Server {
             what: "the metrics server",
             flag: "--metrics-bind-address",
             address,
             fatal: fatal.clone(),
         };
-        tokio::spawn(server.run(introspection::router(Arc::clone(&telemetry), config.configz)));
+        tokio::spawn(server.run(introspection::router(Arc::clone(&telemetry), options.configz)));
     }
-    let mut health = ServiceHealth::new(config.node_port_addresses, telemetry, recorder);
+    let mut health = ServiceHealth::new(options.node_port_addresses, telemetry, recorder);
     loop {
         let wanted = changes.borrow_and_update().clone();
         let is_complete = health.follow(&wanted).await;

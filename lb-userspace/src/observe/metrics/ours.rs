@@ -1,16 +1,21 @@
-//! Our own metrics that the loop keeps, and how any metric is registered.
+//! Our own metrics that the loop keeps.
 
-use prometheus::core::Collector;
-use prometheus::{
-    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry,
-};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
-use super::EventOutcome;
+use super::registry::{counter, counter_vec, int_gauge, int_gauge_vec, register, whole};
 
-pub(super) struct Metrics {
-    pub(super) operations: Histogram,
-    pub(super) failures: IntCounter,
+/// What became of a Kubernetes Event that was due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventOutcome {
+    Sent,
+    /// Held back: too many, or the same again.
+    Limited,
+    Failed,
+}
+
+pub(crate) struct Metrics {
+    pub(crate) operations: Histogram,
+    pub(crate) failures: IntCounter,
     links_attached: IntGauge,
     links_wanted: IntGauge,
     entries: IntGaugeVec,
@@ -18,7 +23,7 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    pub(super) fn new(registry: &Registry) -> Self {
+    pub(crate) fn new(registry: &Registry) -> Self {
         set_build_info(registry);
         Self {
             operations: register(
@@ -48,7 +53,7 @@ impl Metrics {
         }
     }
 
-    pub(super) fn count_event(&self, reason: &str, outcome: EventOutcome) {
+    pub(crate) fn count_event(&self, reason: &str, outcome: EventOutcome) {
         let outcome = match outcome {
             EventOutcome::Sent => "sent",
             EventOutcome::Limited => "limited",
@@ -57,11 +62,11 @@ impl Metrics {
         self.events.with_label_values(&[reason, outcome]).inc();
     }
 
-    pub(super) fn set_entries(&self, map: &str, entries: usize) {
+    pub(crate) fn set_entries(&self, map: &str, entries: usize) {
         self.entries.with_label_values(&[map]).set(whole(entries));
     }
 
-    pub(super) fn set_links(&self, attached: usize, wanted: usize) {
+    pub(crate) fn set_links(&self, attached: usize, wanted: usize) {
         self.links_attached.set(whole(attached));
         self.links_wanted.set(whole(wanted));
     }
@@ -97,46 +102,4 @@ fn set_build_info(registry: &Registry) {
                 state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it \
                 is running.";
     int_gauge_vec(registry, "kubernetes_build_info", help, &LABELS).with_label_values(&values).set(1);
-}
-
-/// As gauges have it.
-pub(super) fn whole(count: usize) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-/// Names are constants of this crate, and each is registered once.
-fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<C>) -> C {
-    let metric = metric.expect("a valid name and valid labels");
-    registry.register(Box::new(metric.clone())).expect("a name that is new to the registry");
-    metric
-}
-
-pub(super) fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
-    register(registry, IntCounter::new(name, help))
-}
-
-pub(super) fn counter_vec(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    register(registry, IntCounterVec::new(Opts::new(name, help), labels))
-}
-
-pub(super) fn int_gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
-    register(registry, IntGauge::new(name, help))
-}
-
-pub(super) fn int_gauge_vec(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-    register(registry, IntGaugeVec::new(Opts::new(name, help), labels))
-}
-
-pub(super) fn gauge_vec(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
-    register(registry, GaugeVec::new(Opts::new(name, help), labels))
-}
-
-pub(super) fn histogram_vec(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    buckets: Vec<f64>,
-    labels: &[&str],
-) -> HistogramVec {
-    register(registry, HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), labels))
 }
