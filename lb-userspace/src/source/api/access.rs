@@ -2,11 +2,11 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use std::sync::Arc;
-use std::time::Duration;
 
 /// Where the API server is, and who we are to it.
 #[derive(Clone, Debug, Default)]
