@@ -1,5 +1,8 @@
 //! The loop: the only place where sources, model, planner and kernel meet.
 
+pub mod heap;
+mod pace;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,7 +26,6 @@ use crate::dataplane::pins::Pins;
 use crate::dataplane::shape::Sizes;
 use crate::dataplane::sweep::Sweep;
 use crate::desired::Desired;
-use crate::heap;
 use crate::hooks::links::Links;
 use crate::hooks::sockets::{HostSockets, SocketOptions};
 use crate::model::{Model, Rules};
@@ -39,12 +41,12 @@ use crate::observe::metrics::traffic::Traffic;
 use crate::observe::moment::Moment;
 use crate::observe::status_socket;
 use crate::observe::telemetry::{Sync, Telemetry};
-use crate::pace::Pace;
 use crate::plan::{Batch, Limits, Plan, Planner};
 use crate::source::api;
 use crate::source::manifests;
 use crate::tables::op::Op;
 use crate::tables::plane::Plane;
+use pace::Pace;
 
 /// Between two passes over the flow table.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use command_line::{AgentArgs, CleanupArgs, Cli, Command, Output, PinArgs};
+use lb_userspace::agent::{self, heap};
 use lb_userspace::config::{self, Flags};
 use lb_userspace::dataplane::load::Constants;
 use lb_userspace::dataplane::maps::Maps;
@@ -20,7 +21,7 @@ use lb_userspace::node::capabilities;
 use lb_userspace::objects::notice::Notice;
 use lb_userspace::observe::http::ServerOptions;
 use lb_userspace::tables::Tables;
-use lb_userspace::{agent, check, dataplane, flows, heap, status, view};
+use lb_userspace::{check, dataplane, flows, status, view};
 
 fn main() -> ExitCode {
     heap::set_up();
