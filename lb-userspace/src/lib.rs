@@ -5,21 +5,16 @@
 //! (api, manifests)  pure               pure              (kernel, or memory)
 //! ```
 
-pub mod desired;
-pub mod model;
-pub mod objects;
-pub mod plan;
-pub mod tables;
-pub mod view;
-
 pub mod agent;
-pub mod check;
+pub mod command;
 pub mod config;
 pub mod dataplane;
-pub mod flows;
+pub mod desired;
 pub mod hooks;
-pub mod leftovers;
+pub mod model;
 pub mod node;
+pub mod objects;
 pub mod observe;
+pub mod plan;
 pub mod source;
-pub mod status;
+pub mod tables;

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lb_userspace::command::{services, view};
 use lb_userspace::objects::event::{Change, Event};
 use lb_userspace::objects::name::Kind;
 use lb_userspace::source::manifests::{self, Folder, parse};
-use lb_userspace::view;
 use tokio::sync::mpsc;
 
 fn service(name: &str, ip: &str) -> String {
@@ -156,8 +156,9 @@ fn a_folder_is_loaded_at_once_or_its_broken_files_are_named() {
     fs::write(dir.path().join("a.yaml"), service("a", "10.96.0.1")).unwrap();
     fs::write(dir.path().join(".hidden.yaml"), "kind: [").unwrap();
     fs::write(dir.path().join("notes.txt"), "kind: [").unwrap();
-    let (tables, notices) = view::tables_from_manifests(dir.path(), view::Node::named("n1")).unwrap();
-    assert_eq!((view::services(&tables).len(), notices.len()), (1, 1));
+    let (tables, notices) =
+        view::files::tables_from_manifests(dir.path(), view::files::Viewpoint::named("n1")).unwrap();
+    assert_eq!((services::of_tables(&tables).len(), notices.len()), (1, 1));
     fs::write(dir.path().join("b.yaml"), "kind: [").unwrap();
     fs::write(dir.path().join("c.yaml"), [0xff]).unwrap();
     let error = manifests::load_dir(dir.path()).unwrap_err().to_string();

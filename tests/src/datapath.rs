@@ -10,6 +10,7 @@ use lb_common::{
     Algorithm, BackendState, Counter, Endpoint, FlowKey, FrontendKey, FrontendKind, Proto, ServiceRecord,
     names,
 };
+use lb_userspace::command::flows::{self, FlowView};
 use lb_userspace::dataplane::Kernel;
 use lb_userspace::dataplane::load::{self, Constants};
 use lb_userspace::dataplane::maps::Maps;
@@ -18,7 +19,6 @@ use lb_userspace::dataplane::pins::{Pins, Set};
 use lb_userspace::dataplane::shape::Sizes;
 use lb_userspace::dataplane::sweep::Sweep;
 use lb_userspace::desired::{BackendShare, Desired, DesiredPort, ServiceRanges};
-use lb_userspace::flows::{self, FlowView};
 use lb_userspace::objects::name::{Family, ServicePortName};
 use lb_userspace::plan::{Limits, Planner};
 use lb_userspace::tables::interest::Interest;

@@ -23,6 +23,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Error, bail, ensure};
+use lb_userspace::command::view::files::Viewpoint;
+use lb_userspace::command::{backends, services};
 use lb_userspace::desired::Desired;
 use lb_userspace::model::{Model, Rules};
 use lb_userspace::objects::event::{Change, Event};
@@ -31,7 +33,6 @@ use lb_userspace::plan::{Limits, Planner};
 use lb_userspace::source::manifests::{Object, parse};
 use lb_userspace::tables::op::Op;
 use lb_userspace::tables::plane::Plane;
-use lb_userspace::view::{self, Node};
 
 /// Runs every `*.txt` of a folder, each on a plane of its own that `plane` makes empty. With `UPDATE=1` in the
 /// environment, rewrites what is expected. Returns the number of scenarios.
@@ -108,7 +109,8 @@ impl Step<'_> {
     fn run(&self, agent: &mut Option<Agent>, plane: &mut dyn Plane) -> anyhow::Result<Option<String>> {
         let words: Vec<&str> = self.command.split_whitespace().collect();
         if let ["node", name, flags @ ..] = &words[..] {
-            let node = Node { name: (*name).to_owned(), rules: rules_of(flags)?, ..Node::default() };
+            let node =
+                Viewpoint { name: (*name).to_owned(), rules: rules_of(flags)?, ..Viewpoint::default() };
             *agent = Some(Agent::start(node, BTreeMap::new(), plane)?);
             return Ok(None);
         }
@@ -125,8 +127,8 @@ impl Step<'_> {
             }
             ["addresses", list] => return agent.addresses(list, plane).map(|()| None),
             ["grace"] => return agent.grace(plane).map(|()| None),
-            ["services"] => view::service_table(&view::services(&plane.read()?)),
-            ["backends"] => view::backend_table(&view::backends(&plane.read()?)),
+            ["services"] => services::table(&services::of_tables(&plane.read()?)),
+            ["backends"] => backends::table(&backends::of_tables(&plane.read()?)),
             ["rules"] => rules(&agent.model),
             ["ops"] => agent.ops(),
             ["notices"] => agent.notices(),
@@ -139,7 +141,7 @@ impl Step<'_> {
 
 /// The agent's loop, one step at a time.
 struct Agent {
-    node: Node,
+    node: Viewpoint,
     objects: BTreeMap<Subject, Object>,
     model: Model,
     planner: Planner,
@@ -147,7 +149,11 @@ struct Agent {
 }
 
 impl Agent {
-    fn start(node: Node, objects: BTreeMap<Subject, Object>, plane: &mut dyn Plane) -> anyhow::Result<Self> {
+    fn start(
+        node: Viewpoint,
+        objects: BTreeMap<Subject, Object>,
+        plane: &mut dyn Plane,
+    ) -> anyhow::Result<Self> {
         let planner = Planner::restore(plane.read()?, Limits::default());
         let mut model = Model::with_rules(node.name.as_str(), node.rules.clone());
         if let Some(addresses) = &node.addresses {
@@ -249,8 +255,8 @@ fn rules_of(flags: &[&str]) -> anyhow::Result<Rules> {
 
 /// The table, and below it what has no column.
 fn rules(model: &Model) -> String {
-    let services = view::services_of_model(model);
-    let mut text = view::service_table(&services);
+    let services = services::of_model(model);
+    let mut text = services::table(&services);
     for service in &services {
         let Some(rules) = &service.rules else { continue };
         let mut say = |what: String| {

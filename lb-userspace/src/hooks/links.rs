@@ -1,15 +1,12 @@
 //! Programs on the node's links, as the links come and go.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use aya::Ebpf;
 use tracing::{error, info, warn};
 
-use crate::dataplane::hook::cgroup;
 use crate::dataplane::hook::{self, Hook, Mode};
-use crate::dataplane::lock;
 use crate::dataplane::migrate::{self, Migration};
 use crate::dataplane::pins::Pins;
 use crate::node::netdev::{Direction, Facts, Filter, Netdev};
@@ -210,7 +207,11 @@ fn exists(index: u32) -> bool {
     !unsafe { libc::if_indextoname(index, name.as_mut_ptr()) }.is_null()
 }
 
-async fn detach(pins: &Pins, netdev: &Netdev, link: &Facts) -> anyhow::Result<()> {
+/// Takes our programs off a link, and the clsact that nobody else uses.
+///
+/// # Errors
+/// The kernel's.
+pub async fn detach(pins: &Pins, netdev: &Netdev, link: &Facts) -> anyhow::Result<()> {
     let mut ours = false;
     let mut others = false;
     for direction in Direction::BOTH {
@@ -224,26 +225,4 @@ async fn detach(pins: &Pins, netdev: &Netdev, link: &Facts) -> anyhow::Result<()
         netdev.remove_clsact(link.index).await;
     }
     Ok(())
-}
-
-/// `lb cleanup`: detaches from every link of this network namespace and removes the tables. Says what it did.
-///
-/// # Errors
-/// While an agent runs, or where the kernel refuses.
-pub async fn cleanup(pin_dir: PathBuf) -> anyhow::Result<String> {
-    let pins = Pins::new(&pin_dir);
-    let _lock = lock::take_existing(&pins)?;
-    let tables = pins.in_force()?;
-    let (netdev, _) = Netdev::connect()?;
-    for link in netdev.links().await? {
-        detach(&pins, &netdev, &link).await?;
-    }
-    cgroup::detach(&pins)?;
-    pins.remove()?;
-    Ok(match tables {
-        Some(_) => format!("detached, and removed the tables in {}", pin_dir.display()),
-        None => {
-            format!("there were no tables in {}; no program of ours is left on a link", pin_dir.display())
-        }
-    })
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use lb_userspace::command::services;
 use lb_userspace::model::Model;
 use lb_userspace::plan::{Limits, Planner};
 use lb_userspace::source::api::{self, Access, Times, Watch};
 use lb_userspace::tables::Tables;
 use lb_userspace::tables::plane::{MemoryPlane, Plane};
-use lb_userspace::view;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
@@ -121,7 +121,7 @@ impl Agent {
     }
 
     pub fn services(&self) -> String {
-        let services = view::services(self.tables());
+        let services = services::of_tables(self.tables());
         let lines: Vec<String> =
             services.iter().map(|s| format!("{} {}", s.name, s.cluster_endpoints.join(","))).collect();
         lines.join("; ")

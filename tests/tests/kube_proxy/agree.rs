@@ -8,7 +8,7 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
-use lb_userspace::view;
+use lb_userspace::command::{services, view};
 use serde_json::{Value, json};
 use xtask::control_plane;
 
@@ -154,8 +154,8 @@ impl World {
         let addresses = NODE_ADDRESSES.iter().filter_map(|address| address.split('/').next());
         let addresses = addresses.map(|address| Ok(address.parse::<std::net::IpAddr>()?.into()));
         let addresses = Some(addresses.collect::<Result<Vec<_>>>()?);
-        let node = view::Node { name: NODE.into(), addresses, rules };
-        let views = view::services_of_model(&view::model_from_manifests(folder.path(), node)?);
+        let node = view::files::Viewpoint { name: NODE.into(), addresses, rules };
+        let views = services::of_model(&view::files::model_from_manifests(folder.path(), node)?);
         Ok(serde_json::from_value(serde_json::to_value(views)?)?)
     }
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::{Line, error, ok, warning};
-use crate::dataplane::{self, maps::Maps, pins::Pins};
+use crate::dataplane;
+use crate::dataplane::maps::Maps;
+use crate::dataplane::pins::Pins;
 use crate::source::api;
 
 /// For all questions together.

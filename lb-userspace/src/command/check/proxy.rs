@@ -1,7 +1,7 @@
 //! kube-proxy, and what one left behind.
 
 use super::{Line, error, ok, unseen, warning};
-use crate::leftovers::{self, Leftovers, running};
+use crate::command::cleanup::kube_proxy::{self, Leftovers, running};
 use crate::node::netdev::Netdev;
 
 pub async fn check(netdev: &Netdev) -> Vec<Line> {
@@ -14,7 +14,7 @@ pub async fn check(netdev: &Netdev) -> Vec<Line> {
             "lb serves its links beside it; take kube-proxy away when lb serves everything (docs/migrate.md)",
         ),
     };
-    let rules = match leftovers::find(netdev).await {
+    let rules = match kube_proxy::find(netdev).await {
         Ok(found) => rules(&found, !running.is_empty()),
         Err(error) => unseen("leftovers", &format_args!("{error:#}")),
     };

@@ -5,7 +5,7 @@ use std::io;
 use libc::{NF_DROP, NF_INET_FORWARD, NFNL_SUBSYS_NFTABLES, NFPROTO_INET, NFT_MSG_GETCHAIN};
 
 use super::{Line, ok, unseen, warning};
-use crate::leftovers::{Family, legacy};
+use crate::command::cleanup::kube_proxy::{Family, legacy};
 use crate::node::nfnetlink::{Attributes, Message, Nfnetlink, attribute, be32, text};
 
 /// Attributes of `linux/netfilter/nf_tables.h`.

@@ -2,15 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+use super::view::files::Viewpoint;
+use crate::agent;
+use crate::dataplane::hook::Mode;
+use crate::dataplane::shape::Sizes;
+use crate::hooks::sockets::SocketOptions;
+use crate::model::{ExternalIpCidrs, NodePortAddresses, Rules, ServiceCidrs};
+use crate::node::role::{Overrides, Role};
+use crate::source::api;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lb_common::{Addr, capacity};
-use lb_userspace::dataplane::hook::Mode;
-use lb_userspace::dataplane::shape::Sizes;
-use lb_userspace::hooks::sockets::SocketOptions;
-use lb_userspace::model::{ExternalIpCidrs, NodePortAddresses, Rules, ServiceCidrs};
-use lb_userspace::node::role::{Overrides, Role};
-use lb_userspace::source::api;
-use lb_userspace::{agent, view};
 
 /// Kubernetes Services by eBPF, in place of kube-proxy.
 #[derive(Parser)]
@@ -29,42 +30,51 @@ pub enum Command {
     /// Backends: one endpoint of one service port each
     Backends(ViewArgs),
     /// What is remembered of connections
-    Flows {
-        #[command(flatten)]
-        pins: PinArgs,
-        /// Also connections straight to a backend's address
-        #[arg(long)]
-        direct: bool,
-        #[command(flatten)]
-        output: OutputArgs,
-    },
+    Flows(FlowArgs),
     /// Agent, links, tables and counters of this node
-    Status {
-        #[command(flatten)]
-        pins: PinArgs,
-        #[command(flatten)]
-        roles: RoleArgs,
-        #[command(flatten)]
-        output: OutputArgs,
-    },
+    Status(StatusArgs),
     /// Can this node run the agent, and what is in the way; changes nothing. Exit status 1 if anything is
-    Check {
-        #[command(flatten)]
-        pins: PinArgs,
-        #[command(flatten)]
-        roles: RoleArgs,
-        #[command(flatten)]
-        api: ApiArgs,
-        /// KubeProxyConfiguration (v1alpha1) that the agent will be given
-        #[arg(long, value_name = "FILE")]
-        config: Option<PathBuf>,
-        #[command(flatten)]
-        sizes: SizeArgs,
-        #[command(flatten)]
-        output: OutputArgs,
-    },
+    Check(CheckArgs),
     /// Detach from every link and remove the tables; connections through them end
     Cleanup(CleanupArgs),
+}
+
+#[derive(Args)]
+pub struct FlowArgs {
+    #[command(flatten)]
+    pub pins: PinArgs,
+    /// Also connections straight to a backend's address
+    #[arg(long)]
+    pub direct: bool,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub pins: PinArgs,
+    #[command(flatten)]
+    pub roles: RoleArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    pub pins: PinArgs,
+    #[command(flatten)]
+    pub roles: RoleArgs,
+    #[command(flatten)]
+    pub api: ApiArgs,
+    /// KubeProxyConfiguration (v1alpha1) that the agent will be given
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub sizes: SizeArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 #[derive(Args)]
@@ -293,11 +303,11 @@ fn interface_address(text: &str) -> Result<Addr, String> {
 
 impl ViewArgs {
     /// The folder and the node to compute a view from, instead of the tables in the kernel.
-    pub fn files(&self) -> anyhow::Result<Option<(&Path, view::Node)>> {
+    pub fn files(&self) -> anyhow::Result<Option<(&Path, Viewpoint)>> {
         match (&self.manifests, &self.node_name) {
             (Some(dir), Some(name)) => {
                 let (addresses, rules) = (self.node_addresses.clone(), self.rules.rules());
-                Ok(Some((dir, view::Node { name: name.clone(), addresses, rules })))
+                Ok(Some((dir, Viewpoint { name: name.clone(), addresses, rules })))
             }
             _ if self.rules.is_empty() => Ok(None),
             _ => anyhow::bail!(

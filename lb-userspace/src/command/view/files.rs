@@ -14,14 +14,14 @@ use crate::tables::plane::{MemoryPlane, Plane};
 
 /// The node, as an agent on it would see it.
 #[derive(Clone, Debug, Default)]
-pub struct Node {
+pub struct Viewpoint {
     pub name: String,
     /// Those of its interfaces. `None`: the InternalIPs of its Node object.
     pub addresses: Option<Vec<Addr>>,
     pub rules: Rules,
 }
 
-impl Node {
+impl Viewpoint {
     /// With what is known without the command line's help.
     pub fn named(name: impl Into<String>) -> Self {
         Self { name: name.into(), ..Self::default() }
@@ -32,16 +32,16 @@ impl Node {
 ///
 /// # Errors
 /// Where the folder cannot be read, or a file in it is broken.
-pub fn model_from_manifests(dir: &Path, node: Node) -> anyhow::Result<Model> {
-    Ok(load(dir, node)?.0)
+pub fn model_from_manifests(dir: &Path, at: Viewpoint) -> anyhow::Result<Model> {
+    Ok(load(dir, at)?.0)
 }
 
 /// Plans from empty tables, in memory. The notices are those that last.
 ///
 /// # Errors
 /// Where the folder cannot be read, or a file in it is broken.
-pub fn tables_from_manifests(dir: &Path, node: Node) -> anyhow::Result<(Tables, Vec<Notice>)> {
-    let (model, desired) = load(dir, node)?;
+pub fn tables_from_manifests(dir: &Path, at: Viewpoint) -> anyhow::Result<(Tables, Vec<Notice>)> {
+    let (model, desired) = load(dir, at)?;
     let mut planner = Planner::restore(Tables::default(), Limits::default());
     let mut plane = MemoryPlane::default();
     plane.apply(&planner.plan(desired).ops)?;
@@ -49,13 +49,13 @@ pub fn tables_from_manifests(dir: &Path, node: Node) -> anyhow::Result<(Tables, 
     Ok((plane.into_tables(), notices))
 }
 
-fn load(dir: &Path, node: Node) -> anyhow::Result<(Model, crate::desired::Desired)> {
-    let mut model = Model::with_rules(node.name, node.rules);
+fn load(dir: &Path, at: Viewpoint) -> anyhow::Result<(Model, crate::desired::Desired)> {
+    let mut model = Model::with_rules(at.name, at.rules);
     for event in manifests::load_dir(dir)? {
         model.apply(event);
     }
     let own = model.node().map(|node| node.internal_ips.clone()).unwrap_or_default();
-    model.apply(Event::Addresses(node.addresses.unwrap_or(own).into_iter().collect()));
+    model.apply(Event::Addresses(at.addresses.unwrap_or(own).into_iter().collect()));
     let desired = model.desired();
     Ok((model, desired))
 }

@@ -14,11 +14,33 @@ mod rights;
 
 use serde::Serialize;
 
+use super::args::CheckArgs;
+use super::output::print;
 use crate::config::Flags;
 use crate::dataplane::pins::Pins;
 use crate::dataplane::shape::Sizes;
 use crate::node::netdev::Netdev;
 use crate::node::role::Overrides;
+use std::process::ExitCode;
+
+/// Prints what was found; fails if the agent cannot run.
+///
+/// # Errors
+/// Where there is nothing to print to.
+pub async fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
+    let CheckArgs { pins, roles, api, config, sizes, output } = args;
+    let options = Options {
+        pins: Pins::new(&pins.pin_dir),
+        roles: roles.overrides(),
+        flags: Flags { config, kubeconfig: api.kubeconfig.clone(), ..Flags::default() },
+        api: api.access(),
+        sizes: sizes.sizes(),
+    };
+    let report = look(&options).await;
+    print(output.output, &report, || text(&report))?;
+    // The report has said what there is to say.
+    Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -88,7 +110,7 @@ pub struct Options {
 }
 
 /// Looks at everything. In the network namespace of the calling thread.
-pub async fn run(options: &Options) -> Report {
+async fn look(options: &Options) -> Report {
     let mut checks = rights::check();
     let may_try = checks.iter().all(|line| line.level == Level::Ok);
     let (lines, settings) = config::check(&options.flags);

@@ -4,6 +4,9 @@ use anyhow::Context;
 use lb_common::{Counter, SCHEMA, capacity};
 use serde::Serialize;
 
+use super::args::StatusArgs;
+use super::output::print;
+use super::view::columns::render;
 use crate::dataplane::hook::cgroup;
 use crate::dataplane::hook::{Hook, is_ours};
 use crate::dataplane::lock;
@@ -12,7 +15,15 @@ use crate::dataplane::pins::Pins;
 use crate::node::netdev::{Direction, Netdev};
 use crate::node::role::{Overrides, Role, role};
 use crate::observe::status_socket::{self, AgentStatus};
-use crate::view::columns::render;
+
+/// Prints the status.
+///
+/// # Errors
+/// As [`read`].
+pub async fn run(args: &StatusArgs) -> anyhow::Result<()> {
+    let status = read(&Pins::new(&args.pins.pin_dir), &args.roles.overrides()).await?;
+    print(args.output.output, &status, || text(&status))
+}
 
 /// As `lb status -o json` shows it (docs/output.md).
 #[derive(Debug, Serialize)]

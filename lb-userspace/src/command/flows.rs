@@ -5,11 +5,24 @@ use std::collections::BTreeMap;
 use lb_common::{Action, Flow, FlowKey, Phase, Proto, TICK_SHIFT};
 use serde::Serialize;
 
+use super::args::FlowArgs;
+use super::output::print;
+use super::view::columns::render;
 use crate::dataplane::maps::Maps;
+use crate::dataplane::pins::Pins;
 use crate::dataplane::sweep;
 use crate::objects::name::ServicePortName;
 use crate::objects::wire::authority;
-use crate::view::columns::render;
+
+/// Prints the flows in the kernel's tables.
+///
+/// # Errors
+/// Where there are no tables, or a map cannot be read.
+pub fn run(args: &FlowArgs) -> anyhow::Result<()> {
+    let maps = Maps::open(&Pins::new(&args.pins.pin_dir), false)?;
+    let flows = read(&maps, args.direct)?;
+    print(args.output.output, &flows, || table(&flows))
+}
 
 /// A flow, as `lb flows -o json` shows it (docs/output.md).
 #[derive(Debug, Serialize)]

@@ -25,7 +25,7 @@ fn line<const N: usize>(cells: [&str; N], widths: &[usize; N]) -> String {
 }
 
 /// One line each, the first few of them; a dash for none.
-pub(super) fn list(lines: &[String]) -> String {
+pub(crate) fn list(lines: &[String]) -> String {
     const SHOWN: usize = 8;
     if lines.is_empty() {
         return "-".to_owned();

@@ -5,11 +5,31 @@ use std::collections::BTreeSet;
 use lb_common::{BackendState, SlotRange};
 use serde::Serialize;
 
-use super::columns;
+use super::args::ViewArgs;
+use super::output::{pinned, print, tell};
+use super::view::columns;
+use super::view::files;
 use crate::objects::name::ServicePortName;
 use crate::objects::wire::authority;
 use crate::tables::Tables;
 use crate::tables::op::state_name;
+
+/// Prints the backends, of the tables or of a folder.
+///
+/// # Errors
+/// Where the tables or the folder cannot be read.
+pub fn run(args: &ViewArgs) -> anyhow::Result<()> {
+    let tables = match args.files()? {
+        Some((dir, at)) => {
+            let (tables, notices) = files::tables_from_manifests(dir, at)?;
+            tell(&notices);
+            tables
+        }
+        None => pinned(&args.pins)?,
+    };
+    let backends = of_tables(&tables);
+    print(args.output.output, &backends, || table(&backends))
+}
 
 /// One endpoint of one service port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -36,7 +56,7 @@ pub struct BackendView {
 }
 
 /// Every backend in use, sorted by service and address. Those of a service without a readable name are left out.
-pub fn backends(tables: &Tables) -> Vec<BackendView> {
+pub fn of_tables(tables: &Tables) -> Vec<BackendView> {
     let mut rows = Vec::new();
     let ids = |range: SlotRange| -> BTreeSet<u32> {
         tables.slots_of(range).unwrap_or_default().iter().map(|slot| slot.backend).collect()
@@ -72,7 +92,7 @@ pub fn backends(tables: &Tables) -> Vec<BackendView> {
 }
 
 /// The table of `lb backends`.
-pub fn backend_table(backends: &[BackendView]) -> String {
+pub fn table(backends: &[BackendView]) -> String {
     let rows: Vec<[String; 8]> = backends
         .iter()
         .map(|backend| {

@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use serde::Serialize;
-
-use super::services::{ServiceView, affinity, algorithm, frontend, policy};
+use crate::command::view::shape::{HealthCheckView, RulesView, ServiceView, affinity, algorithm, frontend};
 use crate::desired::DesiredPort;
 use crate::model::{HealthCheck, Model, Unserved};
 use crate::objects::name::{Family, ServicePortName};
@@ -13,38 +11,9 @@ use crate::objects::service::Service;
 use crate::objects::wire::authority;
 use lb_common::{Endpoint, FrontendKind, Prefix, ServiceRecord};
 
-/// What a table of the kernel does not say of a Service port.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RulesView {
-    /// Prefixes of the clients that may use frontends of kind `LoadBalancer`; empty is all.
-    pub source_ranges: Vec<String>,
-    /// Whether these frontends' own addresses are among the clients too, for the node's address is.
-    pub source_ranges_admit_vips: bool,
-    /// The addresses of the node that its `NodePort` answers on, sorted, less loopback ones; empty without one.
-    pub node_port_addresses: Vec<String>,
-    /// Whether the `NodePort` answers on loopback addresses too, for processes of the node.
-    pub node_port_on_loopback: bool,
-    /// Null where load balancers are not to ask.
-    pub health_check: Option<HealthCheckView>,
-    /// `headless`, `ExternalName`, `other proxy` or `unusable`; null for a Service that is served.
-    pub unserved: Option<String>,
-    /// What is ignored, or wrong, and why: of the Service and of its EndpointSlices.
-    pub notices: Vec<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct HealthCheckView {
-    /// `healthCheckNodePort`.
-    pub port: u16,
-    /// Addresses with a ready endpoint on this node.
-    pub local_endpoints: usize,
-}
-
 /// Every port of every Service and, with empty `protocol` and `family`, the Services that are not served. Sorted by
 /// name. Call it after [`Model::desired`].
-pub fn services_of_model(model: &Model) -> Vec<ServiceView> {
+pub fn of_model(model: &Model) -> Vec<ServiceView> {
     let mut views = Vec::new();
     for service in model.services() {
         let unserved = service.unserved(model.rules());
@@ -60,7 +29,7 @@ pub fn services_of_model(model: &Model) -> Vec<ServiceView> {
             let check = model.health_checks().get(&(service.name.clone(), name.family));
             let ranges = service.source_ranges(name.family);
             let rules = rules(model, &name, &port, &ranges, check, notices.clone());
-            views.push(view(name, &port, rules));
+            views.push(view(&name, &port, rules));
         }
     }
     views
@@ -92,29 +61,20 @@ fn rules(
     }
 }
 
-fn view(name: ServicePortName, port: &DesiredPort, rules: RulesView) -> ServiceView {
+fn view(name: &ServicePortName, port: &DesiredPort, rules: RulesView) -> ServiceView {
     let texts = |set: &BTreeSet<Endpoint>| -> Vec<String> {
         set.iter().map(|endpoint| authority(endpoint.addr, endpoint.port)).collect()
     };
     let has_sets = (!port.cluster.is_empty(), !port.local.is_empty());
     let frontends = port.frontends.iter().map(|(key, kind)| frontend(key, *kind, port.flags, has_sets));
-    let mut frontends: Vec<_> = frontends.collect();
-    frontends.sort();
-    ServiceView {
-        namespace: name.namespace.to_string(),
-        name: name.name.to_string(),
-        port_name: name.port.to_string(),
-        protocol: name.proto.to_string(),
-        family: name.family.to_string(),
-        frontends,
-        cluster_endpoints: texts(&port.cluster),
-        local_endpoints: texts(&port.local),
-        internal_traffic_policy: policy(port.flags, ServiceRecord::INTERNAL_LOCAL),
-        external_traffic_policy: policy(port.flags, ServiceRecord::EXTERNAL_LOCAL),
-        session_affinity: affinity(port.affinity_timeout),
-        algorithm: algorithm(port.algorithm as u8),
-        rules: Some(rules),
-    }
+    let record = ServiceRecord {
+        flags: port.flags,
+        affinity_timeout: port.affinity_timeout,
+        algorithm: port.algorithm as u8,
+        ..ServiceRecord::default()
+    };
+    let view = ServiceView::new(name, &record, frontends.collect(), texts(&port.cluster), texts(&port.local));
+    ServiceView { rules: Some(rules), ..view }
 }
 
 fn unserved_view(service: &Service, unserved: Option<Unserved>, notices: Vec<String>) -> ServiceView {
