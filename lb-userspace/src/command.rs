@@ -22,7 +22,7 @@ use args::Command;
 /// Those of the command.
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Agent(args) => agent::run(*args)?,
+        Command::Agent(args) => runtime()?.block_on(agent::run(*args))?,
         Command::Services(args) => services::run(&args)?,
         Command::Backends(args) => backends::run(&args)?,
         Command::Flows(args) => flows::run(&args)?,

@@ -3,7 +3,7 @@
 mod claims;
 mod endpoints;
 mod frontends;
-mod lookup;
+pub mod lookup;
 mod node_ports;
 mod policy;
 mod rules;
@@ -16,7 +16,6 @@ use k8s_openapi::jiff::Timestamp;
 use lb_common::{Addr, Port, Prefix};
 
 pub use frontends::Unserved;
-pub use lookup::{Found, Packet};
 pub use node_ports::NodePortAddresses;
 pub use rules::{ExternalIpCidrs, Rules, ServiceCidrs};
 

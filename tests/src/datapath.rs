@@ -46,7 +46,7 @@ pub struct Datapath {
 
 /// A change of the tables that has begun.
 pub struct Change {
-    plan: migrate::Plan,
+    plan: migrate::MigrationPlan,
     before: Set,
     usual: Ebpf,
 }

@@ -15,7 +15,7 @@ use crate::observe::http::ServerOptions;
 ///
 /// # Errors
 /// A configuration that does not read, and those of [`agent::run`].
-pub fn run(args: AgentArgs) -> anyhow::Result<()> {
+pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     start_log();
     let settings = config::Settings::new(&Flags {
         config: args.kube_proxy.config,
@@ -40,7 +40,7 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     }
     settings.adjust_oom_score();
     let node_port_addresses = settings.node_port_addresses()?;
-    super::runtime()?.block_on(agent::run(agent::Config {
+    let config = agent::Config {
         roles: args.roles.overrides(),
         source: args.source.source(settings.kubeconfig),
         node_name: node_name(settings.hostname_override)?,
@@ -59,7 +59,8 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
         metrics_limit: args.metrics_limit,
         sizes: args.sizes.sizes(),
         host_sockets: args.host_sockets,
-    }))
+    };
+    agent::run(config).await
 }
 
 fn start_log() {

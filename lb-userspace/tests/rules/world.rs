@@ -6,7 +6,8 @@ use std::sync::Arc;
 use lb_common::{Addr, Port, Proto};
 use lb_userspace::desired::outcome::Client;
 use lb_userspace::desired::{Desired, DesiredPort};
-use lb_userspace::model::{Found, Model, Packet, Rules};
+use lb_userspace::model::lookup::{Lookup, Packet};
+use lb_userspace::model::{Model, Rules};
 use lb_userspace::objects::event::{Change, Event};
 use lb_userspace::source::manifests::parse;
 
@@ -52,10 +53,10 @@ impl World {
             proto: Proto::Tcp,
         });
         match found {
-            Found::Endpoints { set, .. } => format!("{:?}", ends(&set)),
-            Found::Nothing => "nothing".to_owned(),
-            Found::Reject => "reject".to_owned(),
-            Found::Drop => "drop".to_owned(),
+            Lookup::Endpoints { set, .. } => format!("{:?}", ends(&set)),
+            Lookup::Nothing => "nothing".to_owned(),
+            Lookup::Reject => "reject".to_owned(),
+            Lookup::Drop => "drop".to_owned(),
         }
     }
 

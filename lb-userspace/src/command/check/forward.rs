@@ -5,7 +5,8 @@ use std::io;
 use libc::{NF_DROP, NF_INET_FORWARD, NFNL_SUBSYS_NFTABLES, NFPROTO_INET, NFT_MSG_GETCHAIN};
 
 use super::{Line, ok, unseen, warning};
-use crate::command::cleanup::kube_proxy::{Family, legacy};
+use crate::command::cleanup::kube_proxy::family::NfFamily;
+use crate::command::cleanup::kube_proxy::legacy;
 use crate::node::nfnetlink::{Attributes, Message, Nfnetlink, attribute, be32, text};
 
 /// Attributes of `linux/netfilter/nf_tables.h`.
@@ -40,7 +41,8 @@ fn dropping(chain: &str) -> Line {
 
 /// Base chains at the forward hook, iptables-nft's among them.
 fn of_nftables() -> io::Result<Vec<String>> {
-    let families = [(NFPROTO_INET as u8, "inet"), (Family::V4.number(), "ip"), (Family::V6.number(), "ip6")];
+    let families =
+        [(NFPROTO_INET as u8, "inet"), (NfFamily::V4.number(), "ip"), (NfFamily::V6.number(), "ip6")];
     let mut found = Vec::new();
     let mut netlink = Nfnetlink::open()?;
     for (number, family) in families {
@@ -65,7 +67,7 @@ fn of_nftables() -> io::Result<Vec<String>> {
 
 fn of_iptables_legacy() -> io::Result<Vec<String>> {
     let mut found = Vec::new();
-    for (family, program) in [(Family::V4, "iptables"), (Family::V6, "ip6tables")] {
+    for (family, program) in [(NfFamily::V4, "iptables"), (NfFamily::V6, "ip6tables")] {
         if legacy::drops_forwarded(family)? {
             found.push(format!("chain FORWARD of {program}-legacy"));
         }

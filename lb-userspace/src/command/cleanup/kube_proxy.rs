@@ -2,47 +2,21 @@
 //! `lb cleanup --kube-proxy`. It would go on to send packets to endpoints of the past.
 
 pub mod chains;
+pub mod family;
 pub mod host;
 pub mod ipvs;
 pub mod legacy;
 pub mod nft;
+mod phrase;
 pub mod running;
 mod xtables;
 
-use std::fmt;
 use std::io;
 
 use anyhow::{Context, bail};
 
 use crate::node::netdev::Netdev;
-
-/// Of iptables: `ip` and `ip6`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Family {
-    V4,
-    V6,
-}
-
-impl Family {
-    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
-
-    /// `AF_INET` or `AF_INET6`; `NFPROTO_*` are the same numbers.
-    pub(crate) const fn number(self) -> u8 {
-        (match self {
-            Self::V4 => libc::AF_INET,
-            Self::V6 => libc::AF_INET6,
-        }) as u8
-    }
-}
-
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            Self::V4 => "ip",
-            Self::V6 => "ip6",
-        })
-    }
-}
+use family::NfFamily;
 
 /// Everything that was found.
 #[derive(Clone, Debug, Default)]
@@ -74,15 +48,6 @@ impl Leftovers {
         let legacy = self.legacy.iter().map(legacy::Found::summary);
         self.nft.summary().into_iter().chain(legacy).chain(self.ipvs.summary()).collect()
     }
-}
-
-fn count(number: usize, what: &str) -> String {
-    let plural = match (number, what.ends_with('s')) {
-        (1, _) => "",
-        (_, true) => "es",
-        (_, false) => "s",
-    };
-    format!("{number} {what}{plural}")
 }
 
 /// `lb cleanup --kube-proxy`.
@@ -207,7 +172,7 @@ fn stays(found: &Leftovers) -> Vec<String> {
     lines
 }
 
-fn held(removal: &chains::Removal, variant: &str, family: Family, table: &str) -> Vec<String> {
+fn held(removal: &chains::Removal, variant: &str, family: NfFamily, table: &str) -> Vec<String> {
     let place = format!("{variant} {family} {table}");
     let kept = removal
         .kept

@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use libc::NFNL_SUBSYS_IPSET;
 
-use super::count;
 use super::host::{Host, said};
+use super::phrase::count;
 use crate::node::netdev::Netdev;
 use crate::node::nfnetlink::{Attributes, Message, Nfnetlink, text};
 

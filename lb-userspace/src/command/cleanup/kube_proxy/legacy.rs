@@ -7,8 +7,10 @@ use std::io;
 use anyhow::{Context, bail, ensure};
 
 use super::chains::{Chain, Removal, Rule, is_kube_proxys, removal};
+use super::family::NfFamily;
 use super::host::{Host, said};
-use super::{Family, count, xtables};
+use super::phrase::count;
+use super::xtables;
 
 /// The table that has the chain FORWARD of firewalls.
 const FILTER: &str = "filter";
@@ -16,7 +18,7 @@ const FILTER: &str = "filter";
 /// Chains of kube-proxy in a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    pub family: Family,
+    pub family: NfFamily,
     pub table: String,
     pub chains: Vec<String>,
 }
@@ -35,7 +37,7 @@ impl Found {
 /// The kernel's; `PermissionDenied` without CAP_NET_ADMIN.
 pub fn find() -> io::Result<Vec<Found>> {
     let mut found = Vec::new();
-    for family in Family::BOTH {
+    for family in NfFamily::BOTH {
         for table in tables(family)? {
             let mut chains = xtables::chains(family, &table)?;
             chains.retain(|chain| is_kube_proxys(chain));
@@ -51,14 +53,14 @@ pub fn find() -> io::Result<Vec<Found>> {
 ///
 /// # Errors
 /// As [`find`].
-pub fn drops_forwarded(family: Family) -> io::Result<bool> {
+pub fn drops_forwarded(family: NfFamily) -> io::Result<bool> {
     Ok(tables(family)?.iter().any(|table| table == FILTER) && xtables::drops_forwarded(family, FILTER)?)
 }
 
-fn tables(family: Family) -> io::Result<Vec<String>> {
+fn tables(family: NfFamily) -> io::Result<Vec<String>> {
     let file = match family {
-        Family::V4 => "/proc/thread-self/net/ip_tables_names",
-        Family::V6 => "/proc/thread-self/net/ip6_tables_names",
+        NfFamily::V4 => "/proc/thread-self/net/ip_tables_names",
+        NfFamily::V6 => "/proc/thread-self/net/ip6_tables_names",
     };
     match std::fs::read_to_string(file) {
         Ok(names) => Ok(names.lines().map(str::to_owned).collect()),
@@ -81,10 +83,10 @@ impl Programs {
     ///
     /// # Errors
     /// Where there are none: says what to do.
-    pub fn find(family: Family, host: &Host) -> anyhow::Result<Self> {
+    pub fn find(family: NfFamily, host: &Host) -> anyhow::Result<Self> {
         let prefix = match family {
-            Family::V4 => "iptables",
-            Family::V6 => "ip6tables",
+            NfFamily::V4 => "iptables",
+            NfFamily::V6 => "ip6tables",
         };
         for variant in ["-legacy", ""] {
             let programs = Self {
@@ -113,19 +115,19 @@ impl Programs {
     ///
     /// # Errors
     /// Where the table cannot be read.
-    pub fn plan(&self, table: &str) -> anyhow::Result<Plan> {
+    pub fn plan(&self, table: &str) -> anyhow::Result<RestorePlan> {
         let output = self.host.run(&self.save, &["-t", table], "").with_context(|| self.save.clone())?;
         ensure!(output.status.success(), "{}: {}", self.save, said(&output));
         let text = String::from_utf8_lossy(&output.stdout);
         let removal = removal(&parse(&text));
-        Ok(Plan { input: restore_input(table, &removal), removal, restore: self.restore.clone() })
+        Ok(RestorePlan { input: restore_input(table, &removal), removal, restore: self.restore.clone() })
     }
 
     /// Carries a plan out: whole, or not at all.
     ///
     /// # Errors
     /// What the program said.
-    pub fn apply(&self, plan: &Plan) -> anyhow::Result<()> {
+    pub fn apply(&self, plan: &RestorePlan) -> anyhow::Result<()> {
         // The lock is the one that every iptables-legacy takes.
         let output = self
             .host
@@ -138,14 +140,14 @@ impl Programs {
 
 /// Of one table.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct RestorePlan {
     pub removal: Removal,
     /// What iptables-restore reads.
     input: String,
     restore: String,
 }
 
-impl Plan {
+impl RestorePlan {
     /// The command that does what [`Programs::apply`] does.
     pub fn command(&self) -> String {
         format!("{} --noflush --wait 10 <<'END'\n{}END", self.restore, self.input)

@@ -11,7 +11,8 @@ use libc::{
 };
 
 use super::chains::{Chain, Removal, Rule, is_kube_proxys, removal};
-use super::{Family, count};
+use super::family::NfFamily;
+use super::phrase::count;
 use crate::node::nfnetlink::{Attributes, Message, Nfnetlink, all_attributes, attribute, be32, be64, text};
 
 /// Attributes of `linux/netfilter/nf_tables.h`.
@@ -43,9 +44,9 @@ pub struct Found {
     /// Of the rules when they were read.
     generation: u32,
     /// Families that have a table `kube-proxy`.
-    pub own: Vec<Family>,
+    pub own: Vec<NfFamily>,
     /// Tables of iptables-nft with chains of kube-proxy.
-    pub iptables: Vec<(Family, String, Removal)>,
+    pub iptables: Vec<(NfFamily, String, Removal)>,
 }
 
 /// Looks into the rules of this network namespace.
@@ -70,7 +71,7 @@ pub fn find() -> io::Result<Found> {
 fn find_once() -> io::Result<Found> {
     let mut netlink = Nfnetlink::open()?;
     let mut found = Found { generation: generation(&mut netlink)?, ..Found::default() };
-    for family in Family::BOTH {
+    for family in NfFamily::BOTH {
         let mut tables = Vec::new();
         let list = message(NFT_MSG_GETTABLE, family, Attributes::new());
         netlink.dump(&list, |attributes| tables.extend(text(attributes, nfta::TABLE_NAME)))?;
@@ -91,7 +92,7 @@ fn find_once() -> io::Result<Found> {
     }
 }
 
-fn message(command: i32, family: Family, attributes: Attributes) -> Message {
+fn message(command: i32, family: NfFamily, attributes: Attributes) -> Message {
     Message::new(NFNL_SUBSYS_NFTABLES, command, family.number(), attributes)
 }
 
@@ -103,7 +104,7 @@ fn generation(netlink: &mut Nfnetlink) -> io::Result<u32> {
     generation.ok_or_else(|| io::Error::other("nftables told no generation"))
 }
 
-fn chains(netlink: &mut Nfnetlink, family: Family, table: &str) -> io::Result<Vec<Chain>> {
+fn chains(netlink: &mut Nfnetlink, family: NfFamily, table: &str) -> io::Result<Vec<Chain>> {
     let mut chains: BTreeMap<String, Chain> = BTreeMap::new();
     let of_table = |attributes: &[u8], kind| text(attributes, kind).as_deref() == Some(table);
     let list = message(NFT_MSG_GETCHAIN, family, Attributes::new().text(nfta::CHAIN_TABLE, table));

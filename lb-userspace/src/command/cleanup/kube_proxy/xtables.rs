@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use super::Family;
+use super::family::NfFamily;
 
 /// `IPT_SO_GET_INFO` and `IP6T_SO_GET_INFO`, `_GET_ENTRIES`.
 const GET_INFO: libc::c_int = 64;
@@ -25,10 +25,10 @@ struct Info {
 const HEADER: usize = 40;
 
 /// Where `struct ipt_entry` (or `ip6t_entry`) has `target_offset`; `next_offset` follows.
-const fn offsets(family: Family) -> usize {
+const fn offsets(family: NfFamily) -> usize {
     match family {
-        Family::V4 => 88,
-        Family::V6 => 140,
+        NfFamily::V4 => 88,
+        NfFamily::V6 => 140,
     }
 }
 
@@ -36,7 +36,7 @@ const fn offsets(family: Family) -> usize {
 ///
 /// # Errors
 /// The kernel's. `Interrupted` where the table kept changing.
-pub fn chains(family: Family, table: &str) -> io::Result<Vec<String>> {
+pub fn chains(family: NfFamily, table: &str) -> io::Result<Vec<String>> {
     Ok(user_chains(family, &read(family, table)?.entries))
 }
 
@@ -44,7 +44,7 @@ pub fn chains(family: Family, table: &str) -> io::Result<Vec<String>> {
 ///
 /// # Errors
 /// As [`chains`].
-pub fn drops_forwarded(family: Family, table: &str) -> io::Result<bool> {
+pub fn drops_forwarded(family: NfFamily, table: &str) -> io::Result<bool> {
     /// `NF_INET_FORWARD`, index of the hooks.
     const FORWARD: usize = libc::NF_INET_FORWARD as usize;
     /// Behind the header of a standard target: `-NF_DROP - 1`, with `NF_DROP` 0 (net/netfilter/x_tables.c).
@@ -64,11 +64,11 @@ struct Table {
     underflow: [u32; 5],
 }
 
-fn read(family: Family, table: &str) -> io::Result<Table> {
+fn read(family: NfFamily, table: &str) -> io::Result<Table> {
     const TRIES: usize = 10;
     let level = match family {
-        Family::V4 => libc::SOL_IP,
-        Family::V6 => libc::SOL_IPV6,
+        NfFamily::V4 => libc::SOL_IP,
+        NfFamily::V6 => libc::SOL_IPV6,
     };
     let socket = socket(family)?;
     let mut name = [0; NAME];
@@ -97,7 +97,7 @@ fn read(family: Family, table: &str) -> io::Result<Table> {
 }
 
 /// Any socket of the family will do.
-fn socket(family: Family) -> io::Result<OwnedFd> {
+fn socket(family: NfFamily) -> io::Result<OwnedFd> {
     // SAFETY: a plain call.
     let fd = unsafe { libc::socket(family.number().into(), libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {
@@ -126,7 +126,7 @@ fn u16_at(bytes: &[u8], at: usize) -> Option<usize> {
 
 /// A chain begins with an entry whose target is named ERROR and holds the chain's name. So does the table's end,
 /// under the name ERROR.
-fn user_chains(family: Family, mut entries: &[u8]) -> Vec<String> {
+fn user_chains(family: NfFamily, mut entries: &[u8]) -> Vec<String> {
     const TARGET_NAME: usize = 2;
     const TARGET_DATA: usize = 32;
     let name_at = |bytes: &[u8], at: usize| -> Option<String> {
