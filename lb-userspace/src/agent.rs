@@ -1,5 +1,8 @@
 //! The loop: the only place where sources, model, planner and kernel meet.
 
+pub mod heap;
+mod pace;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,10 +16,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, error, info, trace, warn};
 
-use crate::agent_status;
-use crate::api;
 use crate::dataplane::Kernel;
-use crate::dataplane::attach::Mode;
+use crate::dataplane::hook::Mode;
 use crate::dataplane::load::{self, Constants, Opened};
 use crate::dataplane::lock;
 use crate::dataplane::maps::Maps;
@@ -24,20 +25,28 @@ use crate::dataplane::migrate;
 use crate::dataplane::pins::Pins;
 use crate::dataplane::shape::Sizes;
 use crate::dataplane::sweep::Sweep;
-use crate::desired::{Desired, Family};
-use crate::event::{Event, Kind};
-use crate::heap;
-use crate::host_sockets::{self, HostSockets};
-use crate::links::Links;
-use crate::manifests;
-use crate::model::{Model, Notice, Settings, Severity};
-use crate::netdev::{Netdev, Overrides};
-use crate::pace::Pace;
-use crate::plan::{Batch, Limits, Op, Plan, Planner};
-use crate::plane::Plane;
-use crate::recorder::Recorder;
-use crate::surfaces::{self, Surfaces, Traffic};
-use crate::telemetry::{Moment, Sync, Telemetry};
+use crate::desired::Desired;
+use crate::hooks::links::Links;
+use crate::hooks::sockets::{HostSockets, SocketOptions};
+use crate::model::{Model, Rules};
+use crate::node::netdev::Netdev;
+use crate::node::role::Overrides;
+use crate::objects::event::Event;
+use crate::objects::name::{Family, Kind};
+use crate::objects::notice::{Notice, Severity};
+use crate::observe::events::Recorder;
+use crate::observe::http::{ServerOptions, Surfaces};
+use crate::observe::metrics;
+use crate::observe::metrics::traffic::Traffic;
+use crate::observe::moment::Moment;
+use crate::observe::status_socket;
+use crate::observe::telemetry::{Sync, Telemetry};
+use crate::plan::{Batch, Limits, Plan, Planner};
+use crate::source::api;
+use crate::source::manifests;
+use crate::tables::op::Op;
+use crate::tables::plane::Plane;
+use pace::Pace;
 
 /// Between two passes over the flow table.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
@@ -53,18 +62,18 @@ const EVENTS_AT_ONCE: usize = 4096;
 pub struct Config {
     pub source: Source,
     pub node_name: String,
-    pub settings: Settings,
+    pub rules: Rules,
     pub pin_dir: PathBuf,
     pub attach: Mode,
     pub roles: Overrides,
     pub constants: Constants,
-    pub surfaces: surfaces::Config,
+    pub surfaces: ServerOptions,
     /// How long a change may wait for the tables before health says so.
     pub health_timeout: Duration,
     /// Service ports, and backends, that metrics show the traffic of.
     pub metrics_limit: usize,
     pub sizes: Sizes,
-    pub host_sockets: host_sockets::Config,
+    pub host_sockets: SocketOptions,
 }
 
 /// Where the objects come from.
@@ -73,15 +82,15 @@ pub enum Source {
     /// A folder of manifests.
     Manifests(PathBuf),
     /// A Kubernetes API server.
-    Api(api::Config),
+    Api(api::Access),
 }
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Manifests(dir) => write!(f, "folder {}", dir.display()),
-            Self::Api(api::Config { server: Some(server), .. }) => write!(f, "API server {server}"),
-            Self::Api(api::Config { kubeconfig: Some(file), .. }) => {
+            Self::Api(api::Access { server: Some(server), .. }) => write!(f, "API server {server}"),
+            Self::Api(api::Access { kubeconfig: Some(file), .. }) => {
                 write!(f, "API server of {}", file.display())
             }
             Self::Api(_) => f.write_str("API server of the pod's cluster"),
@@ -128,7 +137,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let watch = match config.source {
         Source::Manifests(dir) => Watch::Manifests(manifests::watch(dir, events_in)?),
         Source::Api(api) => {
-            let api = api::Config { requests: Some(telemetry.rest_client()), ..api };
+            let api = api::Access { requests: Some(Arc::new(telemetry.rest_client())), ..api };
             Watch::Api(api::watch(api, &config.node_name, planner.tables(), events_in).await?)
         }
     };
@@ -144,19 +153,19 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             Some(Recorder::start(watch.client.clone(), &config.node_name, Arc::clone(&telemetry)))
         }
     };
-    let identity = agent_status::Identity {
+    let identity = status_socket::Identity {
         node_name: config.node_name.clone(),
         source,
         link_roles: config.roles.clone(),
         sources: match &watch {
-            Watch::Manifests(watch) => Arc::clone(&watch.state),
-            Watch::Api(watch) => Arc::clone(&watch.state),
+            Watch::Manifests(watch) => Arc::clone(&watch.progress),
+            Watch::Api(watch) => Arc::clone(&watch.progress),
         },
     };
     let traffic = Traffic::new(kernel.maps.again(&pins)?, config.metrics_limit)?;
-    surfaces::register(&telemetry, traffic, &identity.sources)?;
+    metrics::register_scraped(telemetry.registry(), traffic, &identity.sources)?;
     // The data path does not wait for it.
-    let status = match agent_status::listen(&config.pin_dir).await {
+    let status = match status_socket::listen(&config.pin_dir).await {
         Ok(listener) => Some((listener, identity)),
         Err(failed) => {
             error!("`lb status` is not answered: {failed:#}");
@@ -173,7 +182,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         telemetry: Arc::clone(&telemetry),
         surfaces,
         recorder,
-        model: Model::with_settings(&*config.node_name, config.settings),
+        model: Model::with_rules(&*config.node_name, config.rules),
         netdev: netdev.clone(),
         planner,
         host_sockets: HostSockets::new(config.host_sockets, &pins, &kernel.maps)?,

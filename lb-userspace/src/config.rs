@@ -2,6 +2,7 @@
 
 mod duration;
 mod kube_proxy;
+mod remark;
 mod review;
 
 use std::net::{IpAddr, SocketAddr};
@@ -12,13 +13,11 @@ use anyhow::{Context, bail};
 
 pub use duration::GoDuration;
 pub use kube_proxy::KubeProxyConfiguration;
-pub use review::{Remark, review};
+pub use remark::Remark;
+pub use review::review;
 
 use crate::model::NodePortAddresses;
-
-/// kube-proxy's ports.
-const HEALTHZ_PORT: u16 = 10256;
-const METRICS_PORT: u16 = 10249;
+use kube_proxy::{HEALTHZ_PORT, METRICS_PORT, parse_node_ports};
 
 /// Flags with kube-proxy's names; each wins over the file. An empty address is no server.
 #[derive(Clone, Debug, Default)]
@@ -161,13 +160,6 @@ impl Flags {
 fn read(path: &Path) -> anyhow::Result<(KubeProxyConfiguration, Vec<Remark>)> {
     let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     KubeProxyConfiguration::parse(&text).with_context(|| path.display().to_string())
-}
-
-fn parse_node_ports(list: &[String]) -> anyhow::Result<NodePortAddresses> {
-    if list.is_empty() {
-        return Ok(NodePortAddresses::default());
-    }
-    list.join(",").parse().map_err(anyhow::Error::msg).context("nodePortAddresses")
 }
 
 /// `address`, or `address:port`, as kube-proxy takes it.

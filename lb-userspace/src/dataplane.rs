@@ -1,16 +1,13 @@
 //! The kernel: the only modules that know aya.
 
-pub mod attach;
-pub mod cgroup;
+pub mod hook;
 pub mod load;
 pub mod lock;
 pub mod maps;
 pub mod migrate;
-pub mod netns;
 pub mod pins;
 pub mod probe;
 pub mod shape;
-pub mod sockdiag;
 pub mod sweep;
 pub mod sys;
 
@@ -23,9 +20,10 @@ use aya::maps::MapError;
 use aya::maps::lpm_trie::Key;
 use lb_common::{Backend, BackendState, Prefix, RangeRule, Service, ServiceRecord, SourceClient};
 
-use crate::plan::Op;
-use crate::plane::Plane;
-use crate::tables::{Interest, Tables};
+use crate::tables::Tables;
+use crate::tables::interest::Interest;
+use crate::tables::op::Op;
+use crate::tables::plane::Plane;
 use maps::Maps;
 use sys::Grace;
 
@@ -120,14 +118,6 @@ fn absent_is_fine(result: Result<(), MapError>) -> anyhow::Result<()> {
         Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         other => Ok(other?),
     }
-}
-
-/// CPUs that the kernel keeps values for.
-///
-/// # Errors
-/// Where /sys does not tell.
-pub fn possible_cpus() -> anyhow::Result<usize> {
-    aya::util::nr_cpus().map_err(|(file, error)| anyhow::anyhow!("{file}: {error}"))
 }
 
 /// The tables as they are in the maps.

@@ -1,38 +1,27 @@
-//! The agent and the commands of `lb`.
+//! The agent and the commands of `lb`: a folder for each box.
 //!
 //! ```text
-//! source --Event--> Model --Desired--> Planner --Plan--> Plane
-//! (api, manifests)  pure               pure              (kernel, or memory)
+//! source --Event--> model --Desired--> plan --Op--> tables::plane
+//! (api, manifests)  pure               pure         (dataplane: the kernel; or memory)
+//!
+//! agent    the loop that joins them, with hooks (programs on links, at sockets) and observe (metrics, health, status)
+//! command  what can be typed: `agent`, and what looks at the tables, the node and what kube-proxy left
+//! config   kube-proxy's configuration
 //! ```
-
-pub mod api;
-pub mod desired;
-pub mod event;
-pub mod manifests;
-pub mod model;
-pub mod outcome;
-pub mod plan;
-pub mod plane;
-pub mod tables;
-pub mod view;
+//!
+//! Below all of them: `objects` (names, and what a source tells of), `tables` (the content of the maps, and one write to
+//! it), `node` (links, sockets and rights, as the kernel tells of them). No two folders import each other.
 
 pub mod agent;
-pub mod agent_status;
-pub mod capabilities;
-pub mod check;
+pub mod command;
 pub mod config;
 pub mod dataplane;
-pub mod flows;
-pub mod heap;
-pub mod host_sockets;
-pub mod leftovers;
-pub mod links;
-pub mod netdev;
-pub mod nfnetlink;
-pub mod pace;
-pub mod recorder;
-pub mod sockets;
-pub mod sources;
-pub mod status;
-pub mod surfaces;
-pub mod telemetry;
+pub mod desired;
+pub mod hooks;
+pub mod model;
+pub mod node;
+pub mod objects;
+pub mod observe;
+pub mod plan;
+pub mod source;
+pub mod tables;

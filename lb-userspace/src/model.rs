@@ -1,49 +1,41 @@
 //! What the sources said, and what follows from it for each Service. Pure: no clock, no I/O, nothing awaited.
 
-mod addresses;
-mod cidr;
 mod claims;
 mod endpoints;
 mod frontends;
-mod lookup;
-mod node;
+pub mod lookup;
 mod node_ports;
-mod notice;
 mod policy;
-mod service;
-mod settings;
+mod rules;
 mod store;
-mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use k8s_openapi::jiff::Timestamp;
 use lb_common::{Addr, Port, Prefix};
 
-pub use cidr::ServiceCidr;
-pub use endpoints::{Hints, Slice, SliceEndpoint, SlicePort};
 pub use frontends::Unserved;
-pub use lookup::{Found, Packet};
-pub use node::Node;
 pub use node_ports::NodePortAddresses;
-pub(crate) use notice::Board;
-pub use notice::{Notice, Severity};
-pub use service::{Policy, Problem, Service, ServiceKind, ServicePort};
-pub use settings::{ExternalIpCidrs, ServiceCidrs, Settings};
+pub use rules::{ExternalIpCidrs, Rules, ServiceCidrs};
 
-use k8s_openapi::jiff::Timestamp;
-
-use crate::desired::{Desired, DesiredPort, Family, ServicePortName, ServiceRanges};
-use crate::event::{Change, Event, Kind, ObjectName, Subject};
+use crate::desired::{Desired, DesiredPort, ServiceRanges};
+use crate::objects::cidr::ServiceCidr;
+use crate::objects::event::{Change, Event};
+use crate::objects::name::{Family, Kind, Named, ObjectName, ServicePortName, Subject};
+use crate::objects::node::Node;
+use crate::objects::notice::{Board, Notice, Problem, Severity};
+use crate::objects::service::Service;
+use crate::objects::slice::Slice;
 use claims::{Claims, conflict};
 use policy::Place;
-use store::{Named, Store};
+use store::Store;
 
 /// The objects in force, and which Services a change of them touched.
 #[derive(Clone, Debug)]
 pub struct Model {
     node_name: Arc<str>,
-    settings: Settings,
+    rules: Rules,
     services: Store<Service>,
     slices: Store<Slice>,
     nodes: Store<Node>,
@@ -70,7 +62,7 @@ pub struct Model {
     broken: BTreeSet<Subject>,
     /// When the changes of endpoints began that were not asked for yet.
     triggers: Vec<(Family, Timestamp)>,
-    board: Board<Source>,
+    board: Board<NoticeOrigin>,
 }
 
 /// What load balancers may ask about a Service of type LoadBalancer whose externalTrafficPolicy is Local.
@@ -85,7 +77,7 @@ pub struct HealthCheck {
 
 /// Where a notice comes from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Source {
+enum NoticeOrigin {
     File(Arc<str>),
     /// The object as it was read.
     Object(Subject),
@@ -98,13 +90,13 @@ enum Source {
 impl Model {
     /// `node_name` is the name of the agent's own Node: it says which endpoints are local.
     pub fn new(node_name: impl Into<Arc<str>>) -> Self {
-        Self::with_settings(node_name, Settings::default())
+        Self::with_rules(node_name, Rules::default())
     }
 
-    pub fn with_settings(node_name: impl Into<Arc<str>>, settings: Settings) -> Self {
+    pub fn with_rules(node_name: impl Into<Arc<str>>, rules: Rules) -> Self {
         Self {
             node_name: node_name.into(),
-            settings,
+            rules,
             services: Store::default(),
             slices: Store::default(),
             nodes: Store::default(),
@@ -156,7 +148,7 @@ impl Model {
                 self.addresses_changed |= self.addresses.as_ref() != Some(&addresses);
                 self.addresses = Some(addresses);
             }
-            Event::File { file, notices } => self.board.replace(Source::File(file), notices),
+            Event::File { file, notices } => self.board.replace(NoticeOrigin::File(file), notices),
         }
     }
 
@@ -179,7 +171,7 @@ impl Model {
     /// The node's addresses that NodePorts answer on, in the shape of [`Desired::node_addresses`].
     pub fn node_port_addresses(&self) -> Option<BTreeSet<Addr>> {
         let addresses = self.addresses.as_ref()?;
-        Some(self.settings.node_port_addresses.select(addresses, self.node()))
+        Some(self.rules.node_port_addresses.select(addresses, self.node()))
     }
 
     /// Where ClusterIPs are, beside those of the Services that are served.
@@ -187,7 +179,7 @@ impl Model {
         let cidrs = self.cidrs.iter().flat_map(|(_, cidr)| &cidr.prefixes);
         let cidrs = cidrs.map(|net| Prefix::new(net.addr(), net.prefix_len()));
         ServiceRanges {
-            cidrs: cidrs.chain(self.settings.service_cidrs.prefixes()).collect(),
+            cidrs: cidrs.chain(self.rules.service_cidrs.prefixes()).collect(),
             others: self.others.iter().map(|(addr, _)| *addr).collect(),
         }
     }
@@ -247,8 +239,8 @@ impl Model {
         self.board.current()
     }
 
-    pub fn settings(&self) -> &Settings {
-        &self.settings
+    pub fn rules(&self) -> &Rules {
+        &self.rules
     }
 
     /// Sorted by name.
@@ -264,11 +256,11 @@ impl Model {
     /// The notices that last, of a Service and of its EndpointSlices.
     pub fn notices_of(&self, name: &ObjectName) -> impl Iterator<Item = &Notice> {
         let subject = Subject { kind: Kind::Service, name: name.clone() };
-        let slices = self
-            .slices_of(name)
-            .into_iter()
-            .map(|slice| Source::Object(Subject { kind: Kind::EndpointSlice, name: slice.name.clone() }));
-        let sources = [Source::Object(subject), Source::Service(name.clone())].into_iter().chain(slices);
+        let slices = self.slices_of(name).into_iter().map(|slice| {
+            NoticeOrigin::Object(Subject { kind: Kind::EndpointSlice, name: slice.name.clone() })
+        });
+        let sources =
+            [NoticeOrigin::Object(subject), NoticeOrigin::Service(name.clone())].into_iter().chain(slices);
         sources.flat_map(|source| self.board.of(&source))
     }
 
@@ -283,7 +275,7 @@ impl Model {
                     self.broken.iter().filter(|subject| subject.kind == kind).cloned().collect();
                 for subject in ended {
                     self.broken.remove(&subject);
-                    self.board.replace(Source::Undecoded(subject), []);
+                    self.board.replace(NoticeOrigin::Undecoded(subject), []);
                 }
                 return;
             }
@@ -299,25 +291,24 @@ impl Model {
                 reason: None,
             };
             self.broken.insert(subject.clone());
-            self.board.replace(Source::Undecoded(subject), [notice]);
+            self.board.replace(NoticeOrigin::Undecoded(subject), [notice]);
         } else if !self.broken.is_empty() && self.broken.remove(&subject) {
-            self.board.replace(Source::Undecoded(subject), []);
+            self.board.replace(NoticeOrigin::Undecoded(subject), []);
         }
     }
 
     fn service_changed(&mut self, name: ObjectName, before: Option<&Service>) {
         let service = self.services.get(&name);
-        let claims =
-            |service: Option<&Service>| service.map(|s| s.claims(&self.settings)).unwrap_or_default();
+        let claims = |service: Option<&Service>| service.map(|s| s.claims(&self.rules)).unwrap_or_default();
         let others = |service: Option<&Service>| -> BTreeSet<(Addr, ObjectName)> {
-            let service = service.filter(|s| s.unserved(&self.settings) == Some(Unserved::OtherProxy));
+            let service = service.filter(|s| s.unserved(&self.rules) == Some(Unserved::OtherProxy));
             service.into_iter().flat_map(|s| &s.cluster_ips).map(|ip| (*ip, name.clone())).collect()
         };
         let (others_before, others_after) = (others(before), others(service));
         let (before, after) = (claims(before), claims(service));
         let problems = match service {
-            Some(service) if service.unserved(&self.settings) != Some(Unserved::OtherProxy) => {
-                [service.problems.as_slice(), &service.ignored(&self.settings)].concat()
+            Some(service) if service.unserved(&self.rules) != Some(Unserved::OtherProxy) => {
+                [service.problems.as_slice(), &service.ignored(&self.rules)].concat()
             }
             _ => Vec::new(),
         };
@@ -329,7 +320,7 @@ impl Model {
         }
         self.dirty.extend(self.claims.replace(&before, after));
         self.dirty.insert(name.clone());
-        self.board.replace(Source::Object(Subject { kind: Kind::Service, name }), notices);
+        self.board.replace(NoticeOrigin::Object(Subject { kind: Kind::Service, name }), notices);
     }
 
     fn slice_changed(&mut self, name: ObjectName, before: Option<&Slice>) {
@@ -349,7 +340,7 @@ impl Model {
         }
         let notices =
             slice.map(|s| notices(Kind::EndpointSlice, &name, &s.file, &s.problems)).unwrap_or_default();
-        self.board.replace(Source::Object(Subject { kind: Kind::EndpointSlice, name }), notices);
+        self.board.replace(NoticeOrigin::Object(Subject { kind: Kind::EndpointSlice, name }), notices);
     }
 
     /// The zone counts for hints, the node's own addresses for NodePorts and source ranges; nothing else counts for
@@ -392,7 +383,7 @@ impl Model {
             }
             return decided;
         };
-        if service.unserved(&self.settings).is_some() {
+        if service.unserved(&self.rules).is_some() {
             return decided;
         }
         if slices.is_empty() {
@@ -401,14 +392,14 @@ impl Model {
                 "no EndpointSlice names this Service: it has no endpoint",
             ));
         }
-        let place = Place { name: &self.node_name, node: self.node(), settings: &self.settings };
+        let place = Place { name: &self.node_name, node: self.node(), rules: &self.rules };
         for family in service.cluster_ips.iter().map(|ip| Family::of(*ip)) {
             for port in &service.ports {
                 let desired = policy::port(service, port, family, &slices, place);
                 decided.ports.insert(service.port_name(port, family), desired);
             }
         }
-        for claim in service.claims(&self.settings) {
+        for claim in service.claims(&self.rules) {
             match (self.claims.winner(&claim.key), decided.ports.get_mut(&claim.port)) {
                 (Some(winner), Some(port)) if winner.port == claim.port => {
                     port.frontends.insert(claim.key, winner.kind);
@@ -424,7 +415,7 @@ impl Model {
 
     fn note_health(&mut self, name: &ObjectName) {
         let slices = self.slices_of(name);
-        let service = self.services.get(name).filter(|s| s.unserved(&self.settings).is_none());
+        let service = self.services.get(name).filter(|s| s.unserved(&self.rules).is_none());
         let checks = service.into_iter().flat_map(|service| {
             let port = service.health_check_node_port;
             service.health_check_families().map(move |family| (family, port))
@@ -446,7 +437,8 @@ impl Model {
 
     fn say(&mut self, name: &ObjectName, problems: &[Problem]) {
         let file = self.services.get(name).and_then(|service| service.file.clone());
-        self.board.replace(Source::Service(name.clone()), notices(Kind::Service, name, &file, problems));
+        self.board
+            .replace(NoticeOrigin::Service(name.clone()), notices(Kind::Service, name, &file, problems));
     }
 }
 

@@ -3,7 +3,6 @@
 
 mod frontends;
 mod ids;
-mod op;
 mod owners;
 mod places;
 mod port;
@@ -15,13 +14,13 @@ use std::collections::BTreeMap;
 use lb_common::{capacity, names};
 
 pub use ids::{Batch, Ids};
-pub use op::{Op, state_name};
 pub use regions::{Region, Regions};
 
-use crate::desired::{Desired, DesiredPort, ServicePortName, ServiceRanges};
-use crate::event::{Kind, Subject};
-use crate::model::{Board, Notice, Severity};
+use crate::desired::{Desired, DesiredPort, ServiceRanges};
+use crate::objects::name::{Kind, ServicePortName, Subject};
+use crate::objects::notice::{Board, Notice, Severity};
 use crate::tables::Tables;
+use crate::tables::op::Op;
 use owners::Owners;
 
 /// Entries that the tables have.
@@ -67,7 +66,7 @@ pub struct Plan {
 ///
 /// 1. apply the plan,
 /// 2. [`Planner::pending`] names all that was released so far as a batch,
-/// 3. [`crate::plane::Plane::grace`] returns,
+/// 3. [`crate::tables::plane::Plane::grace`] returns,
 /// 4. [`Planner::reclaim`] frees the batch.
 ///
 /// While [`Planner::deferred`], do so (steps 2 to 4 fall away where nothing is pending) and plan once more with an

@@ -1,13 +1,18 @@
 //! The content of the maps, in memory: what a plane holds, and what the planner compares with.
 
+pub mod interest;
+pub mod op;
+pub mod plane;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{
-    Active, Addr, Backend, BackendState, COARSE_WORDS, Frontend, FrontendKey, INTEREST_WORDS, Prefix,
-    RangeRule, Service, ServiceName, ServiceRecord, Slot, SlotRange, interest_bit, node_bit,
+    Active, Addr, Backend, BackendState, Frontend, FrontendKey, Prefix, RangeRule, Service, ServiceName,
+    ServiceRecord, Slot, SlotRange, interest_bit, node_bit,
 };
 
-use crate::plan::Op;
+use crate::tables::interest::Interest;
+use op::Op;
 
 /// Everything that the agent wrote. Flows, counters and statistics are the packet path's.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -141,58 +146,5 @@ impl Tables {
         self.services
             .entry(id)
             .or_insert(Service { active: 0, records: [ServiceRecord::default(), ServiceRecord::default()] })
-    }
-}
-
-/// The `interest` bitmap and behind it `interest_coarse`: [`Interest::WORDS`] words.
-#[derive(Clone, PartialEq)]
-pub struct Interest {
-    words: Vec<u64>,
-}
-
-impl Interest {
-    pub const WORDS: usize = INTEREST_WORDS + COARSE_WORDS;
-
-    /// From the map's content; words past its end count as zero.
-    pub fn from_words(mut words: Vec<u64>) -> Self {
-        words.resize(Self::WORDS, 0);
-        Self { words }
-    }
-
-    pub fn words(&self) -> &[u64] {
-        &self.words
-    }
-
-    /// Bits are below `WORDS * 64`, as [`lb_common::interest_bit`] and its siblings give them.
-    pub fn contains(&self, bit: u32) -> bool {
-        self.words[bit as usize / 64] & (1 << (bit % 64)) != 0
-    }
-
-    pub fn set(&mut self, bit: u32) {
-        self.words[bit as usize / 64] |= 1 << (bit % 64);
-    }
-
-    pub fn clear(&mut self, bit: u32) {
-        self.words[bit as usize / 64] &= !(1 << (bit % 64));
-    }
-
-    /// The bits that are set, ascending.
-    pub fn bits(&self) -> impl Iterator<Item = u32> + '_ {
-        self.words.iter().zip(0_u32..).filter(|(word, _)| **word != 0).flat_map(|(word, index)| {
-            let word = *word;
-            (0..64).filter(move |bit| word & (1 << bit) != 0).map(move |bit| index * 64 + bit)
-        })
-    }
-}
-
-impl Default for Interest {
-    fn default() -> Self {
-        Self { words: vec![0; Self::WORDS] }
-    }
-}
-
-impl std::fmt::Debug for Interest {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        f.debug_set().entries(self.bits()).finish()
     }
 }

@@ -4,13 +4,15 @@
 
 use std::path::Path;
 
-use lb_userspace::model::{Settings, Severity};
-use lb_userspace::view;
+use lb_userspace::command::{backends, services, view};
+use lb_userspace::model::Rules;
+use lb_userspace::objects::notice::Severity;
 use serde_json::json;
 
 fn tables() -> lb_userspace::tables::Tables {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
-    let (tables, notices) = view::tables_from_manifests(&dir, view::Node::named("node-1")).unwrap();
+    let (tables, notices) =
+        view::files::tables_from_manifests(&dir, view::files::Viewpoint::named("node-1")).unwrap();
     let complaints: Vec<String> =
         notices.iter().filter(|n| n.severity > Severity::Info).map(ToString::to_string).collect();
     let [shop] = complaints.as_slice() else { panic!("{complaints:?}") };
@@ -23,7 +25,7 @@ fn tables() -> lb_userspace::tables::Tables {
 
 #[test]
 fn every_port_of_the_examples_has_what_it_shows() {
-    let services = view::services(&tables());
+    let services = services::of_tables(&tables());
     let ports: Vec<String> = services
         .iter()
         .map(|s| {
@@ -59,7 +61,7 @@ fn every_port_of_the_examples_has_what_it_shows() {
 
 #[test]
 fn the_shape_of_a_service_in_json() {
-    let services = view::services(&tables());
+    let services = services::of_tables(&tables());
     let nginx = services.iter().find(|s| s.name == "nginx" && s.family == "IPv6").unwrap();
     let expected = json!({
         "namespace": "default",
@@ -121,9 +123,9 @@ fn the_shape_of_a_service_in_json_from_files() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("a.yaml"), BALANCED).unwrap();
     let addresses = ["127.0.0.1", "10.0.0.1"].map(|text| text.parse::<std::net::IpAddr>().unwrap().into());
-    let settings = Settings { external_ip_cidrs: "none".parse().unwrap(), ..Settings::default() };
-    let node = view::Node { name: "node-1".into(), addresses: Some(addresses.to_vec()), settings };
-    let views = view::services_of_model(&view::model_from_manifests(dir.path(), node).unwrap());
+    let rules = Rules { external_ip_cidrs: "none".parse().unwrap(), ..Rules::default() };
+    let node = view::files::Viewpoint { name: "node-1".into(), addresses: Some(addresses.to_vec()), rules };
+    let views = services::of_model(&view::files::model_from_manifests(dir.path(), node).unwrap());
     let from_outside = |outcome: &str| json!({"pod": "cluster", "host": "cluster", "outside": outcome});
     let expected = json!([
         {
@@ -182,7 +184,7 @@ fn the_shape_of_a_service_in_json_from_files() {
 
 #[test]
 fn the_shape_of_a_backend_in_json() {
-    let backends = view::backends(&tables());
+    let backends = backends::of_tables(&tables());
     let redis = backends.iter().find(|b| b.name == "redis").unwrap();
     let expected = json!({
         "id": redis.id,

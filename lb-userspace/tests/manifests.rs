@@ -7,9 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lb_userspace::event::{Change, Event, Kind};
-use lb_userspace::manifests::{self, Folder, parse};
-use lb_userspace::view;
+use lb_userspace::command::{services, view};
+use lb_userspace::objects::event::{Change, Event};
+use lb_userspace::objects::name::Kind;
+use lb_userspace::source::manifests::{self, Folder, parse};
 use tokio::sync::mpsc;
 
 fn service(name: &str, ip: &str) -> String {
@@ -88,7 +89,7 @@ fn texts<const N: usize>(
 
 /// Events in short: `+a` for an object that is new or changed, `-a` for one that is gone.
 fn short(events: &[Event]) -> Vec<String> {
-    let notices = |file: &str, notices: &[lb_userspace::model::Notice]| match notices {
+    let notices = |file: &str, notices: &[lb_userspace::objects::notice::Notice]| match notices {
         [] => format!("{file}: whole"),
         notices => notices.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
     };
@@ -155,8 +156,9 @@ fn a_folder_is_loaded_at_once_or_its_broken_files_are_named() {
     fs::write(dir.path().join("a.yaml"), service("a", "10.96.0.1")).unwrap();
     fs::write(dir.path().join(".hidden.yaml"), "kind: [").unwrap();
     fs::write(dir.path().join("notes.txt"), "kind: [").unwrap();
-    let (tables, notices) = view::tables_from_manifests(dir.path(), view::Node::named("n1")).unwrap();
-    assert_eq!((view::services(&tables).len(), notices.len()), (1, 1));
+    let (tables, notices) =
+        view::files::tables_from_manifests(dir.path(), view::files::Viewpoint::named("n1")).unwrap();
+    assert_eq!((services::of_tables(&tables).len(), notices.len()), (1, 1));
     fs::write(dir.path().join("b.yaml"), "kind: [").unwrap();
     fs::write(dir.path().join("c.yaml"), [0xff]).unwrap();
     let error = manifests::load_dir(dir.path()).unwrap_err().to_string();
@@ -236,14 +238,14 @@ fn a_folder_that_vanishes_keeps_its_objects() {
     let (sender, mut events) = mpsc::channel(64);
     let watch = manifests::watch(path.clone(), sender).unwrap();
     wait_for(&mut events, "end");
-    assert!(watch.state.age(Kind::Service).is_some() && watch.state.fault(Kind::Service).is_none());
+    assert!(watch.progress.age(Kind::Service).is_some() && watch.progress.fault(Kind::Service).is_none());
     fs::rename(&path, dir.path().join("away")).unwrap();
     let seen = wait_for(&mut events, "the folder cannot be read");
     assert!(!seen.contains(&"-a".to_owned()), "{seen:?}");
-    let fault = watch.state.fault(Kind::Service).unwrap();
+    let fault = watch.progress.fault(Kind::Service).unwrap();
     assert!(fault.starts_with("the folder cannot be read"), "{fault}");
     fs::rename(dir.path().join("away"), &path).unwrap();
     write(&path, "b.yaml", &service("b", "10.96.0.2"));
     wait_for(&mut events, "+b");
-    assert_eq!((watch.state.fault(Kind::Service), watch.state.failing(Kind::Service)), (None, None));
+    assert_eq!((watch.progress.fault(Kind::Service), watch.progress.failing(Kind::Service)), (None, None));
 }

@@ -5,8 +5,10 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use lb_userspace::event::{Change, Event};
-use lb_userspace::model::{Model, Service, Slice};
+use lb_userspace::model::Model;
+use lb_userspace::objects::event::{Change, Event};
+use lb_userspace::objects::service::Service;
+use lb_userspace::objects::slice::Slice;
 use lb_userspace::plan::{Limits, Planner};
 use lb_userspace::tables::Tables;
 use serde_json::json;

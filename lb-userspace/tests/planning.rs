@@ -8,9 +8,11 @@ use lb_common::{
     Addr, Algorithm, Backend, BackendState, Endpoint, FrontendKey, FrontendKind, Port, Prefix, Proto,
     ServiceRecord,
 };
-use lb_userspace::desired::{BackendShare, Desired, DesiredPort, Family, ServicePortName, ServiceRanges};
-use lb_userspace::plan::{Limits, Op, Planner};
+use lb_userspace::desired::{BackendShare, Desired, DesiredPort, ServiceRanges};
+use lb_userspace::objects::name::{Family, ServicePortName};
+use lb_userspace::plan::{Limits, Planner};
 use lb_userspace::tables::Tables;
+use lb_userspace::tables::op::Op;
 
 /// [`Op::rank`]s.
 const PUT_FRONTEND: u8 = 7;

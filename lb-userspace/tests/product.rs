@@ -8,11 +8,13 @@ use std::net::Ipv4Addr;
 
 use lb_common::{Endpoint, FrontendKind, Port, Proto};
 use lb_userspace::desired::DesiredPort;
-use lb_userspace::event::{Change, Event, ObjectName};
-use lb_userspace::model::{
-    Hints, Model, Node, Policy, Service, ServiceKind, ServicePort, Slice, SliceEndpoint, SlicePort,
-};
-use lb_userspace::outcome::{Client, Outcome};
+use lb_userspace::desired::outcome::{Client, Outcome};
+use lb_userspace::model::Model;
+use lb_userspace::objects::event::{Change, Event};
+use lb_userspace::objects::name::ObjectName;
+use lb_userspace::objects::node::Node;
+use lb_userspace::objects::service::{Policy, Service, ServiceKind, ServicePort};
+use lb_userspace::objects::slice::{Hints, Slice, SliceEndpoint, SlicePort};
 use proptest::prelude::*;
 
 /// How a Service can be reached besides its ClusterIP.

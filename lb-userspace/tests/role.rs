@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use k8s_openapi::api::rbac::v1::ClusterRole;
-use lb_userspace::api::NEEDED;
+use lb_userspace::source::api::NEEDED;
 use serde::Deserialize;
 
 #[test]

@@ -5,9 +5,13 @@ use std::time::Duration;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::jiff::ToSpan;
 use lb_userspace::desired::Desired;
-use lb_userspace::event::{Change, Event};
-use lb_userspace::model::{Model, Node, Service, Slice};
-use lb_userspace::telemetry::{Moment, Sync, Telemetry};
+use lb_userspace::model::Model;
+use lb_userspace::objects::event::{Change, Event};
+use lb_userspace::objects::node::Node;
+use lb_userspace::objects::service::Service;
+use lb_userspace::objects::slice::Slice;
+use lb_userspace::observe::moment::Moment;
+use lb_userspace::observe::telemetry::{Sync, Telemetry};
 use prometheus::TextEncoder;
 
 const NODE: &str = "n1";
@@ -219,7 +223,7 @@ fn an_update_that_waits_makes_the_agent_unhealthy_and_its_success_healthy() {
 
 #[test]
 fn a_node_is_eligible_until_it_is_to_leave() {
-    use lb_userspace::telemetry::Eligibility;
+    use lb_userspace::observe::health::Eligibility;
     let mut agent = Loop::new();
     let eligibility = |agent: &Loop| agent.telemetry.health(|health| health.eligibility());
     assert_eq!(eligibility(&agent), Eligibility::NodeUnknown);

@@ -10,6 +10,7 @@ use lb_common::{
     Algorithm, BackendState, Counter, Endpoint, Finding, FlowKey, FrontendKey, FrontendKind, Proto,
     ServiceRecord, names,
 };
+use lb_userspace::command::flows::{self, FlowView};
 use lb_userspace::dataplane::Kernel;
 use lb_userspace::dataplane::load::{self, Constants};
 use lb_userspace::dataplane::maps::Maps;
@@ -17,11 +18,12 @@ use lb_userspace::dataplane::migrate::{self, Converter, Migration};
 use lb_userspace::dataplane::pins::{Pins, Set};
 use lb_userspace::dataplane::shape::Sizes;
 use lb_userspace::dataplane::sweep::Sweep;
-use lb_userspace::desired::{BackendShare, Desired, DesiredPort, Family, ServicePortName, ServiceRanges};
-use lb_userspace::flows::{self, FlowView};
-use lb_userspace::plan::{Limits, Op, Planner};
-use lb_userspace::plane::Plane;
-use lb_userspace::tables::Interest;
+use lb_userspace::desired::{BackendShare, Desired, DesiredPort, ServiceRanges};
+use lb_userspace::objects::name::{Family, ServicePortName};
+use lb_userspace::plan::{Limits, Planner};
+use lb_userspace::tables::interest::Interest;
+use lb_userspace::tables::op::Op;
+use lb_userspace::tables::plane::Plane;
 use tempfile::TempDir;
 
 use crate::packet::{Packet, Place};
@@ -44,7 +46,7 @@ pub struct Datapath {
 
 /// A change of the tables that has begun.
 pub struct Change {
-    plan: migrate::Plan,
+    plan: migrate::MigrationPlan,
     before: Set,
     usual: Ebpf,
 }

@@ -23,13 +23,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Error, bail, ensure};
+use lb_userspace::command::view::files::Viewpoint;
+use lb_userspace::command::{backends, services};
 use lb_userspace::desired::Desired;
-use lb_userspace::event::{Change, Event, ObjectName, Subject};
-use lb_userspace::manifests::{Object, parse};
-use lb_userspace::model::{Model, Settings};
-use lb_userspace::plan::{Limits, Op, Planner};
-use lb_userspace::plane::Plane;
-use lb_userspace::view::{self, Node};
+use lb_userspace::model::{Model, Rules};
+use lb_userspace::objects::event::{Change, Event};
+use lb_userspace::objects::name::{ObjectName, Subject};
+use lb_userspace::plan::{Limits, Planner};
+use lb_userspace::source::manifests::{Object, parse};
+use lb_userspace::tables::op::Op;
+use lb_userspace::tables::plane::Plane;
 
 /// Runs every `*.txt` of a folder, each on a plane of its own that `plane` makes empty. With `UPDATE=1` in the
 /// environment, rewrites what is expected. Returns the number of scenarios.
@@ -106,7 +109,8 @@ impl Step<'_> {
     fn run(&self, agent: &mut Option<Agent>, plane: &mut dyn Plane) -> anyhow::Result<Option<String>> {
         let words: Vec<&str> = self.command.split_whitespace().collect();
         if let ["node", name, flags @ ..] = &words[..] {
-            let node = Node { name: (*name).to_owned(), settings: settings(flags)?, ..Node::default() };
+            let node =
+                Viewpoint { name: (*name).to_owned(), rules: rules_of(flags)?, ..Viewpoint::default() };
             *agent = Some(Agent::start(node, BTreeMap::new(), plane)?);
             return Ok(None);
         }
@@ -123,8 +127,8 @@ impl Step<'_> {
             }
             ["addresses", list] => return agent.addresses(list, plane).map(|()| None),
             ["grace"] => return agent.grace(plane).map(|()| None),
-            ["services"] => view::service_table(&view::services(&plane.read()?)),
-            ["backends"] => view::backend_table(&view::backends(&plane.read()?)),
+            ["services"] => services::table(&services::of_tables(&plane.read()?)),
+            ["backends"] => backends::table(&backends::of_tables(&plane.read()?)),
             ["rules"] => rules(&agent.model),
             ["ops"] => agent.ops(),
             ["notices"] => agent.notices(),
@@ -137,7 +141,7 @@ impl Step<'_> {
 
 /// The agent's loop, one step at a time.
 struct Agent {
-    node: Node,
+    node: Viewpoint,
     objects: BTreeMap<Subject, Object>,
     model: Model,
     planner: Planner,
@@ -145,9 +149,13 @@ struct Agent {
 }
 
 impl Agent {
-    fn start(node: Node, objects: BTreeMap<Subject, Object>, plane: &mut dyn Plane) -> anyhow::Result<Self> {
+    fn start(
+        node: Viewpoint,
+        objects: BTreeMap<Subject, Object>,
+        plane: &mut dyn Plane,
+    ) -> anyhow::Result<Self> {
         let planner = Planner::restore(plane.read()?, Limits::default());
-        let mut model = Model::with_settings(node.name.as_str(), node.settings.clone());
+        let mut model = Model::with_rules(node.name.as_str(), node.rules.clone());
         if let Some(addresses) = &node.addresses {
             model.apply(Event::Addresses(addresses.iter().copied().collect()));
         }
@@ -229,26 +237,26 @@ impl Agent {
     }
 }
 
-fn settings(flags: &[&str]) -> anyhow::Result<Settings> {
-    let mut settings = Settings::default();
+fn rules_of(flags: &[&str]) -> anyhow::Result<Rules> {
+    let mut rules = Rules::default();
     for flag in flags {
         let (flag, value) =
             flag.split_once('=').with_context(|| format!("{flag}: --FLAG=VALUE is expected"))?;
         match flag {
-            "--nodeport-addresses" => settings.node_port_addresses = value.parse().map_err(Error::msg)?,
-            "--external-ip-cidrs" => settings.external_ip_cidrs = value.parse().map_err(Error::msg)?,
-            "--service-cidrs" => settings.service_cidrs = value.parse().map_err(Error::msg)?,
-            "--service-proxy-name" => settings.service_proxy_name = Some(value.to_owned()),
+            "--nodeport-addresses" => rules.node_port_addresses = value.parse().map_err(Error::msg)?,
+            "--external-ip-cidrs" => rules.external_ip_cidrs = value.parse().map_err(Error::msg)?,
+            "--service-cidrs" => rules.service_cidrs = value.parse().map_err(Error::msg)?,
+            "--service-proxy-name" => rules.service_proxy_name = Some(value.to_owned()),
             _ => bail!("{flag}: no such flag"),
         }
     }
-    Ok(settings)
+    Ok(rules)
 }
 
 /// The table, and below it what has no column.
 fn rules(model: &Model) -> String {
-    let services = view::services_of_model(model);
-    let mut text = view::service_table(&services);
+    let services = services::of_model(model);
+    let mut text = services::table(&services);
     for service in &services {
         let Some(rules) = &service.rules else { continue };
         let mut say = |what: String| {

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use lb_tests::datapath::Datapath;
 use lb_tests::scenario;
-use lb_userspace::plan::Op;
-use lb_userspace::plane::{MemoryPlane, Plane};
 use lb_userspace::tables::Tables;
+use lb_userspace::tables::op::Op;
+use lb_userspace::tables::plane::{MemoryPlane, Plane};
 
 #[test]
 fn scenarios_go_as_written() -> anyhow::Result<()> {

@@ -10,8 +10,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::duration::GoDuration;
-use super::review::Remark;
-use super::{HEALTHZ_PORT, METRICS_PORT};
+use super::remark::Remark;
+use crate::model::NodePortAddresses;
+
+/// kube-proxy's ports.
+pub(super) const HEALTHZ_PORT: u16 = 10256;
+pub(super) const METRICS_PORT: u16 = 10249;
 
 const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 const KIND: &str = "KubeProxyConfiguration";
@@ -209,6 +213,14 @@ impl KubeProxyConfiguration {
             _ => self.iptables.sync_period.0,
         }
     }
+}
+
+/// `nodePortAddresses`, which `--nodeport-addresses` gives too.
+pub(super) fn parse_node_ports(list: &[String]) -> anyhow::Result<NodePortAddresses> {
+    if list.is_empty() {
+        return Ok(NodePortAddresses::default());
+    }
+    list.join(",").parse().map_err(anyhow::Error::msg).context("nodePortAddresses")
 }
 
 fn default(field: &mut String, value: &str) {

@@ -1,34 +1,12 @@
 //! What of a configuration has no effect here, said once by name.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use anyhow::ensure;
 use serde_json::Value;
 
-use super::kube_proxy::KubeProxyConfiguration;
-
-/// Something that a configuration says and the agent does not do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Remark {
-    /// `section.field`.
-    pub field: String,
-    pub text: &'static str,
-    /// The node behaves otherwise than the field asks. Where not, nothing is missing.
-    pub is_warning: bool,
-}
-
-impl Remark {
-    pub(super) fn unknown(field: String) -> Self {
-        Self { field, text: "not a field of KubeProxyConfiguration v1alpha1: ignored", is_warning: true }
-    }
-}
-
-impl fmt::Display for Remark {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "configuration: {}: {}", self.field, self.text)
-    }
-}
+use super::kube_proxy::{KubeProxyConfiguration, parse_node_ports};
+use super::remark::Remark;
 
 /// Fields that are used.
 const USED: [&str; 13] = [
@@ -128,7 +106,7 @@ fn is_within(field: &str, name: &str) -> bool {
 }
 
 fn check(config: &KubeProxyConfiguration) -> anyhow::Result<()> {
-    super::parse_node_ports(config.node_port_addresses.as_deref().unwrap_or_default())?;
+    parse_node_ports(config.node_port_addresses.as_deref().unwrap_or_default())?;
     if let Some(score) = config.oom_score_adj {
         ensure!((-1000..=1000).contains(&score), "oomScoreAdj: {score} is not within -1000 to 1000");
     }

@@ -6,8 +6,8 @@ use aya::sys::BpfHelper;
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use lb_common::names;
 
-use super::cgroup;
-use super::migrate::{self, Converter, Migration, Plan};
+use super::hook::cgroup;
+use super::migrate::{self, Converter, Migration, MigrationPlan};
 use super::pins::{Pins, Set};
 use super::shape::{self, Sizes};
 
@@ -121,7 +121,7 @@ fn programs() -> impl Iterator<Item = &'static str> {
 /// Where the object's maps are to be had.
 enum On<'a> {
     /// Those that are pinned there; the others are made and pinned. Flows are looked for in the tables before, too.
-    Pins { tables: &'a Set, before: Option<(&'a Set, &'a Plan)> },
+    Pins { tables: &'a Set, before: Option<(&'a Set, &'a MigrationPlan)> },
     /// Maps of one entry that go with the object.
     Nothing,
 }

@@ -267,7 +267,7 @@ fn sum(stats: &PerCpuArray<MapData, Traffic>, index: u32) -> anyhow::Result<Traf
 }
 
 fn clear(stats: &mut PerCpuArray<MapData, Traffic>, index: u32) -> anyhow::Result<()> {
-    let zero = vec![Traffic::default(); super::possible_cpus()?];
+    let zero = vec![Traffic::default(); super::shape::possible_cpus()?];
     Ok(stats.set(index, aya::maps::PerCpuValues::try_from(zero)?, 0)?)
 }
 

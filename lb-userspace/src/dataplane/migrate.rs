@@ -63,10 +63,10 @@ pub enum Step {
 }
 
 /// What becomes of each map.
-pub type Plan = Vec<(&'static str, Shape, Step)>;
+pub type MigrationPlan = Vec<(&'static str, Shape, Step)>;
 
 /// Is there nothing to do?
-pub fn is_same(found: &Set, plan: &Plan) -> bool {
+pub fn is_same(found: &Set, plan: &MigrationPlan) -> bool {
     found.schema == SCHEMA && plan.iter().all(|(_, _, step)| matches!(step, Step::Keep))
 }
 
@@ -74,7 +74,11 @@ pub fn is_same(found: &Set, plan: &Plan) -> bool {
 ///
 /// # Errors
 /// Names the first map that cannot, and what to do.
-pub fn plan(found: &Set, wanted: &[(&'static str, Shape)], converters: &[Converter]) -> anyhow::Result<Plan> {
+pub fn plan(
+    found: &Set,
+    wanted: &[(&'static str, Shape)],
+    converters: &[Converter],
+) -> anyhow::Result<MigrationPlan> {
     ensure!(
         found.schema <= SCHEMA,
         "{} holds tables of schema v{}, newer than this lb (v{SCHEMA}): use the lb that made them, or remove them \
@@ -156,7 +160,7 @@ fn each(
 ///
 /// # Errors
 /// The kernel's.
-pub fn keep(plan: &Plan, found: &Set, next: &Set) -> anyhow::Result<()> {
+pub fn keep(plan: &MigrationPlan, found: &Set, next: &Set) -> anyhow::Result<()> {
     for (name, ..) in plan.iter().filter(|(_, _, step)| matches!(step, Step::Keep)) {
         let pin = next.map(name);
         sys::pin(&open(found, name)?, &pin).with_context(|| format!("pin {}", pin.display()))?;
@@ -169,13 +173,13 @@ pub fn keep(plan: &Plan, found: &Set, next: &Set) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// The kernel's.
-pub fn copy_tables(plan: &Plan, found: &Set, next: &Set) -> anyhow::Result<()> {
+pub fn copy_tables(plan: &MigrationPlan, found: &Set, next: &Set) -> anyhow::Result<()> {
     for (name, wanted, step) in plan.iter().filter(|(name, ..)| !FLOW_PARTS.contains(name)) {
         if let Step::Copy(converter) = step {
             copy_table(name, wanted, *converter, found, next).with_context(|| format!("copy {name}"))?;
         }
     }
-    let converted: Plan =
+    let converted: MigrationPlan =
         plan.iter().copied().filter(|(_, _, step)| matches!(step, Step::Copy(Some(_)))).collect();
     copy_flows(&converted, found, next).map(drop)
 }
@@ -217,7 +221,7 @@ fn converted(converter: Option<Converter>, shape: &Shape, key: &[u8], value: &[u
 
 /// A change of the tables whose programs are still to be swapped.
 pub struct Migration {
-    pub plan: Plan,
+    pub plan: MigrationPlan,
     /// The tables before.
     pub before: Set,
     /// Programs that look for flows there, too.
@@ -228,7 +232,7 @@ pub struct Migration {
 ///
 /// # Errors
 /// Where a map cannot be opened.
-pub fn read_through(plan: &Plan, before: &Set) -> anyhow::Result<Vec<(&'static str, u32)>> {
+pub fn read_through(plan: &MigrationPlan, before: &Set) -> anyhow::Result<Vec<(&'static str, u32)>> {
     let mut parts = Vec::new();
     for (name, _, step) in plan.iter().filter(|(name, ..)| FLOW_PARTS.contains(name)) {
         if let (Step::Copy(None), Some(shape)) = (step, Shape::pinned(&before.map(name))?) {
@@ -243,7 +247,7 @@ pub fn read_through(plan: &Plan, before: &Set) -> anyhow::Result<Vec<(&'static s
 ///
 /// # Errors
 /// The kernel's.
-pub fn copy_flows(plan: &Plan, before: &Set, tables: &Set) -> anyhow::Result<usize> {
+pub fn copy_flows(plan: &MigrationPlan, before: &Set, tables: &Set) -> anyhow::Result<usize> {
     let (assured, syn, udp) =
         (open(tables, names::FLOWS)?, open(tables, names::FLOWS_SYN)?, open(tables, names::FLOWS_UDP)?);
     let (assured, syn, udp) = (assured.as_fd(), syn.as_fd(), udp.as_fd());

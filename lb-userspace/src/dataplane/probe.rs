@@ -9,10 +9,10 @@ use aya::programs::{ProgramType, SchedClassifier};
 use aya::sys::is_program_supported;
 use lb_common::names;
 
-use super::attach::attach_type;
+use super::hook::attach_type;
 use super::pins::Pins;
 use super::sys;
-use crate::netdev::Direction;
+use crate::node::netdev::Direction;
 
 /// Does the kernel describe its own types?
 ///

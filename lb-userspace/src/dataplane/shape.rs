@@ -69,7 +69,7 @@ impl Shape {
     pub fn value_bytes(&self) -> anyhow::Result<usize> {
         Ok(match self.map_type {
             MapType::PerCpuArray | MapType::PerCpuHash | MapType::LruPerCpuHash => {
-                self.value.next_multiple_of(8) * super::possible_cpus()?
+                self.value.next_multiple_of(8) * possible_cpus()?
             }
             _ => self.value,
         })
@@ -133,4 +133,12 @@ pub fn wanted(sizes: Sizes) -> [(&'static str, Shape); names::MAPS.len()] {
         (names::SERVICE_STATS, Shape::of::<u32, Traffic>(PerCpuArray, capacity::SERVICES)),
         (names::BACKEND_STATS, Shape::of::<u32, Traffic>(PerCpuArray, capacity::BACKENDS)),
     ]
+}
+
+/// CPUs that the kernel keeps values for.
+///
+/// # Errors
+/// Where /sys does not tell.
+pub fn possible_cpus() -> anyhow::Result<usize> {
+    aya::util::nr_cpus().map_err(|(file, error)| anyhow::anyhow!("{file}: {error}"))
 }

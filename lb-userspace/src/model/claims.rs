@@ -5,10 +5,8 @@ use std::ops::Bound;
 
 use lb_common::{Addr, FrontendKey, FrontendKind, Port};
 
-use super::notice::Severity;
-use super::service::Problem;
-use crate::desired::{Family, ServicePortName};
-use crate::event::ObjectName;
+use crate::objects::name::{Family, ObjectName, ServicePortName};
+use crate::objects::notice::{Problem, Severity};
 
 /// A Service port that asks for a frontend. Ordered by frontend, then by right: the oldest Service first (kube-proxy
 /// does not notice the clash; Cilium refuses the second), then by name. Where a Service port asks twice for the same

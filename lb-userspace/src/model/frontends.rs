@@ -2,14 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use ipnet::IpNet;
 use lb_common::{Addr, FrontendKey, FrontendKind, Port, Prefix};
 
 use super::claims::{Age, Claim, node_port_key};
-use super::notice::Severity;
-use super::service::{Policy, Problem, Service, ServiceKind, ServicePort};
-use super::settings::Settings;
-use crate::desired::{Family, ServicePortName};
+use super::rules::Rules;
+use crate::objects::name::{Family, ServicePortName};
+use crate::objects::notice::{Problem, Severity};
+use crate::objects::service::{Policy, Service, ServiceKind, ServicePort};
 
 /// Why a Service has no frontend at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +23,8 @@ pub enum Unserved {
 
 impl Service {
     /// Why none of its ports is served; `None` where they are.
-    pub fn unserved(&self, settings: &Settings) -> Option<Unserved> {
-        if self.proxy_name.as_deref() != settings.service_proxy_name.as_deref() {
+    pub fn unserved(&self, rules: &Rules) -> Option<Unserved> {
+        if self.proxy_name.as_deref() != rules.service_proxy_name.as_deref() {
             return Some(Unserved::OtherProxy);
         }
         match self.kind {
@@ -36,17 +35,17 @@ impl Service {
         }
     }
 
-    /// The frontends that it asks for, less those that the settings forbid.
-    pub(super) fn claims(&self, settings: &Settings) -> Vec<Claim> {
+    /// The frontends that it asks for, less those that the rules forbid.
+    pub(super) fn claims(&self, rules: &Rules) -> Vec<Claim> {
         let age = self.created.map_or(Age::Unknown, Age::Created);
         let mut claims = Vec::new();
-        if self.unserved(settings).is_some() {
+        if self.unserved(rules).is_some() {
             return claims;
         }
         for cluster_ip in &self.cluster_ips {
             let family = Family::of(*cluster_ip);
             let vips = self.vips(family).map(|ip| (ip, FrontendKind::LoadBalancer));
-            let external = self.allowed_external_ips(family, settings).map(|ip| (ip, FrontendKind::External));
+            let external = self.allowed_external_ips(family, rules).map(|ip| (ip, FrontendKind::External));
             let addresses: Vec<(Addr, FrontendKind)> =
                 std::iter::once((*cluster_ip, FrontendKind::Cluster)).chain(vips).chain(external).collect();
             for port in &self.ports {
@@ -64,19 +63,19 @@ impl Service {
         claims
     }
 
-    /// What the settings forbid, and what its families leave out.
-    pub(super) fn ignored(&self, settings: &Settings) -> Vec<Problem> {
-        if self.unserved(settings).is_some() {
+    /// What the rules forbid, and what its families leave out.
+    pub(super) fn ignored(&self, rules: &Rules) -> Vec<Problem> {
+        if self.unserved(rules).is_some() {
             return Vec::new();
         }
         let has_family = |addr: &Addr| self.cluster_ips.iter().any(|ip| Family::of(*ip) == Family::of(*addr));
         let forbidden =
-            self.external_ips.iter().filter(|ip| !settings.external_ip_cidrs.allows(**ip)).map(|ip| {
+            self.external_ips.iter().filter(|ip| !rules.external_ip_cidrs.allows(**ip)).map(|ip| {
                 Problem::new(
                     Severity::Warning,
                     format!(
                         "externalIPs: {ip} is not within --external-ip-cidrs {}: ignored",
-                        settings.external_ip_cidrs
+                        rules.external_ip_cidrs
                     ),
                 )
             });
@@ -94,10 +93,10 @@ impl Service {
 
     /// Whether a port can be reached by more than its ClusterIP, in a family (k/k pkg/proxy/serviceport.go,
     /// ExternallyAccessible).
-    pub(super) fn is_external(&self, port: &ServicePort, family: Family, settings: &Settings) -> bool {
+    pub(super) fn is_external(&self, port: &ServicePort, family: Family, rules: &Rules) -> bool {
         port.node_port != Port::default()
             || self.vips(family).next().is_some()
-            || self.allowed_external_ips(family, settings).next().is_some()
+            || self.allowed_external_ips(family, rules).next().is_some()
     }
 
     /// The clients that its load balancer addresses of a family are for; empty is all. One range that holds every
@@ -131,17 +130,9 @@ impl Service {
         }
     }
 
-    pub(super) fn vips(&self, family: Family) -> impl Iterator<Item = Addr> {
-        self.load_balancer_ips.iter().copied().filter(move |ip| Family::of(*ip) == family)
-    }
-
-    fn allowed_external_ips(&self, family: Family, settings: &Settings) -> impl Iterator<Item = Addr> {
-        let allowed = move |ip: &Addr| Family::of(*ip) == family && settings.external_ip_cidrs.allows(*ip);
+    fn allowed_external_ips(&self, family: Family, rules: &Rules) -> impl Iterator<Item = Addr> {
+        let allowed = move |ip: &Addr| Family::of(*ip) == family && rules.external_ip_cidrs.allows(*ip);
         self.external_ips.iter().copied().filter(allowed)
-    }
-
-    pub(super) fn ranges(&self, family: Family) -> impl Iterator<Item = &IpNet> {
-        self.source_ranges.iter().filter(move |net| net.addr().is_ipv4() == (family == Family::Ipv4))
     }
 
     /// Whether load balancers ask each node for its local endpoints (k/k pkg/api/v1/service/util.go,

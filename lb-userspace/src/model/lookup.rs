@@ -8,8 +8,9 @@ use lb_common::{Addr, Endpoint, FrontendKey, FrontendKind, Port, Proto};
 use super::Model;
 use super::claims::{Claim, node_port_key};
 use super::node_ports::NodePortAddresses;
-use crate::desired::{DesiredPort, Family, ServicePortName};
-use crate::outcome::{Client, Outcome};
+use crate::desired::DesiredPort;
+use crate::desired::outcome::{Client, Outcome};
+use crate::objects::name::{Family, ServicePortName};
 
 /// Where it comes from and where it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub struct Packet {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum Lookup {
     /// No Service has to do with it: left alone.
     Nothing,
     /// One of these takes it.
@@ -35,29 +36,29 @@ pub enum Found {
 }
 
 impl Model {
-    pub fn lookup(&self, packet: &Packet) -> Found {
+    pub fn lookup(&self, packet: &Packet) -> Lookup {
         let Some(claim) = self.frontend(packet) else { return self.without_frontend(packet) };
         let Some(port) = self.decide(&claim.port.service()).ports.remove(&claim.port) else {
-            return Found::Nothing;
+            return Lookup::Nothing;
         };
         // Before anything else, also before a Service without endpoints is told from others.
         if claim.kind == FrontendKind::LoadBalancer && !is_admitted(&port, packet.source) {
-            return Found::Drop;
+            return Lookup::Drop;
         }
         let mut set = match Outcome::of(&port, claim.kind, packet.client) {
             Outcome::Cluster => port.cluster,
             Outcome::Local => port.local,
-            Outcome::Reject => return Found::Reject,
-            Outcome::Drop => return Found::Drop,
+            Outcome::Reject => return Lookup::Reject,
+            Outcome::Drop => return Lookup::Drop,
         };
         if packet.proto == Proto::Sctp {
             // Ports are part of what its checksum covers, and are not translated.
             set.retain(|endpoint| endpoint.port == packet.port);
             if set.is_empty() {
-                return Found::Drop;
+                return Lookup::Drop;
             }
         }
-        Found::Endpoints { port: claim.port.clone(), set }
+        Lookup::Endpoints { port: claim.port.clone(), set }
     }
 
     /// An address of a Service comes before a NodePort, where the node has that address itself.
@@ -79,15 +80,15 @@ impl Model {
     }
 
     /// kube-proxy in nftables mode decides so, in iptables mode such packets leave the node by the default route.
-    fn without_frontend(&self, packet: &Packet) -> Found {
+    fn without_frontend(&self, packet: &Packet) -> Lookup {
         let addr = packet.destination;
         if self.claims.is_cluster_ip(addr) {
-            return Found::Reject;
+            return Lookup::Reject;
         }
         let ranges = self.service_ranges();
         let is_unallocated =
             ranges.cidrs.iter().any(|range| range.contains(addr)) && !ranges.others.contains(&addr);
-        if is_unallocated { Found::Drop } else { Found::Nothing }
+        if is_unallocated { Lookup::Drop } else { Lookup::Nothing }
     }
 }
 

@@ -8,8 +8,8 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use lb_common::Addr;
 
-use super::node::Node;
-use crate::desired::Family;
+use crate::objects::name::Family;
+use crate::objects::node::Node;
 
 /// Words and prefixes; an address counts if one of them selects it.
 ///
@@ -93,7 +93,7 @@ impl FromStr for NodePortAddresses {
             "all" => Ok(Selector::All),
             "primary" => Ok(Selector::Primary),
             "localhost" => Ok(Selector::Localhost),
-            text => match super::wire::net(text) {
+            text => match crate::objects::wire::net(text) {
                 Ok(net) => Ok(Selector::Within(net)),
                 Err(error) => Err(format!("{error}, nor one of all, primary, localhost")),
             },

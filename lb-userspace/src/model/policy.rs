@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{Addr, Algorithm, BackendState, Endpoint, FrontendKey, Proto, ServiceRecord};
 
-use super::endpoints::{self, Slice, SliceEndpoint};
-use super::node::Node;
+use super::endpoints;
 use super::node_ports::NodePortAddresses;
-use super::notice::Severity;
-use super::service::{Policy, Problem, Service, ServicePort};
-use super::settings::Settings;
-use crate::desired::{BackendShare, DesiredPort, Family, ServicePortName};
+use super::rules::Rules;
+use crate::desired::{BackendShare, DesiredPort};
+use crate::objects::name::{Family, ServicePortName};
+use crate::objects::node::Node;
+use crate::objects::notice::{Problem, Severity};
+use crate::objects::service::{Policy, Service, ServicePort};
+use crate::objects::slice::{Slice, SliceEndpoint};
 
 /// Where the agent is, and what it was told.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +21,7 @@ pub(super) struct Place<'a> {
     pub(super) name: &'a str,
     /// `None` while there is no such object.
     pub(super) node: Option<&'a Node>,
-    pub(super) settings: &'a Settings,
+    pub(super) rules: &'a Rules,
 }
 
 impl Place<'_> {
@@ -41,7 +43,7 @@ pub(super) fn port(
     place: Place,
 ) -> DesiredPort {
     let endpoints = endpoints::merged(&port.name, port.proto, family, slices);
-    let is_external = service.is_external(port, family, place.settings);
+    let is_external = service.is_external(port, family, place.rules);
     let internal_local = service.internal_policy == Policy::Local;
     let external_local = service.external_policy == Policy::Local;
     let use_cluster = !internal_local || is_external;

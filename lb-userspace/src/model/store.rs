@@ -2,12 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::event::{Change, ObjectName};
-
-/// An object that a store can hold.
-pub(super) trait Named {
-    fn object_name(&self) -> &ObjectName;
-}
+use crate::objects::event::Change;
+use crate::objects::name::{Named, ObjectName};
 
 /// Objects are boxed: nodes of a tree are seldom full.
 #[derive(Clone, Debug)]

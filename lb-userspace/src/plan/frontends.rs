@@ -2,8 +2,10 @@
 
 use lb_common::{Frontend, FrontendKey, FrontendKind, names};
 
-use super::{Hold, Op, Planner};
-use crate::desired::{DesiredPort, ServicePortName};
+use super::{Hold, Planner};
+use crate::desired::DesiredPort;
+use crate::objects::name::ServicePortName;
+use crate::tables::op::Op;
 
 impl Planner {
     /// Deletions come after insertions, so they make no room within one plan.

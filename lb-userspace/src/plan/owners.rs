@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use lb_common::{Addr, Endpoint, FrontendKey, Port};
 
 use super::regions::Region;
-use crate::desired::ServicePortName;
+use crate::objects::name::ServicePortName;
 
 /// By service id, one tree of each kind for all: a collection for each service would cost more than what it holds.
 #[derive(Clone, Debug, Default)]

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{Addr, FrontendKey, FrontendKind, Port, Prefix, RangeRule, node_bit};
 
-use super::{Op, Planner};
+use super::Planner;
 use crate::desired::ServiceRanges;
+use crate::tables::op::Op;
 
 impl Planner {
     /// An address that comes or goes is one write; the first of its block sets a bit, too. What is beyond the table is

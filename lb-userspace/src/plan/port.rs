@@ -6,8 +6,10 @@ use lb_common::{
     Active, Backend, Endpoint, FrontendKind, Prefix, ServiceRecord, Slot, SlotRange, interest_bit, names,
 };
 
-use super::{Hold, Op, Planner, Region};
-use crate::desired::{BackendShare, DesiredPort, ServicePortName};
+use super::{Hold, Planner, Region};
+use crate::desired::{BackendShare, DesiredPort};
+use crate::objects::name::ServicePortName;
+use crate::tables::op::Op;
 
 /// The first generation of a backend id: an entry of zeros matches no slot that was ever written.
 const FIRST_GENERATION: u32 = 1;

@@ -8,8 +8,8 @@ use super::ids::{Batch, Ids};
 use super::owners::Owners;
 use super::regions::{Region, Regions};
 use super::{Limits, Planner, places};
-use crate::desired::ServicePortName;
-use crate::model::Board;
+use crate::objects::name::ServicePortName;
+use crate::objects::notice::Board;
 use crate::tables::Tables;
 
 /// All that is pending belongs to `batch`.

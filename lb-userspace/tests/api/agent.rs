@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use lb_userspace::api::{self, Config, Times, Watch};
+use lb_userspace::command::services;
 use lb_userspace::model::Model;
 use lb_userspace::plan::{Limits, Planner};
-use lb_userspace::plane::{MemoryPlane, Plane};
+use lb_userspace::source::api::{self, Access, Times, Watch};
 use lb_userspace::tables::Tables;
-use lb_userspace::view;
+use lb_userspace::tables::plane::{MemoryPlane, Plane};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Agent {
     pub watch: Watch,
     pub model: Model,
-    events: mpsc::Receiver<lb_userspace::event::Event>,
+    events: mpsc::Receiver<lb_userspace::objects::event::Event>,
     planner: Planner,
     plane: MemoryPlane,
     /// Operations since the agent's start.
@@ -40,20 +40,20 @@ pub fn times() -> Times {
     }
 }
 
-pub fn config(server: &Server) -> Config {
-    Config { server: Some(server.url()), times: times(), ..Config::default() }
+pub fn access(server: &Server) -> Access {
+    Access { server: Some(server.url()), times: times(), ..Access::default() }
 }
 
 impl Agent {
     pub async fn start(server: &Server) -> Self {
-        Self::with(config(server), Tables::default()).await
+        Self::with(access(server), Tables::default()).await
     }
 
-    pub async fn with(config: Config, tables: Tables) -> Self {
+    pub async fn with(access: Access, tables: Tables) -> Self {
         // Shown where a test fails.
         let _ = tracing_subscriber::fmt().with_test_writer().with_env_filter("lb_userspace=debug").try_init();
         let (events_in, events) = mpsc::channel(64);
-        let watch = api::watch(config, NODE, &tables, events_in).await.unwrap();
+        let watch = api::watch(access, NODE, &tables, events_in).await.unwrap();
         let model = Model::new(NODE);
         let planner = Planner::restore(tables.clone(), Limits::default());
         let plane = MemoryPlane::new(tables);
@@ -96,7 +96,7 @@ impl Agent {
         }
     }
 
-    pub fn take(&mut self, event: lb_userspace::event::Event) {
+    pub fn take(&mut self, event: lb_userspace::objects::event::Event) {
         self.model.apply(event);
         if !self.model.ready() {
             return;
@@ -121,13 +121,13 @@ impl Agent {
     }
 
     pub fn services(&self) -> String {
-        let services = view::services(self.tables());
+        let services = services::of_tables(self.tables());
         let lines: Vec<String> =
             services.iter().map(|s| format!("{} {}", s.name, s.cluster_endpoints.join(","))).collect();
         lines.join("; ")
     }
 
-    fn apply(&mut self, ops: &[lb_userspace::plan::Op]) {
+    fn apply(&mut self, ops: &[lb_userspace::tables::op::Op]) {
         self.operations += ops.len();
         self.plane.apply(ops).unwrap();
     }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use lb_userspace::api::Config;
-use lb_userspace::event::Kind;
+use lb_userspace::objects::name::Kind;
+use lb_userspace::source::api::Access;
 use lb_userspace::tables::Tables;
 use serde_json::json;
 
-use super::agent::{Agent, config, times};
+use super::agent::{Agent, access, times};
 use super::server::{Server, What};
 use super::{BOTH, following, forget, server, service, slice};
 
@@ -44,16 +44,16 @@ async fn a_server_that_comes_back_is_found() {
     let (mut server, mut agent) = following().await;
     let before = agent.operations;
     server.stop();
-    agent.wait("a fault", |agent| agent.watch.state.fault(Kind::Service).is_some()).await;
+    agent.wait("a fault", |agent| agent.watch.progress.fault(Kind::Service).is_some()).await;
     agent.stays(BOTH, PAUSE * 3).await;
-    let fault = agent.watch.state.fault(Kind::Service).unwrap();
+    let fault = agent.watch.progress.fault(Kind::Service).unwrap();
     let expected = format!("cannot watch services: {}: ", server.url());
     assert!(fault.starts_with(&expected) && fault.contains("Connection refused"), "{fault}");
     server.again();
     agent
         .wait("watched again", |agent| {
             let kinds = [Kind::Service, Kind::EndpointSlice, Kind::Node];
-            kinds.iter().all(|kind| agent.watch.state.fault(*kind).is_none())
+            kinds.iter().all(|kind| agent.watch.progress.fault(*kind).is_none())
         })
         .await;
     agent.stays(BOTH, PAUSE).await;
@@ -71,7 +71,7 @@ async fn nothing_is_applied_before_every_kind_was_listed() {
     let mut agent = Agent::start(&server).await;
     agent
         .wait("four faults", |agent| {
-            agent.watch.state.kind(Kind::EndpointSlice).failures.load(std::sync::atomic::Ordering::Relaxed)
+            agent.watch.progress.kind(Kind::EndpointSlice).failures.load(std::sync::atomic::Ordering::Relaxed)
                 == 4
         })
         .await;
@@ -84,8 +84,8 @@ async fn an_answer_that_does_not_come_is_asked_for_again() {
     let server = server();
     server.fault("services", What::Slow(Duration::from_secs(60)));
     let mut agent = Agent::start(&server).await;
-    agent.wait("a fault", |agent| agent.watch.state.fault(Kind::Service).is_some()).await;
-    let fault = agent.watch.state.fault(Kind::Service).unwrap();
+    agent.wait("a fault", |agent| agent.watch.progress.fault(Kind::Service).is_some()).await;
+    let fault = agent.watch.progress.fault(Kind::Service).unwrap();
     assert!(fault.contains("no answer within 0.5 s"), "{fault}");
     agent.until(BOTH).await;
 }
@@ -95,8 +95,8 @@ async fn a_right_that_is_missing_is_named() {
     let server = server();
     server.fault("endpointslices", What::Status(403));
     let mut agent = Agent::start(&server).await;
-    agent.wait("a fault", |agent| agent.watch.state.fault(Kind::EndpointSlice).is_some()).await;
-    let fault = agent.watch.state.fault(Kind::EndpointSlice).unwrap();
+    agent.wait("a fault", |agent| agent.watch.progress.fault(Kind::EndpointSlice).is_some()).await;
+    let fault = agent.watch.progress.fault(Kind::EndpointSlice).unwrap();
     assert!(
         fault.starts_with(
             "403, not allowed to watch endpointslices.discovery.k8s.io: apply the ClusterRole of \
@@ -105,7 +105,7 @@ async fn a_right_that_is_missing_is_named() {
         "{fault}"
     );
     agent.until(BOTH).await;
-    assert_eq!(agent.watch.state.fault(Kind::EndpointSlice), None);
+    assert_eq!(agent.watch.progress.fault(Kind::EndpointSlice), None);
 }
 
 #[tokio::test]
@@ -123,14 +123,14 @@ async fn a_token_that_was_replaced_is_read_at_once() {
         "users": [{"name": "u", "user": {"tokenFile": token}}],
     });
     std::fs::write(&kubeconfig, text.to_string()).unwrap();
-    let config = Config { kubeconfig: Some(kubeconfig), times: times(), ..Config::default() };
-    let mut agent = Agent::with(config, Tables::default()).await;
+    let access = Access { kubeconfig: Some(kubeconfig), times: times(), ..Access::default() };
+    let mut agent = Agent::with(access, Tables::default()).await;
     agent.until(BOTH).await;
     // It expired, and nobody replaced it yet.
     server.accept_tokens(&["two"]);
     server.cut();
-    agent.wait("a fault", |agent| agent.watch.state.fault(Kind::Service).is_some()).await;
-    let fault = agent.watch.state.fault(Kind::Service).unwrap();
+    agent.wait("a fault", |agent| agent.watch.progress.fault(Kind::Service).is_some()).await;
+    let fault = agent.watch.progress.fault(Kind::Service).unwrap();
     assert!(fault.starts_with("401, the API server does not accept our credentials"), "{fault}");
     agent.stays(BOTH, PAUSE).await;
     std::fs::write(&token, "two").unwrap();
@@ -164,7 +164,7 @@ async fn a_credential_plugin_that_takes_its_time_holds_nothing_up() {
         }}}],
     });
     std::fs::write(&kubeconfig, text.to_string()).unwrap();
-    let config = Config { kubeconfig: Some(kubeconfig), times: times(), ..Config::default() };
+    let access = Access { kubeconfig: Some(kubeconfig), times: times(), ..Access::default() };
     // What else the loop's thread does meanwhile.
     let others = async {
         for _ in 0..10 {
@@ -175,7 +175,7 @@ async fn a_credential_plugin_that_takes_its_time_holds_nothing_up() {
         now
     };
     let started = async {
-        let agent = Agent::with(config, Tables::default()).await;
+        let agent = Agent::with(access, Tables::default()).await;
         (agent, std::time::Instant::now())
     };
     let ((mut agent, started), others) = tokio::join!(started, others);
@@ -239,9 +239,9 @@ async fn a_server_that_went_back_in_time_is_listed_anew() {
 #[tokio::test]
 async fn after_a_long_interruption_a_watch_is_not_resumed() {
     let mut server = server();
-    let mut config = config(&server);
-    config.times.resume = Duration::ZERO;
-    let mut agent = Agent::with(config, Tables::default()).await;
+    let mut access = access(&server);
+    access.times.resume = Duration::ZERO;
+    let mut agent = Agent::with(access, Tables::default()).await;
     agent.until(BOTH).await;
     let backup = server.snapshot();
     server.put("services", service("c", "10.96.0.3"));
@@ -251,7 +251,7 @@ async fn after_a_long_interruption_a_watch_is_not_resumed() {
     // Restored, and then as much was changed as had been before: the version tells nothing.
     server.restore(backup);
     forget(&server, "a");
-    agent.wait("a fault", |agent| agent.watch.state.fault(Kind::Service).is_some()).await;
+    agent.wait("a fault", |agent| agent.watch.progress.fault(Kind::Service).is_some()).await;
     server.again();
     agent.until("b 10.0.0.2:8080").await;
     let lists = server.requests("api/v1/services");
@@ -263,7 +263,7 @@ async fn a_list_that_lost_most_is_confirmed_first() {
     let (server, mut agent) = following().await;
     let before = agent.operations;
     let doubted = |agent: &Agent| {
-        let kinds = [Kind::Service, Kind::EndpointSlice].map(|kind| agent.watch.state.kind(kind));
+        let kinds = [Kind::Service, Kind::EndpointSlice].map(|kind| agent.watch.progress.kind(kind));
         kinds.map(|kind| kind.doubted.load(std::sync::atomic::Ordering::Relaxed))
     };
     // The server forgets for one list, and remembers in the second.
@@ -297,8 +297,8 @@ async fn what_an_earlier_agent_left_is_not_taken_away_by_one_empty_list() {
     let (server, agent) = following().await;
     server.fault("services", What::Only(0));
     server.fault("endpointslices", What::Only(0));
-    let config = config(&server);
-    let mut next = Agent::with(config, agent.tables().clone()).await;
+    let access = access(&server);
+    let mut next = Agent::with(access, agent.tables().clone()).await;
     next.wait("all kinds listed", |agent| agent.model.ready()).await;
     next.stays(BOTH, PAUSE).await;
     assert_eq!(next.operations, 0);

@@ -93,7 +93,7 @@ async fn a_server_that_cannot_stream_lists_is_asked_for_pages() {
 #[tokio::test]
 async fn a_restart_without_change_is_no_operation() {
     let (server, agent) = following().await;
-    let mut next = Agent::with(agent::config(&server), agent.tables().clone()).await;
+    let mut next = Agent::with(agent::access(&server), agent.tables().clone()).await;
     next.until(BOTH).await;
     next.stays(BOTH, Duration::from_millis(300)).await;
     assert_eq!(next.operations, 0);

@@ -6,7 +6,7 @@ use lb_common::{
     Active, Backend, BackendState, Frontend, FrontendKey, FrontendKind, Port, Proto, Service, ServiceRecord,
     Slot, SlotRange,
 };
-use lb_userspace::api::Config;
+use lb_userspace::source::api::Access;
 use lb_userspace::tables::Tables;
 
 use super::agent::{Agent, times};
@@ -48,8 +48,8 @@ async fn a_cluster_ip_of_our_own_is_gone_past() {
     let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let frontend: SocketAddr = "192.0.2.1:80".parse().unwrap();
     let tables = left(frontend, &[dead, server.address()]);
-    let config = Config { server: Some(format!("http://{frontend}")), times: times(), ..Config::default() };
-    let mut agent = Agent::with(config, tables).await;
+    let access = Access { server: Some(format!("http://{frontend}")), times: times(), ..Access::default() };
+    let mut agent = Agent::with(access, tables).await;
     agent.until(BOTH).await;
     // The Service of the API server is not in the lists, so not in the tables any more: its backends are kept.
     assert!(
@@ -70,8 +70,8 @@ async fn a_cluster_ip_of_our_own_is_gone_past() {
 async fn the_tables_say_when_the_backends_are_others() {
     let server = server();
     let frontend: SocketAddr = "192.0.2.1:80".parse().unwrap();
-    let config = Config { server: Some(format!("http://{frontend}")), times: times(), ..Config::default() };
-    let agent = Agent::with(config, left(frontend, &[server.address()])).await;
+    let access = Access { server: Some(format!("http://{frontend}")), times: times(), ..Access::default() };
+    let agent = Agent::with(access, left(frontend, &[server.address()])).await;
     let route = &agent.watch.route;
     assert_eq!(route.ways(), [server.address(), frontend]);
     let other: SocketAddr = "192.0.2.9:6443".parse().unwrap();

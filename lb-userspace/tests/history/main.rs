@@ -10,11 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{Frontend, FrontendKind, Prefix, RangeRule};
 use lb_userspace::desired::Desired;
-use lb_userspace::event::{Change, Event, ObjectName};
 use lb_userspace::model::Model;
+use lb_userspace::objects::event::{Change, Event};
+use lb_userspace::objects::name::ObjectName;
 use lb_userspace::plan::{Batch, Limits, Planner};
-use lb_userspace::plane::{MemoryPlane, Plane};
 use lb_userspace::tables::Tables;
+use lb_userspace::tables::plane::{MemoryPlane, Plane};
 use objects::{NODE, TestService, TestSlice};
 use proptest::prelude::*;
 use readers::Reader;

@@ -2,8 +2,11 @@
 
 use std::net::IpAddr;
 
-use lb_userspace::event::{Change, Event, ObjectName};
-use lb_userspace::model;
+use lb_userspace::objects::event::{Change, Event};
+use lb_userspace::objects::name::ObjectName;
+use lb_userspace::objects::node::Node;
+use lb_userspace::objects::service::Service;
+use lb_userspace::objects::slice::Slice;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -108,7 +111,7 @@ pub fn service_event(service: &TestService) -> Event {
         object["spec"]["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": seconds}});
     }
     let object = serde_json::from_value(object).unwrap();
-    Event::Service(Change::Apply(model::Service::new(object, None)))
+    Event::Service(Change::Apply(Service::new(object, None)))
 }
 
 pub fn slice_event(slice: &TestSlice) -> Event {
@@ -148,7 +151,7 @@ pub fn slice_event(slice: &TestSlice) -> Event {
         object["metadata"]["labels"]["service.kubernetes.io/headless"] = json!("");
     }
     let object = serde_json::from_value(object).unwrap();
-    Event::Slice(Change::Apply(model::Slice::new(object, None)))
+    Event::Slice(Change::Apply(Slice::new(object, None)))
 }
 
 pub fn node_event(zone: Option<u8>) -> Event {
@@ -157,7 +160,7 @@ pub fn node_event(zone: Option<u8>) -> Event {
         labels["topology.kubernetes.io/zone"] = json!(format!("zone-{zone}"));
     }
     let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE, "labels": labels}});
-    Event::Node(Change::Apply(model::Node::new(serde_json::from_value(object).unwrap())))
+    Event::Node(Change::Apply(Node::new(serde_json::from_value(object).unwrap())))
 }
 
 pub fn name(prefix: char, number: usize) -> ObjectName {

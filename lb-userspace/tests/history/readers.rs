@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use lb_common::{Active, BackendState, FrontendKey, FrontendKind, Proto, ServiceRecord, Slot};
-use lb_userspace::desired::ServicePortName;
-use lb_userspace::plan::Op;
+use lb_userspace::objects::name::ServicePortName;
 use lb_userspace::tables::Tables;
+use lb_userspace::tables::op::Op;
 
 use super::naive::{Address, Behind};
 

@@ -72,6 +72,6 @@ fn a_node_port_on_loopback_is_for_the_host_alone() {
 
 #[test]
 fn an_endpoint_that_is_the_client_itself_is_as_good_as_any() {
-    let found = world("").tcp(lb_userspace::outcome::Client::Pod, "10.0.0.2", CLUSTER_IP);
+    let found = world("").tcp(lb_userspace::desired::outcome::Client::Pod, "10.0.0.2", CLUSTER_IP);
     assert_eq!(found, ALL, "the packet path turns it around");
 }

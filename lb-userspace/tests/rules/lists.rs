@@ -1,7 +1,7 @@
 //! Lists: complete or not there.
 
-use lb_userspace::event::{Change, Event};
 use lb_userspace::model::Model;
+use lb_userspace::objects::event::{Change, Event};
 
 use crate::world::{READY, VIP, World, endpoint, service, slice};
 

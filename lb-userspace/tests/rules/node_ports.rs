@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use lb_common::FrontendKind;
-use lb_userspace::desired::Family;
-use lb_userspace::model::Settings;
+use lb_userspace::model::Rules;
+use lb_userspace::objects::name::Family;
 
 use crate::world::{READY, VIP, World, endpoint, service, slice};
 
@@ -12,10 +12,10 @@ const ADDRESSES: [&str; 7] =
     ["127.0.0.1", "10.0.0.1", "10.0.0.2", "192.168.7.1", "::1", "2001:db8::1", "fe80::1"];
 
 fn world(list: &str, node: &str) -> World {
-    let settings = Settings { node_port_addresses: list.parse().unwrap(), ..Settings::default() };
+    let rules = Rules { node_port_addresses: list.parse().unwrap(), ..Rules::default() };
     let node =
         format!("---\napiVersion: v1\nkind: Node\nmetadata: {{name: n1}}\nstatus:\n  addresses: [{node}]\n");
-    let mut world = World::with(settings, &node);
+    let mut world = World::with(rules, &node);
     world.addresses(&ADDRESSES);
     world
 }

@@ -1,6 +1,7 @@
 //! Which objects count.
 
-use lb_userspace::event::{Change, Event, ObjectName};
+use lb_userspace::objects::event::{Change, Event};
+use lb_userspace::objects::name::ObjectName;
 
 use crate::world::{READY, VIP, World, endpoint, ends, keys, service, slice};
 

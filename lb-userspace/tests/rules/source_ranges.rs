@@ -1,6 +1,6 @@
 //! `loadBalancerSourceRanges`, with its odd corners.
 
-use lb_userspace::outcome::Client;
+use lb_userspace::desired::outcome::Client;
 
 use crate::world::{READY, World, endpoint, service, slice};
 

@@ -1,6 +1,6 @@
 //! What surfaces ask for: health checks and the own Node.
 
-use lb_userspace::desired::Family;
+use lb_userspace::objects::name::Family;
 
 use crate::world::{LAST, VIP, World, endpoint, service, slice};
 

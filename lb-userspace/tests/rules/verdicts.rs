@@ -1,6 +1,6 @@
 //! No endpoint, the wrong node, an unknown address: the verdicts.
 
-use lb_userspace::model::Settings;
+use lb_userspace::model::Rules;
 
 use crate::world::{DOWN, READY, VIP, World, endpoint, service, slice};
 
@@ -85,8 +85,8 @@ fn an_address_of_the_service_range_that_no_service_has_is_a_drop() {
 #[test]
 fn an_address_of_a_range_of_the_command_line_that_no_service_has_is_a_drop() {
     let service_cidrs = "10.96.0.0/16,fd00:10:96::/112".parse().unwrap();
-    let settings = Settings { service_cidrs, ..Settings::default() };
-    let mut world = World::with(settings, &(service(VIP) + &slice("a", &endpoint(1, READY))));
+    let rules = Rules { service_cidrs, ..Rules::default() };
+    let mut world = World::with(rules, &(service(VIP) + &slice("a", &endpoint(1, READY))));
     assert_eq!(world.tcp_from_all("10.96.7.7:80"), ["drop"; 3]);
     assert_eq!(world.tcp_from_all("[fd00:10:96::7]:80"), ["drop"; 3]);
     assert_eq!(world.tcp_from_all("10.97.7.7:80"), ["nothing"; 3]);

@@ -1,6 +1,6 @@
 //! Which Services and addresses count, beyond the basic ones.
 
-use lb_userspace::model::Settings;
+use lb_userspace::model::Rules;
 
 use crate::world::{READY, VIP, World, endpoint, ends, keys, service, slice};
 
@@ -12,10 +12,10 @@ fn the_own_proxy_name_takes_the_services_that_have_it_and_no_others() {
             &format!("{{name: s, labels: {{service.kubernetes.io/service-proxy-name: {name}}}}}"),
         )
     };
-    let settings = || Settings { service_proxy_name: Some("ours".into()), ..Settings::default() };
-    assert_eq!(keys(&mut World::with(settings(), &label("ours"))), ["10.96.0.1:80"]);
-    assert_eq!(keys(&mut World::with(settings(), &label("theirs"))), [""; 0]);
-    let mut world = World::with(settings(), &service(VIP));
+    let rules = || Rules { service_proxy_name: Some("ours".into()), ..Rules::default() };
+    assert_eq!(keys(&mut World::with(rules(), &label("ours"))), ["10.96.0.1:80"]);
+    assert_eq!(keys(&mut World::with(rules(), &label("theirs"))), [""; 0]);
+    let mut world = World::with(rules(), &service(VIP));
     assert_eq!(keys(&mut world), [""; 0]);
     world.apply(&label("ours"));
     assert_eq!(keys(&mut world), ["10.96.0.1:80"]);
@@ -49,8 +49,8 @@ fn a_change_of_type_comes_and_goes_at_run_time() {
 fn external_ips_outside_the_allow_list_are_ignored_and_named() {
     let fields = format!("{VIP}\nexternalIPs: [192.0.2.1, 198.51.100.1]");
     let with = |cidrs: &str| {
-        let settings = Settings { external_ip_cidrs: cidrs.parse().unwrap(), ..Settings::default() };
-        World::with(settings, &service(&fields))
+        let rules = Rules { external_ip_cidrs: cidrs.parse().unwrap(), ..Rules::default() };
+        World::with(rules, &service(&fields))
     };
     assert_eq!(keys(&mut with("any")), ["10.96.0.1:80", "192.0.2.1:80", "198.51.100.1:80"]);
     let mut some = with("192.0.2.0/24,2001:db8::/32");
@@ -66,7 +66,7 @@ fn an_external_ip_that_is_ignored_makes_nothing_external() {
     let fields = format!("{VIP}\nexternalIPs: [192.0.2.1]\ninternalTrafficPolicy: Local");
     let yaml = service(&fields) + &slice("a", &endpoint(1, "nodeName: n2"));
     assert_eq!(ends(&World::new(&yaml).port().cluster), [1]);
-    let none = Settings { external_ip_cidrs: "none".parse().unwrap(), ..Settings::default() };
+    let none = Rules { external_ip_cidrs: "none".parse().unwrap(), ..Rules::default() };
     assert_eq!(ends(&World::with(none, &yaml).port().cluster), [0; 0]);
 }
 

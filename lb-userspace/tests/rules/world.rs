@@ -4,11 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use lb_common::{Addr, Port, Proto};
+use lb_userspace::desired::outcome::Client;
 use lb_userspace::desired::{Desired, DesiredPort};
-use lb_userspace::event::{Change, Event};
-use lb_userspace::manifests::parse;
-use lb_userspace::model::{Found, Model, Packet, Settings};
-use lb_userspace::outcome::Client;
+use lb_userspace::model::lookup::{Lookup, Packet};
+use lb_userspace::model::{Model, Rules};
+use lb_userspace::objects::event::{Change, Event};
+use lb_userspace::source::manifests::parse;
 
 pub fn address(text: &str) -> Addr {
     text.parse::<IpAddr>().unwrap().into()
@@ -21,11 +22,11 @@ pub struct World {
 
 impl World {
     pub fn new(yaml: &str) -> Self {
-        Self::with(Settings::default(), yaml)
+        Self::with(Rules::default(), yaml)
     }
 
-    pub fn with(settings: Settings, yaml: &str) -> Self {
-        let mut world = Self { model: Model::with_settings("n1", settings) };
+    pub fn with(rules: Rules, yaml: &str) -> Self {
+        let mut world = Self { model: Model::with_rules("n1", rules) };
         world.list(yaml);
         world
     }
@@ -52,10 +53,10 @@ impl World {
             proto: Proto::Tcp,
         });
         match found {
-            Found::Endpoints { set, .. } => format!("{:?}", ends(&set)),
-            Found::Nothing => "nothing".to_owned(),
-            Found::Reject => "reject".to_owned(),
-            Found::Drop => "drop".to_owned(),
+            Lookup::Endpoints { set, .. } => format!("{:?}", ends(&set)),
+            Lookup::Nothing => "nothing".to_owned(),
+            Lookup::Reject => "reject".to_owned(),
+            Lookup::Drop => "drop".to_owned(),
         }
     }
 

@@ -7,9 +7,10 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use lb_userspace::event::ObjectName;
-use lb_userspace::recorder::Recorder;
-use lb_userspace::telemetry::{Moment, Telemetry};
+use lb_userspace::objects::name::ObjectName;
+use lb_userspace::observe::events::Recorder;
+use lb_userspace::observe::moment::Moment;
+use lb_userspace::observe::telemetry::Telemetry;
 use serde_json::{Value, json};
 
 use super::http::serve;

@@ -5,10 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lb_common::{Counter, Proto, Traffic};
-use lb_userspace::desired::{Desired, Family, ServicePortName};
-use lb_userspace::event::{Change, Event, ObjectName};
-use lb_userspace::surfaces::{Counted, introspection_router, traffic_families};
-use lb_userspace::telemetry::{Moment, Sync, Telemetry};
+use lb_userspace::desired::Desired;
+use lb_userspace::objects::event::{Change, Event};
+use lb_userspace::objects::name::{Family, ObjectName, ServicePortName};
+use lb_userspace::observe::http::introspection_router;
+use lb_userspace::observe::metrics::traffic::{Counted, families};
+use lb_userspace::observe::moment::Moment;
+use lb_userspace::observe::telemetry::{Sync, Telemetry};
+use lb_userspace::source::api::CountRequests;
 use prometheus::TextEncoder;
 use serde_json::json;
 
@@ -132,7 +136,7 @@ fn traffic_is_told_by_service_port_and_backend_and_drops_by_reason() {
         reasons: vec![(Counter::DropNoEndpoint, 4), (Counter::FlowCreated, 5)],
         flow_capacity: 1234,
     };
-    let text = TextEncoder::new().encode_to_string(&traffic_families(&counted).unwrap()).unwrap();
+    let text = TextEncoder::new().encode_to_string(&families(&counted).unwrap()).unwrap();
     let service = "ip_family=\"IPv4\",namespace=\"shop\",port=\"http\",protocol=\"TCP\",service=\"web\"";
     for line in [
         format!("lb_service_connections_total{{{service}}} 3"),

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lb_userspace::surfaces::{Config, Surfaces};
-use lb_userspace::telemetry::{Moment, Telemetry};
+use lb_userspace::observe::http::{ServerOptions, Surfaces};
+use lb_userspace::observe::moment::Moment;
+use lb_userspace::observe::telemetry::Telemetry;
 
 use super::http::get;
 
@@ -13,8 +14,8 @@ async fn a_port_that_is_taken_is_fatal_only_when_asked_for_and_names_the_process
     let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = other.local_addr().unwrap();
     let telemetry = Arc::new(Telemetry::new(Moment::now()));
-    let config = Config { healthz: Some(taken), hard_fail: true, ..Config::default() };
-    let (surfaces, mut failed) = Surfaces::start(config, Arc::clone(&telemetry), None, None).unwrap();
+    let options = ServerOptions { healthz: Some(taken), hard_fail: true, ..ServerOptions::default() };
+    let (surfaces, mut failed) = Surfaces::start(options, Arc::clone(&telemetry), None, None).unwrap();
     let error = tokio::time::timeout(Duration::from_secs(5), failed.recv())
         .await
         .expect("it is told")
@@ -26,8 +27,8 @@ async fn a_port_that_is_taken_is_fatal_only_when_asked_for_and_names_the_process
     assert!(error.contains(&format!("(process {})", std::process::id())), "{error}");
     assert!(error.ends_with("(--healthz-bind-address changes the address)"), "{error}");
 
-    let config = Config { healthz: Some(taken), hard_fail: false, ..Config::default() };
-    let (_surfaces, mut failed) = Surfaces::start(config, telemetry, None, None).unwrap();
+    let options = ServerOptions { healthz: Some(taken), hard_fail: false, ..ServerOptions::default() };
+    let (_surfaces, mut failed) = Surfaces::start(options, telemetry, None, None).unwrap();
     let waited = tokio::time::timeout(Duration::from_millis(300), failed.recv()).await;
     assert!(waited.is_err(), "the agent goes on");
     drop(other);
@@ -41,9 +42,10 @@ async fn a_port_that_is_taken_is_fatal_only_when_asked_for_and_names_the_process
 
 #[tokio::test]
 async fn an_unspecified_address_is_all_addresses_of_both_families() {
-    let address = lb_userspace::surfaces::bind(([0, 0, 0, 0], 0).into()).unwrap().local_addr().unwrap();
+    let address = lb_userspace::observe::http::bind(([0, 0, 0, 0], 0).into()).unwrap().local_addr().unwrap();
     let has_ipv6 = std::net::TcpListener::bind("[::1]:0").is_ok();
     assert_eq!(address.is_ipv6(), has_ipv6, "{address}");
-    let address = lb_userspace::surfaces::bind(([127, 0, 0, 1], 0).into()).unwrap().local_addr().unwrap();
+    let address =
+        lb_userspace::observe::http::bind(([127, 0, 0, 1], 0).into()).unwrap().local_addr().unwrap();
     assert_eq!(address.ip(), std::net::Ipv4Addr::LOCALHOST);
 }

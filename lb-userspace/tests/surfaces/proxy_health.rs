@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lb_userspace::model::Node;
-use lb_userspace::surfaces::health_router;
-use lb_userspace::telemetry::{LinkHealth, Moment, Telemetry};
+use lb_userspace::objects::node::Node;
+use lb_userspace::observe::health::LinkHealth;
+use lb_userspace::observe::http::health_router;
+use lb_userspace::observe::moment::Moment;
+use lb_userspace::observe::telemetry::Telemetry;
 use serde_json::Value;
 
 use super::http::{get, request, serve};

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lb_common::Port;
-use lb_userspace::desired::Family;
-use lb_userspace::event::ObjectName;
 use lb_userspace::model::HealthCheck;
-use lb_userspace::surfaces::{HealthChecks, ServiceHealth, health_check_addresses};
-use lb_userspace::telemetry::{Moment, Telemetry};
+use lb_userspace::objects::name::{Family, ObjectName};
+use lb_userspace::observe::http::{HealthChecks, ServiceHealth, health_check_addresses};
+use lb_userspace::observe::moment::Moment;
+use lb_userspace::observe::telemetry::Telemetry;
 
 use super::http::{get, request};
 

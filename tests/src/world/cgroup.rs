@@ -1,7 +1,7 @@
 //! A cgroup of its own, so that programs at sockets see the processes that were moved into it and nobody else's.
 
 use anyhow::{Context, Result};
-use lb_userspace::dataplane::cgroup;
+use lb_userspace::dataplane::hook::cgroup;
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -9,10 +9,10 @@ use anyhow::{Result, ensure};
 use lb_common::Prefix;
 use lb_tests::cluster::Cluster;
 use lb_tests::world::{NODE_NAME, Service};
-use lb_userspace::api::{self, Times};
 use lb_userspace::dataplane::maps::Maps;
 use lb_userspace::dataplane::pins::Pins;
-use lb_userspace::event::Kind;
+use lb_userspace::objects::name::Kind;
+use lb_userspace::source::api::{self, Times};
 use lb_userspace::tables::Tables;
 use tokio::runtime::Builder;
 
@@ -110,10 +110,10 @@ const PONG: Duration = Duration::from_secs(8);
 fn a_server_that_hangs_is_noticed_and_one_that_is_quiet_is_left_alone() -> Result<()> {
     let cluster = Cluster::shared()?;
     cluster.apply(&format!("{{apiVersion: v1, kind: Node, metadata: {{name: {NODE_NAME}}}}}"))?;
-    let config = api::Config {
+    let access = api::Access {
         kubeconfig: Some(cluster.kubeconfig("admin")?),
         times: Times { ping: PING, pong: PONG, ..Times::default() },
-        ..api::Config::default()
+        ..api::Access::default()
     };
     // Its threads make the sockets, and are born where their maker is: all is spawned, since a thread that this one
     // makes by a block_on() may become the worker.
@@ -121,34 +121,34 @@ fn a_server_that_hangs_is_noticed_and_one_that_is_quiet_is_left_alone() -> Resul
         cluster.netns().enter(|| Builder::new_multi_thread().worker_threads(1).enable_all().build())?;
     let (said, mut heard) = tokio::sync::mpsc::channel(1024);
     runtime.spawn(async move { while heard.recv().await.is_some() {} });
-    let watching = async move { api::watch(config, NODE_NAME, &Tables::default(), said).await };
+    let watching = async move { api::watch(access, NODE_NAME, &Tables::default(), said).await };
     let watch = runtime.block_on(runtime.spawn(watching))??;
-    let state = &watch.state;
+    let progress = &watch.progress;
     let all = |is_so: &dyn Fn(Kind) -> bool| Kind::ALL.into_iter().all(is_so);
     let wait = |what: &str, is_so: &dyn Fn() -> bool| {
         let began = Instant::now();
         while !is_so() {
-            ensure!(began.elapsed() < LIMIT, "not within {LIMIT:?}: {what}: {state:?}");
+            ensure!(began.elapsed() < LIMIT, "not within {LIMIT:?}: {what}: {progress:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(began.elapsed())
     };
     // On a busy machine the first answers may take longer than the PONG.
-    let is_followed = |kind| state.kind(kind).lists.load(Relaxed) > 0 && state.fault(kind).is_none();
+    let is_followed = |kind| progress.kind(kind).lists.load(Relaxed) > 0 && progress.fault(kind).is_none();
     wait("each kind is listed", &|| all(&is_followed))?;
-    let lists = Kind::ALL.map(|kind| state.kind(kind).lists.load(Relaxed));
-    let failures = Kind::ALL.map(|kind| state.kind(kind).failures.load(Relaxed));
+    let lists = Kind::ALL.map(|kind| progress.kind(kind).lists.load(Relaxed));
+    let failures = Kind::ALL.map(|kind| progress.kind(kind).failures.load(Relaxed));
     std::thread::sleep(PING * 2 + PONG);
-    let since = Kind::ALL.map(|kind| state.kind(kind).failures.load(Relaxed));
+    let since = Kind::ALL.map(|kind| progress.kind(kind).failures.load(Relaxed));
     assert_eq!(since, failures, "a quiet watch was taken for dead");
     let frozen = cluster.freeze_apiserver()?;
-    let noticed = wait("each watch has a fault", &|| all(&|kind| state.fault(kind).is_some()))?;
-    println!("a server that hangs is noticed after {noticed:.1?}: {:?}", state.fault(Kind::Service));
+    let noticed = wait("each watch has a fault", &|| all(&|kind| progress.fault(kind).is_some()))?;
+    println!("a server that hangs is noticed after {noticed:.1?}: {:?}", progress.fault(Kind::Service));
     drop(frozen);
-    wait("each kind is watched again", &|| all(&|kind| state.fault(kind).is_none()))?;
+    wait("each kind is watched again", &|| all(&|kind| progress.fault(kind).is_none()))?;
     cluster.apply(&Service::new("new").vips(12).tcp(80, 8080).yaml())?;
-    wait("a change is seen", &|| state.kind(Kind::Service).changes.load(Relaxed) > 0)?;
-    let since = Kind::ALL.map(|kind| state.kind(kind).lists.load(Relaxed));
+    wait("a change is seen", &|| progress.kind(Kind::Service).changes.load(Relaxed) > 0)?;
+    let since = Kind::ALL.map(|kind| progress.kind(kind).lists.load(Relaxed));
     assert!(
         since.iter().zip(lists).all(|(since, before)| *since <= before + 1),
         "listed over and over: {since:?}"

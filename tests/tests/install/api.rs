@@ -10,7 +10,7 @@ use kube::{Api, Client, Config};
 use lb_tests::cluster::{ADDRESS, Cluster};
 use lb_tests::container::{args, capabilities, cgroup, manifest, variables};
 use lb_tests::world::{Layout, NODE_NAME, World};
-use lb_userspace::api::{NEEDED, Needed};
+use lb_userspace::source::api::{NEEDED, Needed};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;

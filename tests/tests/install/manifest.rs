@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use lb_tests::container::{Image, capabilities, manifest, pod, security_context};
-use lb_userspace::capabilities::NEEDED;
+use lb_userspace::node::capabilities::NEEDED;
 use std::fs;
 use std::process::Command;
 

@@ -8,7 +8,7 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
-use lb_userspace::view;
+use lb_userspace::command::{services, view};
 use serde_json::{Value, json};
 use xtask::control_plane;
 
@@ -146,16 +146,16 @@ impl World {
         let objects = [node].into_iter().chain(self.services.iter().chain(&self.slices).cloned());
         let yaml: Vec<String> = objects.map(|object| object.to_string()).collect();
         fs::write(folder.path().join("world.yaml"), yaml.join("\n---\n"))?;
-        let mut settings = lb_userspace::model::Settings::default();
+        let mut rules = lb_userspace::model::Rules::default();
         if !self.node_port_addresses.is_empty() {
-            settings.node_port_addresses =
+            rules.node_port_addresses =
                 self.node_port_addresses.join(",").parse().map_err(anyhow::Error::msg)?;
         }
         let addresses = NODE_ADDRESSES.iter().filter_map(|address| address.split('/').next());
         let addresses = addresses.map(|address| Ok(address.parse::<std::net::IpAddr>()?.into()));
         let addresses = Some(addresses.collect::<Result<Vec<_>>>()?);
-        let node = view::Node { name: NODE.into(), addresses, settings };
-        let views = view::services_of_model(&view::model_from_manifests(folder.path(), node)?);
+        let node = view::files::Viewpoint { name: NODE.into(), addresses, rules };
+        let views = services::of_model(&view::files::model_from_manifests(folder.path(), node)?);
         Ok(serde_json::from_value(serde_json::to_value(views)?)?)
     }
 }

@@ -109,7 +109,7 @@ fn a_node_that_can_run_it_is_told_so_and_stays_as_it_is() -> Result<()> {
 #[test]
 fn a_capability_that_is_missing_is_named() -> Result<()> {
     let world = world(Layout::routed())?;
-    let needed = lb_userspace::capabilities::NEEDED.map(|capability| capability.name);
+    let needed = lb_userspace::node::capabilities::NEEDED.map(|capability| capability.name);
     let bounding = |names: &[&str]| {
         let kept: Vec<String> =
             names.iter().map(|name| format!("+{}", name.trim_start_matches("CAP_").to_lowercase())).collect();

@@ -8,9 +8,10 @@ use anyhow::{Result, bail, ensure};
 use lb_common::{Endpoint, FrontendKind, Port, Proto};
 use lb_tests::datapath::{CONTINUE, DROP, Datapath, REDIRECT};
 use lb_tests::packet::{Packet, Tcp, Transport, sctp, tcp, udp};
-use lb_userspace::desired::{Desired, ServicePortName, ServiceRanges};
-use lb_userspace::model::{self, Found};
-use lb_userspace::outcome::Client;
+use lb_userspace::desired::outcome::Client;
+use lb_userspace::desired::{Desired, ServiceRanges};
+use lb_userspace::model::lookup::{self, Lookup};
+use lb_userspace::objects::name::ServicePortName;
 
 use crate::world::Pure;
 
@@ -134,7 +135,7 @@ impl Packets {
     }
 
     fn compare(&mut self, source: IpAddr, destination: SocketAddr, proto: Proto) -> Result<()> {
-        let question = model::Packet {
+        let question = lookup::Packet {
             client: Client::Pod,
             source: source.into(),
             destination: destination.ip().into(),
@@ -142,19 +143,19 @@ impl Packets {
             proto,
         };
         let expected = self.model.model.lookup(&question);
-        let is_choice = matches!(&expected, Found::Endpoints { set, .. } if set.len() > 1);
+        let is_choice = matches!(&expected, Lookup::Endpoints { set, .. } if set.len() > 1);
         let connections = if is_choice { CONNECTIONS } else { FEW };
         let met = self.send(source, destination, proto, connections)?;
         let agree = match (&expected, &met) {
-            (Found::Endpoints { port, set }, Met::Endpoints(met)) => {
+            (Lookup::Endpoints { port, set }, Met::Endpoints(met)) => {
                 let set: BTreeSet<SocketAddr> = set.iter().map(socket).collect();
                 if self.sticky.contains(port) { met.len() == 1 && met.is_subset(&set) } else { *met == set }
             }
-            (Found::Nothing, met) => *met == Met::Nothing,
+            (Lookup::Nothing, met) => *met == Met::Nothing,
             // No answer to SCTP can be made.
-            (Found::Reject, met) if proto == Proto::Sctp => *met == Met::Drop,
-            (Found::Reject, met) => *met == Met::Reject,
-            (Found::Drop, met) => *met == Met::Drop,
+            (Lookup::Reject, met) if proto == Proto::Sctp => *met == Met::Drop,
+            (Lookup::Reject, met) => *met == Met::Reject,
+            (Lookup::Drop, met) => *met == Met::Drop,
             _ => false,
         };
         ensure!(agree, "{proto} {source} > {destination}: packets met {met:?}, the model says {expected:?}");

@@ -3,10 +3,10 @@
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
+use lb_userspace::desired::outcome::Client;
 use lb_userspace::desired::{Desired, DesiredPort};
-use lb_userspace::event::Event;
-use lb_userspace::model::Settings;
-use lb_userspace::outcome::Client;
+use lb_userspace::model::Rules;
+use lb_userspace::objects::event::Event;
 
 #[path = "../../../lb-userspace/tests/rules/world.rs"]
 #[allow(dead_code, reason = "what is not needed here is needed there")]
@@ -24,12 +24,12 @@ pub struct World {
 
 impl World {
     pub fn new(yaml: &str) -> Self {
-        Self::with(Settings::default(), yaml)
+        Self::with(Rules::default(), yaml)
     }
 
-    pub fn with(settings: Settings, yaml: &str) -> Self {
-        let packets = Packets::new(Pure::with(settings.clone(), yaml)).unwrap();
-        Self { pure: Pure::with(settings, yaml), packets: packets.into() }
+    pub fn with(rules: Rules, yaml: &str) -> Self {
+        let packets = Packets::new(Pure::with(rules.clone(), yaml)).unwrap();
+        Self { pure: Pure::with(rules, yaml), packets: packets.into() }
     }
 
     pub fn addresses(&mut self, addresses: &[&str]) {

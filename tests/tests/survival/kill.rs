@@ -3,7 +3,7 @@
 use crate::stage::{SHOP, Stage, WEB, operations, service};
 use anyhow::Result;
 use lb_tests::world::Layout;
-use lb_userspace::desired::ServicePortName;
+use lb_userspace::objects::name::ServicePortName;
 use std::thread::sleep;
 use std::time::Duration;
 

@@ -10,7 +10,7 @@ use lb_tests::world::{Family, Layout};
 use lb_userspace::dataplane::migrate::{CONVERTERS, Converter};
 use lb_userspace::dataplane::shape::Sizes;
 use lb_userspace::desired::ServiceRanges;
-use lb_userspace::tables::Interest;
+use lb_userspace::tables::interest::Interest;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::thread::sleep;

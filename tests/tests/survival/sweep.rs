@@ -11,7 +11,7 @@ use lb_tests::load::{TcpHandle, UdpHandle};
 use lb_tests::packet::tcp;
 use lb_tests::world::{Family, Layout, Service};
 use lb_userspace::dataplane::pins::Pins;
-use lb_userspace::desired::ServicePortName;
+use lb_userspace::objects::name::ServicePortName;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, UdpSocket};
 use std::thread::sleep;

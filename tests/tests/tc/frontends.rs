@@ -12,7 +12,8 @@ use lb_common::{
 };
 use lb_tests::datapath::{CONTINUE, DROP, Datapath, REDIRECT, also_on, endpoint, service};
 use lb_tests::packet::{Packet, assert_same, tcp, udp};
-use lb_userspace::desired::{DesiredPort, ServicePortName};
+use lb_userspace::desired::DesiredPort;
+use lb_userspace::objects::name::ServicePortName;
 
 use crate::{Ends, V4, V6, each_family};
 

@@ -1,0 +1,152 @@
+//! `lb check`: can this node run `lb agent`, and what is in the way? Changes nothing; what cannot be seen is said.
+
+mod api;
+mod config;
+mod forward;
+mod kernel;
+mod links;
+mod memory;
+mod mounts;
+mod network;
+mod ports;
+mod proxy;
+mod rights;
+
+use serde::Serialize;
+
+use super::args::CheckArgs;
+use super::output::print;
+use crate::config::Flags;
+use crate::dataplane::pins::Pins;
+use crate::dataplane::shape::Sizes;
+use crate::node::netdev::Netdev;
+use crate::node::role::Overrides;
+use std::process::ExitCode;
+
+/// Prints what was found; fails if the agent cannot run.
+///
+/// # Errors
+/// Where there is nothing to print to.
+pub async fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
+    let CheckArgs { pins, roles, api, config, sizes, output } = args;
+    let options = Options {
+        pins: Pins::new(&pins.pin_dir),
+        roles: roles.overrides(),
+        flags: Flags { config, kubeconfig: api.kubeconfig.clone(), ..Flags::default() },
+        api: api.access(),
+        sizes: sizes.sizes(),
+    };
+    let report = look(&options).await;
+    print(output.output, &report, || text(&report))?;
+    // The report has said what there is to say.
+    Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    Ok,
+    /// The agent works, and something does not as it could; or it could not be seen.
+    Warning,
+    /// The agent does not work, or somebody else does its work too.
+    Error,
+}
+
+impl Level {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Line {
+    /// What was looked at; one word of docs/check.md.
+    pub check: &'static str,
+    pub level: Level,
+    pub found: String,
+    /// What to do; absent where nothing is to be done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
+}
+
+fn ok(check: &'static str, found: impl Into<String>) -> Line {
+    Line { check, level: Level::Ok, found: found.into(), advice: None }
+}
+
+fn warning(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Line {
+    Line { check, level: Level::Warning, found: found.into(), advice: Some(advice.into()) }
+}
+
+fn error(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Line {
+    Line { level: Level::Error, ..warning(check, found, advice) }
+}
+
+fn unseen(check: &'static str, why: &dyn std::fmt::Display) -> Line {
+    warning(check, format!("not seen: {why}"), "run as root, in the network namespace of the node")
+}
+
+/// As `lb check -o json` shows it (docs/output.md).
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// No line is an error.
+    pub ok: bool,
+    pub checks: Vec<Line>,
+}
+
+/// What the agent will be given.
+pub struct Options {
+    pub pins: Pins,
+    pub roles: Overrides,
+    pub api: crate::source::api::Access,
+    /// `--config` among them.
+    pub flags: Flags,
+    pub sizes: Sizes,
+}
+
+/// Looks at everything. In the network namespace of the calling thread.
+async fn look(options: &Options) -> Report {
+    let mut checks = rights::check();
+    let may_try = checks.iter().all(|line| line.level == Level::Ok);
+    let (lines, settings) = config::check(&options.flags);
+    checks.extend(lines);
+    checks.extend(kernel::check(may_try, options));
+    checks.extend(mounts::check(&options.pins));
+    checks.push(memory::check(options));
+    match Netdev::connect() {
+        Ok((netdev, _)) => {
+            checks.extend(links::check(&netdev, options).await);
+            checks.extend(network::check(&netdev, &options.roles).await);
+            checks.extend(forward::check());
+            checks.extend(proxy::check(&netdev).await);
+        }
+        Err(error) => checks.push(unseen("links", &format_args!("{error:#}"))),
+    }
+    if let Some(settings) = &settings {
+        checks.extend(ports::check(&options.pins, settings));
+    }
+    let kubeconfig = settings.and_then(|settings| settings.kubeconfig);
+    let api = crate::source::api::Access { kubeconfig, ..options.api.clone() };
+    checks.extend(api::check(&options.pins, api).await);
+    Report { ok: checks.iter().all(|line| line.level != Level::Error), checks }
+}
+
+/// The report for people: a line each, and what to do below it.
+pub fn text(report: &Report) -> String {
+    let mut text = String::new();
+    for Line { check, level, found, advice } in &report.checks {
+        text += &format!("{:7}  {check:12}  {found}\n", level.name());
+        if let Some(advice) = advice {
+            text += &format!("{:7}  {:12}  -> {advice}\n", "", "");
+        }
+    }
+    let count = |level| report.checks.iter().filter(|line| line.level == level).count();
+    let (errors, warnings) = (count(Level::Error), count(Level::Warning));
+    let verdict = if report.ok { "this node can run lb" } else { "this node cannot run lb as it is" };
+    text + &format!("\n{verdict}: errors {errors}, warnings {warnings}\n")
+}

@@ -1,0 +1,50 @@
+//! The API server: does it answer, and may the agent do there what it has to?
+
+use std::time::Duration;
+
+use super::{Line, error, ok, warning};
+use crate::dataplane;
+use crate::dataplane::maps::Maps;
+use crate::dataplane::pins::Pins;
+use crate::source::api;
+
+/// For all questions together.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+pub async fn check(pins: &Pins, access: api::Access) -> Vec<Line> {
+    if access.kubeconfig.is_none() && access.server.is_none() && !api::is_in_pod() {
+        return vec![warning(
+            "api",
+            "not asked: no --kubeconfig, no --api-server, and no service account of a pod",
+            "give what the agent will be given, or type it in its pod; with --manifests the agent needs no API",
+        )];
+    }
+    let tables = Maps::open(pins, false).and_then(|maps| dataplane::read(&maps)).unwrap_or_default();
+    let asked =
+        tokio::time::timeout(PATIENCE, async { api::denied(api::client(access, &tables).await?).await });
+    let denied = match asked.await {
+        Ok(Ok(denied)) => denied,
+        Ok(Err(failed)) => return vec![unreachable(&format!("{failed:#}"))],
+        Err(_) => return vec![unreachable(&format!("no answer within {} s", PATIENCE.as_secs()))],
+    };
+    if denied.is_empty() {
+        return vec![ok("api", "it answers, and grants all that the agent asks for")];
+    }
+    let lacks = denied.iter().map(|(needed, verbs)| {
+        let dot = if needed.group.is_empty() { "" } else { "." };
+        error(
+            "api",
+            format!("we may not {} {}{dot}{}", verbs.join(", "), needed.resource, needed.group),
+            "apply the ClusterRole of deploy/base/rbac.yaml, and bind it to the agent's user",
+        )
+    });
+    lacks.collect()
+}
+
+fn unreachable(why: &str) -> Line {
+    error(
+        "api",
+        format!("the API server cannot be asked: {why}"),
+        "is the address right, and are the credentials?",
+    )
+}

@@ -1,0 +1,88 @@
+//! Links of pods, and the programs of others on them.
+
+use std::collections::BTreeMap;
+
+use super::{Line, Options, ok, unseen, warning};
+use crate::dataplane::{hook, probe};
+use crate::node::netdev::{Direction, Facts, Netdev};
+use crate::node::role::{Role, role};
+
+pub async fn check(netdev: &Netdev, options: &Options) -> Vec<Line> {
+    let links = match netdev.links().await {
+        Ok(links) => links,
+        Err(error) => return vec![unseen("links", &format_args!("{error:#}"))],
+    };
+    let of_role = |wanted| links.iter().filter(|link| role(link, &options.roles).0 == wanted).count();
+    let found = format!(
+        "of pods {}, uplinks {}, tunnels {}",
+        of_role(Role::Pod),
+        of_role(Role::Uplink),
+        of_role(Role::Tunnel)
+    );
+    let mut lines = vec![match of_role(Role::Uplink) {
+        0 => warning("links", found, "no default route: is this the network namespace of the node?"),
+        _ => ok("links", found),
+    }];
+    let pods: Vec<&Facts> = links.iter().filter(|link| role(link, &options.roles).0 == Role::Pod).collect();
+    lines.push(tcx(options, links.first()));
+    match others(netdev, options, &pods).await {
+        Ok(others) if others.is_empty() => lines.push(ok("others", "none on links of pods")),
+        Ok(others) => lines.extend(
+            others.iter().map(|((hook, name, direction), count)| other(hook, name, *direction, *count)),
+        ),
+        Err(error) => lines.push(unseen("others", &format_args!("{error:#}"))),
+    }
+    lines
+}
+
+fn tcx(options: &Options, link: Option<&Facts>) -> Line {
+    let Some(link) = link else { return warning("tcx", "no link to ask about", "run it on the node") };
+    match probe::others_on_tcx(&options.pins, &link.name, link.index, Direction::Ingress) {
+        Ok(Some(_)) => ok("tcx", "the kernel has it"),
+        Ok(None) => ok("tcx", "the kernel has none: programs will hang on clsact"),
+        Err(error) => unseen("tcx", &format_args!("{error:#}")),
+    }
+}
+
+fn other(hook: &str, name: &str, direction: Direction, count: usize) -> Line {
+    let found = format!("{hook} program {name} at {} of {count} links of pods", direction.name());
+    match (hook, direction) {
+        ("clsact", Direction::Egress) => warning(
+            "others",
+            found,
+            "lb hangs on clsact there too, behind it; where it ends the chain with TC_ACT_OK instead of \
+             TC_ACT_UNSPEC, replies of Services are not restored",
+        ),
+        ("clsact", Direction::Ingress) => {
+            warning("others", found, "lb hangs on clsact there too, before it: it sees translated packets")
+        }
+        _ => warning(
+            "others",
+            found,
+            "lb comes first at ingress and last at egress; a program that ends the chain at egress keeps replies \
+             of Services from being restored",
+        ),
+    }
+}
+
+type Others = BTreeMap<(&'static str, String, Direction), usize>;
+
+/// By hook, name and direction: on how many links.
+async fn others(netdev: &Netdev, options: &Options, pods: &[&Facts]) -> anyhow::Result<Others> {
+    let mut others = Others::new();
+    for link in pods {
+        for direction in Direction::BOTH {
+            for filter in netdev.filters(link.index, direction).await? {
+                if !hook::is_ours(&filter) {
+                    let name = filter.name.unwrap_or_else(|| "without a name".to_owned());
+                    *others.entry(("clsact", name, direction)).or_default() += 1;
+                }
+            }
+            let on_tcx = probe::others_on_tcx(&options.pins, &link.name, link.index, direction)?;
+            for name in on_tcx.unwrap_or_default() {
+                *others.entry(("TCX", name, direction)).or_default() += 1;
+            }
+        }
+    }
+    Ok(others)
+}

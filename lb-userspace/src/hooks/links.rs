@@ -1,0 +1,228 @@
+//! Programs on the node's links, as the links come and go.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use aya::Ebpf;
+use tracing::{error, info, warn};
+
+use crate::dataplane::hook::{self, Hook, Mode};
+use crate::dataplane::migrate::{self, Migration};
+use crate::dataplane::pins::Pins;
+use crate::node::netdev::{Direction, Facts, Filter, Netdev};
+use crate::node::role::{Overrides, Role, role};
+use crate::observe::health::LinkHealth;
+
+/// Tries to swap programs on links that come or go.
+const SWAP_TRIES: u32 = 5;
+const SWAP_AGAIN: Duration = Duration::from_millis(20);
+
+/// The programs, and the links that they hang on.
+pub struct Links {
+    pub object: Ebpf,
+    pins: Pins,
+    netdev: Netdev,
+    mode: Mode,
+    roles: Overrides,
+    /// By interface index: what hangs there, so that only changes are acted upon.
+    attached: BTreeMap<u32, Attached>,
+    /// Names of the links that should have programs, by interface index.
+    wanted: BTreeMap<u32, String>,
+    /// Those that had none after the last look.
+    missing: BTreeSet<u32>,
+    /// And after the one before: a link may be about to go.
+    missing_before: BTreeSet<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Attached {
+    facts: Facts,
+    hook: Hook,
+    /// Somebody else's clsact programs were there.
+    foreign: usize,
+}
+
+impl Links {
+    pub fn new(object: Ebpf, pins: Pins, netdev: Netdev, mode: Mode, roles: Overrides) -> Self {
+        Self {
+            object,
+            pins,
+            netdev,
+            mode,
+            roles,
+            attached: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            missing: BTreeSet::new(),
+            missing_before: BTreeSet::new(),
+        }
+    }
+
+    /// Number of links that have our programs.
+    pub fn attached(&self) -> usize {
+        self.attached.len()
+    }
+
+    /// Links that should have programs, and those that had none twice in a row.
+    pub fn health(&self) -> LinkHealth {
+        let missing = self.missing.intersection(&self.missing_before);
+        let names = missing.filter_map(|index| self.wanted.get(index)).cloned();
+        LinkHealth { wanted: self.wanted.len(), missing: names.collect() }
+    }
+
+    /// Finds the links that lost their programs since, from any thread. Of those by clsact netlink tells.
+    pub fn probe(&self) -> impl Fn() -> Vec<String> + Send + 'static {
+        let pins = self.pins.clone();
+        let on_tcx = self.attached.iter().filter(|(_, attached)| attached.hook == Hook::Tcx);
+        let links: Vec<(u32, String)> =
+            on_tcx.map(|(index, attached)| (*index, attached.facts.name.clone())).collect();
+        move || {
+            let lost = links.iter().filter(|(index, _)| !hook::is_on_tcx(&pins, *index) && exists(*index));
+            lost.map(|(_, name)| name.clone()).collect()
+        }
+    }
+
+    /// Attaches to what is new, detaches from what is no pod's link any more. `false` where not all could be
+    /// done: it is to be tried again.
+    pub async fn reconcile(&mut self) -> bool {
+        self.try_reconcile().await.unwrap_or_else(|failed| {
+            error!("links: {failed:#}");
+            false
+        })
+    }
+
+    /// Puts the programs of a change of the tables under all links, and takes over the flows that no packet asked
+    /// for meanwhile. The usual programs are then for [`Links::reconcile`] to put there.
+    ///
+    /// # Errors
+    /// Where flows cannot be copied.
+    pub async fn migrate(&mut self, migration: Migration) -> anyhow::Result<()> {
+        let Migration { plan, before, reading_through } = migration;
+        let usual = std::mem::replace(&mut self.object, reading_through);
+        let mut all = self.reconcile().await;
+        for _ in 0..SWAP_TRIES {
+            if all {
+                break;
+            }
+            tokio::time::sleep(SWAP_AGAIN).await;
+            all = self.reconcile().await;
+        }
+        self.object = usual;
+        let links = std::mem::take(&mut self.attached).len();
+        let copied = migrate::copy_flows(&plan, &before, &self.pins.tables())?;
+        info!(links, entries = copied, "the tables were replaced, and flows taken over");
+        if all {
+            before.remove()
+        } else {
+            warn!(
+                "a link still uses the tables before; its flows are taken over by the next start of an agent"
+            );
+            Ok(())
+        }
+    }
+
+    async fn try_reconcile(&mut self) -> anyhow::Result<bool> {
+        let mut all = true;
+        let links = self.netdev.links().await?;
+        self.collect_stale(&links)?;
+        let wanted = links.iter().filter(|facts| role(facts, &self.roles).0 == Role::Pod);
+        self.wanted = wanted.map(|facts| (facts.index, facts.name.clone())).collect();
+        for facts in &links {
+            let (role, reason) = role(facts, &self.roles);
+            if role == Role::Pod {
+                all &= self.reconcile_pod(facts, reason).await;
+            } else if self.attached.remove(&facts.index).is_some() {
+                info!(link = facts.name, "no longer a pod's link ({reason}): detached");
+                self.detach(facts).await;
+            }
+        }
+        let has_none = self.wanted.keys().filter(|index| !self.attached.contains_key(*index));
+        self.missing_before = std::mem::replace(&mut self.missing, has_none.copied().collect());
+        Ok(all)
+    }
+
+    async fn reconcile_pod(&mut self, facts: &Facts, reason: &str) -> bool {
+        let filters = match self.filters(facts.index).await {
+            Ok(filters) => filters,
+            Err(failed) => {
+                warn!("{}: {failed:#}", facts.name);
+                return false;
+            }
+        };
+        let foreign = filters.iter().flatten().filter(|filter| !hook::is_ours(filter)).count();
+        let ours = filters.iter().all(|filters| filters.iter().any(hook::is_ours));
+        if self.attached.get(&facts.index).is_some_and(|known| {
+            let is_there = match known.hook {
+                Hook::Tcx => hook::is_on_tcx(&self.pins, facts.index),
+                Hook::Clsact => ours,
+            };
+            known.facts == *facts && known.foreign == foreign && is_there
+        }) {
+            return true;
+        }
+        match hook::attach(&mut self.object, &self.pins, self.mode, facts, &filters) {
+            Ok(hook) => {
+                info!(link = facts.name, ?hook, "attached: {reason}");
+                self.attached.insert(facts.index, Attached { facts: facts.clone(), hook, foreign });
+                true
+            }
+            // It may have gone again meanwhile.
+            Err(failed) => {
+                self.attached.remove(&facts.index);
+                warn!("{failed:#}");
+                false
+            }
+        }
+    }
+
+    async fn filters(&self, index: u32) -> anyhow::Result<[Vec<Filter>; 2]> {
+        Ok([
+            self.netdev.filters(index, Direction::Ingress).await?,
+            self.netdev.filters(index, Direction::Egress).await?,
+        ])
+    }
+
+    async fn detach(&self, facts: &Facts) {
+        if let Err(failed) = detach(&self.pins, &self.netdev, facts).await {
+            warn!("{failed:#}");
+        }
+    }
+
+    /// Pins of links whose interface is gone.
+    fn collect_stale(&mut self, links: &[Facts]) -> anyhow::Result<()> {
+        let there = |index: &u32| links.iter().any(|link| link.index == *index);
+        self.attached.retain(|index, _| there(index));
+        for (index, _) in self.pins.linked()?.iter().filter(|(index, _)| !there(index)) {
+            for direction in Direction::BOTH {
+                hook::unpin(&self.pins, *index, direction)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Is the interface still in this network namespace?
+fn exists(index: u32) -> bool {
+    let mut name = [0; libc::IF_NAMESIZE];
+    // SAFETY: the buffer is as long as the call wants it.
+    !unsafe { libc::if_indextoname(index, name.as_mut_ptr()) }.is_null()
+}
+
+/// Takes our programs off a link, and the clsact that nobody else uses.
+///
+/// # Errors
+/// The kernel's.
+pub async fn detach(pins: &Pins, netdev: &Netdev, link: &Facts) -> anyhow::Result<()> {
+    let mut ours = false;
+    let mut others = false;
+    for direction in Direction::BOTH {
+        hook::unpin(pins, link.index, direction)?;
+        let filters = netdev.filters(link.index, direction).await?;
+        ours |= filters.iter().any(hook::is_ours);
+        others |= filters.iter().any(|filter| !hook::is_ours(filter));
+        hook::detach_clsact(&link.name, direction, &filters)?;
+    }
+    if ours && !others {
+        netdev.remove_clsact(link.index).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,258 @@
+//! The node's links: what they are, which programs others put on them, and when they change.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use anyhow::Context;
+use futures::{Stream, StreamExt, TryStreamExt};
+use rtnetlink::packet_core::{NetlinkMessage, Nla, NlasIterator};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader};
+use rtnetlink::packet_route::tc::{TcAttribute, TcMessage, TcOption};
+use rtnetlink::sys::{AsyncSocket, SocketAddr};
+use rtnetlink::{Handle, RouteMessageBuilder};
+
+const RTMGRP_LINK: u32 = 1;
+const RTMGRP_TC: u32 = 8;
+const RTMGRP_IPV4_IFADDR: u32 = 0x10;
+const RTMGRP_IPV6_IFADDR: u32 = 0x100;
+
+/// `TCA_BPF_NAME` of `linux/pkt_cls.h`.
+const TCA_BPF_NAME: u16 = 7;
+
+/// What is known of a link.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    pub index: u32,
+    pub name: String,
+    /// `IFLA_INFO_KIND`; empty for a physical device.
+    pub kind: String,
+    pub loopback: bool,
+    /// The other end is in another network namespace.
+    pub peer_elsewhere: bool,
+    /// A port of a bridge.
+    pub bridge_port: bool,
+    /// A default route leads out of it.
+    pub default_route: bool,
+}
+
+/// A classifier that somebody attached by clsact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    pub priority: u16,
+    pub handle: (u16, u16),
+    /// Of a BPF program.
+    pub name: Option<String>,
+}
+
+/// Direction at a link, seen from the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Direction {
+    Ingress,
+    Egress,
+}
+
+impl Direction {
+    pub const BOTH: [Self; 2] = [Self::Ingress, Self::Egress];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+}
+
+/// A connection to rtnetlink, in the network namespace of the thread that made it.
+#[derive(Clone)]
+pub struct Netdev {
+    handle: Handle,
+}
+
+/// Something about links, their filters or addresses changed; what, is to be looked up.
+pub struct Changed;
+
+impl Netdev {
+    /// Also gives a stream of changes. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// Where the kernel gives no netlink socket.
+    pub fn connect() -> anyhow::Result<(Self, impl Stream<Item = Changed> + Unpin)> {
+        let (mut connection, handle, messages) = rtnetlink::new_connection().context("open rtnetlink")?;
+        connection
+            .socket_mut()
+            .socket_mut()
+            .bind(&SocketAddr::new(0, RTMGRP_LINK | RTMGRP_TC | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))
+            .context("follow changes of links")?;
+        tokio::spawn(connection);
+        let changes = messages.filter_map(|(message, _): (NetlinkMessage<RouteNetlinkMessage>, _)| {
+            drop(message);
+            futures::future::ready(Some(Changed))
+        });
+        Ok((Self { handle }, changes))
+    }
+
+    /// All links.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn links(&self) -> anyhow::Result<Vec<Facts>> {
+        let routed = self.default_routes().await?;
+        let mut links: Vec<Facts> =
+            self.handle.link().get().execute().map_ok(|message| facts(&message)).try_collect().await?;
+        for link in &mut links {
+            link.default_route = routed.contains(&link.index);
+        }
+        links.sort_by_key(|link| link.index);
+        Ok(links)
+    }
+
+    async fn default_routes(&self) -> anyhow::Result<BTreeSet<u32>> {
+        let mut found = BTreeSet::new();
+        let families = [
+            RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
+            RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
+        ];
+        for family in families {
+            let mut routes = self.handle.route().get(family).execute();
+            while let Some(route) = routes.try_next().await? {
+                let main = route.header.table == RouteHeader::RT_TABLE_MAIN;
+                if main && route.header.destination_prefix_length == 0 {
+                    found.extend(route.attributes.iter().filter_map(|attribute| match attribute {
+                        RouteAttribute::Oif(index) => Some(*index),
+                        _ => None,
+                    }));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Addresses of a link, or of all links.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn addresses(&self, index: Option<u32>) -> anyhow::Result<Vec<IpAddr>> {
+        let messages: Vec<_> = self.handle.address().get().execute().try_collect().await?;
+        let of_link =
+            messages.iter().filter(|message| index.is_none_or(|index| message.header.index == index));
+        Ok(of_link.filter_map(|message| own_address(&message.attributes)).collect())
+    }
+
+    /// Removes a link.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn remove_link(&self, index: u32) -> anyhow::Result<()> {
+        Ok(self.handle.link().del(index).execute().await?)
+    }
+
+    /// The classifiers on a link; none where it has no clsact.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn filters(&self, index: u32, direction: Direction) -> anyhow::Result<Vec<Filter>> {
+        let handle = self.handle.clone();
+        let request = handle.traffic_filter(index as i32).get();
+        let request = match direction {
+            Direction::Ingress => request.ingress(),
+            Direction::Egress => request.egress(),
+        };
+        let mut found = Vec::new();
+        let mut messages = Box::pin(request.execute());
+        loop {
+            match messages.try_next().await {
+                // One message a priority stands for the classifier itself, without a handle.
+                Ok(Some(message)) if u32::from(message.header.handle) != 0 => found.push(filter(&message)),
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(found),
+                Err(rtnetlink::Error::NetlinkError(error))
+                    if matches!(error.raw_code().abs(), libc::EINVAL | libc::ENODEV | libc::ENOENT) =>
+                {
+                    return Ok(found);
+                }
+                Err(error) => return Err(error).context("list classifiers"),
+            }
+        }
+    }
+
+    /// Removes the clsact qdisc of a link; nothing where there is none.
+    pub async fn remove_clsact(&self, index: u32) {
+        let mut request = self.handle.clone().qdisc().del(index as i32);
+        let message = request.message_mut();
+        message.header.parent = rtnetlink::packet_route::tc::TcHandle::CLSACT;
+        message.header.handle = rtnetlink::packet_route::tc::TcHandle { major: 0xffff, minor: 0 };
+        if let Err(error) = request.execute().await {
+            tracing::debug!("clsact of link {index} stays: {error}");
+        }
+    }
+}
+
+fn filter(message: &TcMessage) -> Filter {
+    let handle = u32::from(message.header.handle);
+    let name = message.attributes.iter().find_map(|attribute| match attribute {
+        TcAttribute::Options(options) => options.iter().find_map(bpf_name),
+        _ => None,
+    });
+    Filter {
+        priority: (message.header.info >> 16) as u16,
+        handle: ((handle >> 16) as u16, (handle & 0xffff) as u16),
+        name,
+    }
+}
+
+/// The crate leaves the options of this kind as they came: one attribute, full of attributes.
+fn bpf_name(option: &TcOption) -> Option<String> {
+    let TcOption::Other(options) = option else { return None };
+    let mut bytes = vec![0; options.value_len()];
+    options.emit_value(&mut bytes);
+    let name = NlasIterator::new(&bytes).flatten().find(|attribute| attribute.kind() == TCA_BPF_NAME)?;
+    Some(String::from_utf8_lossy(name.value()).trim_end_matches('\0').to_owned())
+}
+
+fn facts(message: &LinkMessage) -> Facts {
+    let mut facts = Facts {
+        index: message.header.index,
+        loopback: message.header.flags.contains(LinkFlags::Loopback),
+        ..Facts::default()
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => facts.name.clone_from(name),
+            LinkAttribute::LinkNetNsId(_) => facts.peer_elsewhere = true,
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    match info {
+                        LinkInfo::Kind(kind) => facts.kind = kind_name(kind),
+                        LinkInfo::PortKind(kind) => {
+                            facts.bridge_port = format!("{kind:?}").contains("Bridge")
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    facts
+}
+
+fn kind_name(kind: &InfoKind) -> String {
+    kind.to_string()
+}
+
+/// The node's end: on a point-to-point link, `IFA_ADDRESS` is the peer's (`linux/if_addr.h`).
+fn own_address(attributes: &[AddressAttribute]) -> Option<IpAddr> {
+    let local = attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    local.or_else(|| {
+        attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+    })
+}

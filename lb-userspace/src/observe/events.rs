@@ -1,0 +1,214 @@
+//! Kubernetes Events about Services, for who looks with `kubectl describe`: where a Service asks for something that it
+//! cannot have. Never waits, never fails loudly, never floods the API server.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::{ObjectReference, Service};
+use kube::api::ListParams;
+use kube::runtime::events::{self, EventType, Reporter};
+use kube::{Api, Client, Resource};
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+use super::metrics::ours::EventOutcome;
+use super::telemetry::Telemetry;
+use crate::objects::name::ObjectName;
+
+/// What the Events say they come from.
+const CONTROLLER: &str = "lb";
+/// Events that may come at once (client-go's own limits are of this size).
+const BURST: u32 = 25;
+/// One more, after a burst.
+const REFILL: Duration = Duration::from_secs(10);
+/// The same reason about the same Service is not told again within.
+const REPEAT: Duration = Duration::from_secs(300);
+/// Events that wait for the API server; more are dropped.
+const WAITING: usize = 64;
+/// The API's limit for a note.
+const NOTE_BYTES: usize = 1024;
+
+/// Where notices are given for publication. Clones are the same recorder.
+#[derive(Clone)]
+pub struct Recorder {
+    sender: mpsc::Sender<Report>,
+    telemetry: Arc<Telemetry>,
+}
+
+struct Report {
+    service: ObjectName,
+    reason: &'static str,
+    note: String,
+}
+
+impl Recorder {
+    /// To be called in a tokio runtime; publishes until all clones are gone. `node_name` says who reports.
+    pub fn start(client: Client, node_name: &str, telemetry: Arc<Telemetry>) -> Self {
+        let (sender, reports) = mpsc::channel(WAITING);
+        let reporter = Reporter {
+            controller: CONTROLLER.to_owned(),
+            instance: Some(format!("{CONTROLLER}-{node_name}")),
+        };
+        let publisher = Publisher {
+            recorder: events::Recorder::new(client.clone(), reporter),
+            client,
+            limiter: Limiter::new(Instant::now()),
+            said: false,
+            telemetry: Arc::clone(&telemetry),
+        };
+        tokio::spawn(publisher.run(reports));
+        Self { sender, telemetry }
+    }
+
+    /// Publishes a warning about a Service. Never waits.
+    pub fn report(&self, service: &ObjectName, reason: &'static str, text: &str) {
+        let report = Report { service: service.clone(), reason, note: note(text) };
+        if self.sender.try_send(report).is_err() {
+            self.telemetry.event_sent(reason, EventOutcome::Limited);
+        }
+    }
+}
+
+struct Publisher {
+    client: Client,
+    recorder: events::Recorder,
+    limiter: Limiter,
+    /// That Events may not be written was said.
+    said: bool,
+    telemetry: Arc<Telemetry>,
+}
+
+impl Publisher {
+    async fn run(mut self, mut reports: mpsc::Receiver<Report>) {
+        while let Some(report) = reports.recv().await {
+            if !self.limiter.admits(&report.service, report.reason, Instant::now()) {
+                self.telemetry.event_sent(report.reason, EventOutcome::Limited);
+                continue;
+            }
+            let outcome = match self.publish(&report).await {
+                Ok(()) => EventOutcome::Sent,
+                Err(error) => {
+                    self.say(&report, &error);
+                    EventOutcome::Failed
+                }
+            };
+            self.telemetry.event_sent(report.reason, outcome);
+        }
+    }
+
+    async fn publish(&self, report: &Report) -> kube::Result<()> {
+        let event = events::Event {
+            type_: EventType::Warning,
+            reason: report.reason.to_owned(),
+            note: Some(report.note.clone()),
+            action: "Program".to_owned(),
+            secondary: None,
+        };
+        self.recorder.publish(&event, &self.reference(&report.service).await?).await
+    }
+
+    /// `kubectl describe` looks for Events by the object's uid, which nothing else here needs to know. Asked by a list,
+    /// which the agent's role grants, unlike `get`.
+    async fn reference(&self, name: &ObjectName) -> kube::Result<ObjectReference> {
+        let api: Api<Service> = Api::namespaced(self.client.clone(), &name.namespace);
+        let only = ListParams::default().fields(&format!("metadata.name={}", name.name));
+        let found = api.list_metadata(&only).await?.items.into_iter().next();
+        Ok(ObjectReference {
+            api_version: Some(Service::api_version(&()).into_owned()),
+            kind: Some(Service::kind(&()).into_owned()),
+            namespace: Some(name.namespace.to_string()),
+            name: Some(name.name.to_string()),
+            uid: found.and_then(|service| service.metadata.uid),
+            ..ObjectReference::default()
+        })
+    }
+
+    fn say(&mut self, report: &Report, error: &kube::Error) {
+        let is_forbidden = matches!(error, kube::Error::Api(status) if status.code == 403);
+        if !is_forbidden {
+            debug!("Event {} about Service {}: {error}", report.reason, report.service);
+        } else if !self.said {
+            self.said = true;
+            warn!(
+                "Events about Services cannot be written: {error}; grant create and patch on events (events.k8s.io), \
+                 as deploy/ does. Not said again"
+            );
+        }
+    }
+}
+
+/// A bucket of tokens, and a pause for each subject.
+struct Limiter {
+    tokens: u32,
+    filled: Instant,
+    told: HashMap<(ObjectName, &'static str), Instant>,
+}
+
+impl Limiter {
+    fn new(now: Instant) -> Self {
+        Self { tokens: BURST, filled: now, told: HashMap::new() }
+    }
+
+    fn admits(&mut self, service: &ObjectName, reason: &'static str, now: Instant) -> bool {
+        self.told.retain(|_, told| now.saturating_duration_since(*told) < REPEAT);
+        if self.told.contains_key(&(service.clone(), reason)) {
+            return false;
+        }
+        let refills = now.saturating_duration_since(self.filled).as_secs() / REFILL.as_secs();
+        if refills > 0 {
+            self.tokens = BURST.min(self.tokens.saturating_add(u32::try_from(refills).unwrap_or(BURST)));
+            self.filled = now;
+        }
+        let Some(left) = self.tokens.checked_sub(1) else { return false };
+        self.tokens = left;
+        self.told.insert((service.clone(), reason), now);
+        true
+    }
+}
+
+/// Cut to what the API takes, between characters.
+fn note(text: &str) -> String {
+    let mut end = text.len().min(NOTE_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_is_told_again_only_after_a_while() {
+        let start = Instant::now();
+        let mut limiter = Limiter::new(start);
+        let web = ObjectName::new("d", "web");
+        assert!(limiter.admits(&web, "A", start));
+        assert!(!limiter.admits(&web, "A", start + Duration::from_secs(299)));
+        assert!(limiter.admits(&web, "B", start));
+        assert!(limiter.admits(&web, "A", start + REPEAT));
+    }
+
+    #[test]
+    fn a_flood_is_cut_to_a_burst_and_a_trickle() {
+        let start = Instant::now();
+        let mut limiter = Limiter::new(start);
+        let admitted = |limiter: &mut Limiter, from: usize, now| {
+            (from..from + 100)
+                .filter(|i| limiter.admits(&ObjectName::new("d", i.to_string()), "A", now))
+                .count()
+        };
+        assert_eq!(admitted(&mut limiter, 0, start), BURST as usize);
+        assert_eq!(admitted(&mut limiter, 100, start + REFILL), 1);
+        assert_eq!(admitted(&mut limiter, 200, start + 4 * REFILL), 3);
+    }
+
+    #[test]
+    fn a_note_is_cut_between_characters() {
+        assert_eq!(note("short"), "short");
+        assert_eq!(note(&"é".repeat(600)).len(), NOTE_BYTES);
+        assert_eq!(note(&format!("a{}", "é".repeat(600))).len(), NOTE_BYTES - 1);
+    }
+}
