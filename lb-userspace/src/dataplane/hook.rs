@@ -18,7 +18,7 @@ use lb_common::names;
 
 use super::load;
 use super::pins::Pins;
-use super::sys;
+use super::sys::link;
 use crate::node::netdev::{Direction, Facts, Filter};
 
 /// `--attach`.
@@ -197,7 +197,7 @@ fn attach_tcx(
 /// Do the pinned TCX links of an interface hang where they should?
 pub fn is_on_tcx(pins: &Pins, ifindex: u32) -> bool {
     Direction::BOTH.iter().all(|direction| {
-        sys::pinned_target(&pins.link(ifindex, direction.name())).is_ok_and(|at| at == ifindex)
+        link::pinned_target(&pins.link(ifindex, direction.name())).is_ok_and(|at| at == ifindex)
     })
 }
 
@@ -264,7 +264,7 @@ pub fn detach_clsact(name: &str, direction: Direction, filters: &[Filter]) -> an
 /// Where the link cannot be detached or the pin not be removed.
 pub fn unpin(pins: &Pins, ifindex: u32, direction: Direction) -> anyhow::Result<()> {
     let pin = pins.link(ifindex, direction.name());
-    match sys::detach_pinned(&pin) {
+    match link::detach_pinned(&pin) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         detached => detached.with_context(|| format!("detach {}", pin.display()))?,
     }
