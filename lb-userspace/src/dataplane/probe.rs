@@ -9,7 +9,7 @@ use aya::programs::{ProgramType, SchedClassifier};
 use aya::sys::is_program_supported;
 use lb_common::names;
 
-use super::hook::attach_type;
+use super::hook::place::attach_type;
 use super::pins::Pins;
 use super::sys::create;
 use super::sys::link;
