@@ -1,108 +1,53 @@
 //! The loop: the only place where sources, model, planner and kernel meet.
 
+mod config;
 pub mod heap;
 mod pace;
+mod signals;
+mod source;
+mod start;
+mod tables;
 
-use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use lb_common::{Addr, names};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use tracing::{debug, error, info, trace, warn};
+use tracing::{debug, error, info, warn};
 
-use crate::dataplane::Kernel;
-use crate::dataplane::hook::Mode;
-use crate::dataplane::load::{self, Constants, Opened};
+pub use config::Config;
+pub use source::Source;
+
+use crate::dataplane::load;
 use crate::dataplane::lock;
-use crate::dataplane::maps::Maps;
-use crate::dataplane::migrate;
 use crate::dataplane::pins::Pins;
-use crate::dataplane::shape::Sizes;
 use crate::dataplane::sweep::Sweep;
 use crate::desired::Desired;
 use crate::hooks::links::Links;
-use crate::hooks::sockets::{HostSockets, SocketOptions};
-use crate::model::{Model, Rules};
-use crate::node::netdev::Netdev;
-use crate::node::role::Overrides;
+use crate::hooks::sockets::HostSockets;
+use crate::model::Model;
+use crate::node::netdev::{Changed, Netdev};
 use crate::objects::event::Event;
 use crate::objects::name::{Family, Kind};
 use crate::objects::notice::{Notice, Severity};
 use crate::observe::events::Recorder;
-use crate::observe::http::{ServerOptions, Surfaces};
-use crate::observe::metrics;
-use crate::observe::metrics::traffic::Traffic;
+use crate::observe::http::Surfaces;
 use crate::observe::moment::Moment;
-use crate::observe::status_socket;
 use crate::observe::telemetry::{Sync, Telemetry};
-use crate::plan::{Batch, Limits, Plan, Planner};
-use crate::source::api;
-use crate::source::manifests;
-use crate::tables::op::Op;
-use crate::tables::plane::Plane;
+use crate::plan::Batch;
 use pace::Pace;
+use signals::Signals;
+use source::Watch;
+use tables::{RETRY_AFTER, Writer};
 
 /// Between two passes over the flow table.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// Links come with a burst of messages.
 const LINKS_SETTLE: Duration = Duration::from_millis(20);
-/// After the kernel refused a write.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Events that are taken in before the tables are written.
 const EVENTS_AT_ONCE: usize = 4096;
-
-/// What the command line means.
-#[derive(Clone, Debug)]
-pub struct Config {
-    pub source: Source,
-    pub node_name: String,
-    pub rules: Rules,
-    pub pin_dir: PathBuf,
-    pub attach: Mode,
-    pub roles: Overrides,
-    pub constants: Constants,
-    pub surfaces: ServerOptions,
-    /// How long a change may wait for the tables before health says so.
-    pub health_timeout: Duration,
-    /// Service ports, and backends, that metrics show the traffic of.
-    pub metrics_limit: usize,
-    pub sizes: Sizes,
-    pub host_sockets: SocketOptions,
-}
-
-/// Where the objects come from.
-#[derive(Clone, Debug)]
-pub enum Source {
-    /// A folder of manifests.
-    Manifests(PathBuf),
-    /// A Kubernetes API server.
-    Api(api::Access),
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Self::Manifests(dir) => write!(f, "folder {}", dir.display()),
-            Self::Api(api::Access { server: Some(server), .. }) => write!(f, "API server {server}"),
-            Self::Api(api::Access { kubeconfig: Some(file), .. }) => {
-                write!(f, "API server of {}", file.display())
-            }
-            Self::Api(_) => f.write_str("API server of the pod's cluster"),
-        }
-    }
-}
-
-/// Follows a source until it is dropped.
-enum Watch {
-    Manifests(manifests::Watch),
-    Api(api::Watch),
-}
 
 /// Runs until SIGTERM or SIGINT. The data path stays as it is then.
 ///
@@ -111,138 +56,72 @@ enum Watch {
 /// Later faults are logged, and the last good state stays.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     // Before anything is made.
-    if let Source::Manifests(dir) = &config.source {
-        std::fs::read_dir(dir).with_context(|| format!("cannot read the folder {}", dir.display()))?;
-    }
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    config.source.check()?;
+    let mut signals = Signals::new()?;
     let pins = Pins::new(&config.pin_dir);
     let constants = config.host_sockets.constants(config.constants)?;
     // Before it is had, nothing that another agent uses is touched.
     let _lock = tokio::select! {
         lock = lock::take(&pins, || load::try_out(&pins, constants, config.sizes).map(drop)) => lock?,
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
+        () = signals.stop() => return Ok(()),
     };
-    let Opened { object, migration } = load::open(&pins, constants, config.sizes, migrate::CONVERTERS)?;
-    let mut kernel = Kernel::new(Maps::open(&pins, true)?)?;
-    let tables = kernel.read().context("read the tables back")?;
-    let mut planner = Planner::restore(tables, Limits::default());
-    // Before programs of this version run on the links.
-    kernel.apply(&planner.missing_bits()).context("set the bits that the tables need")?;
-
-    let (events_in, mut events) = mpsc::channel(1024);
-    let telemetry = Arc::new(Telemetry::new(Moment::now()));
-    let source = config.source.to_string();
-    let watch = match config.source {
-        Source::Manifests(dir) => Watch::Manifests(manifests::watch(dir, events_in)?),
-        Source::Api(api) => {
-            let api = api::Access { requests: Some(Arc::new(telemetry.rest_client())), ..api };
-            Watch::Api(api::watch(api, &config.node_name, planner.tables(), events_in).await?)
-        }
-    };
-    telemetry.health(|health| {
-        health.set_timeout(config.health_timeout);
-        if !planner.tables().names.is_empty() {
-            health.inherit();
-        }
-    });
-    let recorder = match &watch {
-        Watch::Manifests(_) => None,
-        Watch::Api(watch) => {
-            Some(Recorder::start(watch.client.clone(), &config.node_name, Arc::clone(&telemetry)))
-        }
-    };
-    let identity = status_socket::Identity {
-        node_name: config.node_name.clone(),
-        source,
-        link_roles: config.roles.clone(),
-        sources: match &watch {
-            Watch::Manifests(watch) => Arc::clone(&watch.progress),
-            Watch::Api(watch) => Arc::clone(&watch.progress),
-        },
-    };
-    let traffic = Traffic::new(kernel.maps.again(&pins)?, config.metrics_limit)?;
-    metrics::register_scraped(telemetry.registry(), traffic, &identity.sources)?;
-    // The data path does not wait for it.
-    let status = match status_socket::listen(&config.pin_dir).await {
-        Ok(listener) => Some((listener, identity)),
-        Err(failed) => {
-            error!("`lb status` is not answered: {failed:#}");
-            None
-        }
-    };
-    let (surfaces, mut ports_failed) =
-        Surfaces::start(config.surfaces, Arc::clone(&telemetry), recorder.clone(), status)?;
-    let (netdev, mut link_changes) = Netdev::connect()?;
-    let (reclaim_in, mut reclaimed) = mpsc::channel(4);
-
-    let mut agent = Agent {
-        watch,
-        telemetry: Arc::clone(&telemetry),
-        surfaces,
-        recorder,
-        model: Model::with_rules(&*config.node_name, config.rules),
-        netdev: netdev.clone(),
-        planner,
-        host_sockets: HostSockets::new(config.host_sockets, &pins, &kernel.maps)?,
-        kernel,
-        links: Links::new(object, pins.clone(), netdev, config.attach, config.roles),
-        pins,
-        sweep: Sweep::default(),
-        reclaim_in,
-        waiting_for_grace: false,
-        pace: Pace::default(),
-        retry_at: None,
-        unknown: false,
-        began: false,
-        first_operations: 0,
-    };
-    if let Some(migration) = migration {
-        agent.links.migrate(migration).await.context("take over the flows of the tables before")?;
-    }
-    let mut links_due = agent.look_at_links().await;
-    agent.look_at_sockets();
-    agent.start_grace();
-
-    let mut sweeps = interval(SWEEP_EVERY);
-    sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut batch = Vec::new();
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            count = events.recv_many(&mut batch, EVENTS_AT_ONCE) => {
-                anyhow::ensure!(count > 0, "the source of objects ended");
-                agent.take(&mut batch);
-                if agent.pace.ask(Instant::now()) {
-                    agent.settle();
-                }
-            }
-            () = sleep_until(agent.pace.due().unwrap_or_else(Instant::now)), if agent.pace.due().is_some() => {
-                agent.settle();
-            }
-            Some(closed) = reclaimed.recv() => agent.reclaim(closed),
-            () = sleep_until(agent.retry_at.unwrap_or_else(Instant::now)), if agent.retry_at.is_some() => {
-                agent.retry_at = None;
-                if agent.unknown { agent.recover() } else { agent.settle() }
-            }
-            Some(_) = link_changes.next() => {
-                links_due.get_or_insert_with(|| Instant::now() + LINKS_SETTLE);
-            }
-            () = sleep_until(links_due.unwrap_or_else(Instant::now)), if links_due.is_some() => {
-                links_due = agent.look_at_links().await;
-                if agent.pace.ask(Instant::now()) {
-                    agent.settle();
-                }
-            }
-            () = telemetry.repair() => links_due = Some(Instant::now()),
-            Some(error) = ports_failed.recv() => return Err(error),
-            _ = sweeps.tick() => agent.sweep(),
-        }
-    }
+    let (mut agent, inputs) = Agent::start(config, pins, constants).await?;
+    agent.follow(inputs, signals).await?;
     info!("stopped; the data path goes on (`lb cleanup` removes it)");
     Ok(())
+}
+
+impl Agent {
+    /// The loop, until a signal comes.
+    async fn follow(&mut self, mut inputs: Inputs, mut signals: Signals) -> anyhow::Result<()> {
+        let mut links_due = self.look_at_links().await;
+        self.look_at_sockets();
+        self.writer.start_grace();
+        let mut sweeps = interval(SWEEP_EVERY);
+        sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                () = signals.stop() => return Ok(()),
+                count = inputs.events.recv_many(&mut batch, EVENTS_AT_ONCE) => {
+                    anyhow::ensure!(count > 0, "the source of objects ended");
+                    self.take(&mut batch);
+                    self.ask();
+                }
+                () = at(self.pace.due()) => self.settle(),
+                Some(closed) = inputs.reclaimed.recv() => self.reclaim(closed),
+                () = at(self.writer.retry_at()) => self.recover(),
+                Some(_) = inputs.link_changes.next() => {
+                    links_due.get_or_insert_with(|| Instant::now() + LINKS_SETTLE);
+                }
+                () = at(links_due) => {
+                    links_due = self.look_at_links().await;
+                    self.ask();
+                }
+                () = self.telemetry.repair() => links_due = Some(Instant::now()),
+                Some(error) = inputs.ports_failed.recv() => return Err(error),
+                _ = sweeps.tick() => self.sweep(),
+            }
+        }
+    }
+}
+
+/// What the loop waits for, beside times.
+struct Inputs {
+    events: mpsc::Receiver<Event>,
+    /// Batches whose grace period has passed; `None` where that could not be proven.
+    reclaimed: mpsc::Receiver<Option<Batch>>,
+    link_changes: Box<dyn Stream<Item = Changed> + Unpin>,
+    /// Why the agent must end.
+    ports_failed: mpsc::Receiver<anyhow::Error>,
+}
+
+/// Returns at a time; never, if there is none.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
 }
 
 struct Agent {
@@ -253,23 +132,12 @@ struct Agent {
     recorder: Option<Recorder>,
     model: Model,
     netdev: Netdev,
-    planner: Planner,
-    kernel: Kernel,
+    writer: Writer,
     host_sockets: HostSockets,
     links: Links,
     pins: Pins,
     sweep: Sweep,
-    /// Batches whose grace period has passed; `None` where that could not be proven.
-    reclaim_in: mpsc::Sender<Option<Batch>>,
-    waiting_for_grace: bool,
     pace: Pace,
-    retry_at: Option<Instant>,
-    /// A write failed half-way: the planner's picture of the tables is not to be trusted.
-    unknown: bool,
-    /// The first state is in the tables.
-    began: bool,
-    /// What that took so far.
-    first_operations: usize,
 }
 
 impl Agent {
@@ -304,9 +172,16 @@ impl Agent {
         Family::BOTH.into_iter().filter_map(|family| node?.primary_ip(family)).collect()
     }
 
+    /// A change came: the tables follow at once, or in a while if changes come in a storm.
+    fn ask(&mut self) {
+        if self.pace.ask(Instant::now()) {
+            self.settle();
+        }
+    }
+
     /// Brings the tables to what the model asks for.
     fn settle(&mut self) {
-        if !self.model.ready() || self.unknown || self.retry_at.is_some() {
+        if !self.model.ready() || !self.writer.is_known() {
             // Asked again with the next event, or when the retry is due.
             self.pace.skip();
             return;
@@ -321,119 +196,52 @@ impl Agent {
     }
 
     fn carry_out(&mut self, desired: Desired) {
-        let began = Instant::now();
+        let began = std::time::Instant::now();
         let (is_complete, is_idle) = (desired.complete, desired.is_empty());
-        let plan = self.planner.plan(desired);
+        let plan = self.writer.plan(desired);
         plan.notices.iter().for_each(|notice| self.say(notice));
-        if self.apply(&plan) {
-            let operations = plan.ops.len();
-            let is_whole = !self.planner.deferred();
-            let sync = Sync { began: began.into_std(), is_complete, is_idle, operations, is_whole };
-            self.telemetry.synced(sync, Moment::now());
-            let tables = self.planner.tables();
-            self.telemetry.tables(tables.frontends.len(), tables.names.len(), tables.slots.len());
-            self.note_beginning(operations);
-            self.start_grace();
-        }
-    }
-
-    /// The first state is in the tables when none of it waits for a grace period any more.
-    fn note_beginning(&mut self, operations: usize) {
-        if self.began {
-            return;
-        }
-        self.first_operations += operations;
-        if !self.planner.deferred() {
-            self.began = true;
-            // Those that an agent which was killed left.
-            self.host_sockets.end_orphans();
-            heap::give_back();
-            info!(
-                operations = self.first_operations,
-                services = self.planner.tables().names.len(),
-                links = self.links.attached(),
-                "ready"
-            );
-            if self.links.attached() == 0 {
-                info!("no link of a pod yet; `lb status` shows each link and why it is none");
-            }
-        }
-    }
-
-    /// `false` where the kernel refused: then everything is read back and planned anew, a little later.
-    fn apply(&mut self, plan: &Plan) -> bool {
-        if !plan.ops.is_empty() {
-            debug!(operations = plan.ops.len(), "applying");
-            plan.ops.iter().for_each(|op| trace!(?op));
-        }
-        let applied = self.kernel.apply(&plan.ops);
+        let written = self.writer.write(&plan);
         // Also of a plan that failed half-way.
         self.host_sockets.applied(&plan.ops);
-        let Err(failed) = applied else {
-            if let Watch::Api(watch) = &self.watch {
-                watch.route.learn(self.planner.tables());
-            }
-            return true;
-        };
-        let text = format!("writing the tables: {failed:#}; trying again in {} s", RETRY_AFTER.as_secs());
-        error!("{text}");
-        self.telemetry.failed(text, Moment::now());
-        self.unknown = true;
-        self.retry_at = Some(Instant::now() + RETRY_AFTER);
-        false
+        if let Err(text) = written {
+            error!("{text}");
+            self.telemetry.failed(text, Moment::now());
+            return;
+        }
+        let tables = self.writer.tables();
+        self.watch.learn(tables);
+        let (operations, is_whole) = (plan.ops.len(), self.writer.is_whole());
+        self.telemetry.synced(Sync { began, is_complete, is_idle, operations, is_whole }, Moment::now());
+        self.telemetry.tables(tables.frontends.len(), tables.names.len(), tables.slots.len());
+        if let Some(operations) = self.writer.note_first(operations) {
+            self.begin(operations);
+        }
+        self.writer.start_grace();
     }
 
-    /// After a write that failed: what is in the tables? Nothing is planned before that is known.
+    /// The first state is in the tables; that took so many operations.
+    fn begin(&self, operations: usize) {
+        // Those that an agent which was killed left.
+        self.host_sockets.end_orphans();
+        heap::give_back();
+        let (services, links) = (self.writer.tables().names.len(), self.links.attached());
+        info!(operations, services, links, "ready");
+        if links == 0 {
+            info!("no link of a pod yet; `lb status` shows each link and why it is none");
+        }
+    }
+
+    /// After a write that failed.
     fn recover(&mut self) {
-        match self.kernel.read() {
-            Ok(tables) => {
-                self.planner.resume(tables);
-                self.model.resync();
-                self.unknown = false;
-                self.settle();
-            }
-            Err(failed) => {
-                error!("reading the tables back: {failed:#}; trying again in {} s", RETRY_AFTER.as_secs());
-                self.retry_at = Some(Instant::now() + RETRY_AFTER);
-            }
+        if self.writer.read_back() {
+            self.model.resync();
+            self.settle();
         }
-    }
-
-    /// Off the apply path: what was released is free again when no packet can still read it.
-    fn start_grace(&mut self) {
-        if self.waiting_for_grace {
-            return;
-        }
-        let Some(batch) = self.planner.pending() else {
-            if self.planner.deferred() {
-                // Nothing to wait for: the next turn of the loop plans it.
-                let _ = self.reclaim_in.try_send(None);
-            }
-            return;
-        };
-        self.waiting_for_grace = true;
-        let grace = Arc::clone(&self.kernel.grace);
-        let done = self.reclaim_in.clone();
-        tokio::task::spawn_blocking(move || {
-            let proven = match grace.wait() {
-                Ok(()) => Some(batch),
-                Err(failed) => {
-                    warn!("no proof of a grace period, nothing is reused: {failed}");
-                    std::thread::sleep(RETRY_AFTER);
-                    None
-                }
-            };
-            // The agent is ending where nobody listens.
-            let _ = done.blocking_send(proven);
-        });
     }
 
     fn reclaim(&mut self, batch: Option<Batch>) {
-        self.waiting_for_grace = false;
-        if let Some(batch) = batch {
-            self.planner.reclaim(batch);
-        }
-        if self.model.ready() && !self.unknown && self.retry_at.is_none() {
+        self.writer.reclaim(batch);
+        if self.model.ready() && self.writer.is_known() {
             self.carry_out(Desired::default());
         }
     }
@@ -467,27 +275,17 @@ impl Agent {
             Err(failed) => return error!("sweep: {failed:#}"),
         };
         let began = std::time::Instant::now();
-        match self.sweep.pass(&self.kernel.maps, program, self.planner.tables()) {
-            Ok((report, clear)) => {
-                let removed: u32 = report.removed.iter().sum();
-                debug!(entries = report.entries, removed, bits = clear.len(), "swept");
-                self.telemetry.swept(began, report.removed, Moment::now());
-                self.telemetry.flows(report.entries);
-                self.telemetry.backends(report.backends);
-                self.telemetry.look_at_links(Moment::now());
-                // Before the first state is known, bits may be needed by what is yet to come.
-                if self.began {
-                    for bit in clear {
-                        let op = Op::ClearInterest { bit };
-                        match self.kernel.apply(std::slice::from_ref(&op)) {
-                            Ok(()) => self.planner.observe(&op),
-                            Err(failed) => error!("sweep: {failed:#}"),
-                        }
-                    }
-                }
-            }
-            Err(failed) => error!("sweep: {failed:#}"),
-        }
+        let (report, clear) = match self.sweep.pass(self.writer.maps(), program, self.writer.tables()) {
+            Ok(outcome) => outcome,
+            Err(failed) => return error!("sweep: {failed:#}"),
+        };
+        let removed: u32 = report.removed.iter().sum();
+        debug!(entries = report.entries, removed, bits = clear.len(), "swept");
+        self.telemetry.swept(began, report.removed, Moment::now());
+        self.telemetry.flows(report.entries);
+        self.telemetry.backends(report.backends);
+        self.telemetry.look_at_links(Moment::now());
+        self.writer.clear_bits(clear);
     }
 }
 

@@ -25,7 +25,7 @@ use crate::tables::interest::Interest;
 use crate::tables::op::Op;
 use crate::tables::plane::Plane;
 use maps::Maps;
-use sys::Grace;
+use sys::grace::Grace;
 
 /// The tables in the kernel.
 pub struct Kernel {

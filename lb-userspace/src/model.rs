@@ -28,7 +28,7 @@ use crate::objects::notice::{Board, Notice, Problem, Severity};
 use crate::objects::service::Service;
 use crate::objects::slice::Slice;
 use claims::{Claims, conflict};
-use policy::Place;
+use policy::Standpoint;
 use store::Store;
 
 /// The objects in force, and which Services a change of them touched.
@@ -392,7 +392,7 @@ impl Model {
                 "no EndpointSlice names this Service: it has no endpoint",
             ));
         }
-        let place = Place { name: &self.node_name, node: self.node(), rules: &self.rules };
+        let place = Standpoint { name: &self.node_name, node: self.node(), rules: &self.rules };
         for family in service.cluster_ips.iter().map(|ip| Family::of(*ip)) {
             for port in &service.ports {
                 let desired = policy::port(service, port, family, &slices, place);

@@ -51,7 +51,7 @@ impl Default for Limits {
     }
 }
 
-/// Operations in the order of [`Op::rank`], and what could not be planned.
+/// Operations in the order of [`OpKind`](crate::tables::op::OpKind), and what could not be planned.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     pub ops: Vec<Op>,
@@ -172,7 +172,7 @@ impl Planner {
         if deleted {
             self.waiting.append(&mut self.starved);
         }
-        draft.sort_by_key(Op::rank);
+        draft.sort_by_key(Op::kind);
         Plan { ops: draft, notices: self.board.take_news() }
     }
 

@@ -12,11 +12,7 @@ use lb_userspace::desired::{BackendShare, Desired, DesiredPort, ServiceRanges};
 use lb_userspace::objects::name::{Family, ServicePortName};
 use lb_userspace::plan::{Limits, Planner};
 use lb_userspace::tables::Tables;
-use lb_userspace::tables::op::Op;
-
-/// [`Op::rank`]s.
-const PUT_FRONTEND: u8 = 7;
-const PUT_RANGE: u8 = 11;
+use lb_userspace::tables::op::{Op, OpKind};
 
 fn name(name: &str) -> ServicePortName {
     ServicePortName {
@@ -97,8 +93,15 @@ fn an_endpoint_more_is_five_writes_however_large_the_service() {
         }
         grace(&mut planner);
         let plan = planner.plan(one("s", Some(port(vip(1), 1..=size + 1))));
-        let kinds: Vec<u8> = plan.ops.iter().map(Op::rank).collect();
-        assert_eq!(kinds, [0, 1, 2, 5, 6], "{size}");
+        let kinds: Vec<OpKind> = plan.ops.iter().map(Op::kind).collect();
+        let expected = [
+            OpKind::SetInterest,
+            OpKind::WriteBackend,
+            OpKind::WriteSlots,
+            OpKind::WriteRecord,
+            OpKind::Flip,
+        ];
+        assert_eq!(kinds, expected, "{size}");
     }
 }
 
@@ -189,7 +192,7 @@ fn a_full_table_names_the_service_and_leaves_the_others_alone() {
                     programmed";
     assert_eq!((plan.ops, notices), (vec![], vec![expected.to_owned()]));
     assert_eq!(plan.notices[0].reason, Some("TableFull"), "an Event is due");
-    assert_eq!(planner.plan(one("c", Some(port(vip(3), [5])))).ops.last().unwrap().rank(), PUT_RANGE);
+    assert_eq!(planner.plan(one("c", Some(port(vip(3), [5])))).ops.last().unwrap().kind(), OpKind::PutRange);
     assert_eq!(planner.plan(one("b", Some(port(vip(2), [3, 4])))).notices, [], "said once");
 
     planner.plan(one("a", None));
@@ -207,7 +210,7 @@ fn full_frontends_make_room_by_the_next_plan_only() {
     let plan = planner.plan(Desired { services, complete: false, ..Desired::default() });
     assert!(plan.notices.is_empty() && planner.deferred());
     let plan = planner.plan(Desired::default());
-    assert_eq!((plan.ops.last().map(Op::rank), planner.deferred()), (Some(PUT_RANGE), false));
+    assert_eq!((plan.ops.last().map(Op::kind), planner.deferred()), (Some(OpKind::PutRange), false));
 }
 
 #[test]
@@ -222,7 +225,7 @@ fn a_frontend_given_up_makes_room_for_the_starved() {
     assert!(!planner.deferred());
     assert_eq!(ops(&mut planner, one("a", Some(port(vip(1), [1])))), ["delete frontend 10.96.0.9:80/TCP"]);
     assert!(planner.deferred() && planner.pending().is_none());
-    assert_eq!(planner.plan(Desired::default()).ops.last().map(Op::rank), Some(PUT_RANGE));
+    assert_eq!(planner.plan(Desired::default()).ops.last().map(Op::kind), Some(OpKind::PutRange));
     assert!(!planner.deferred() && planner.notices().next().is_none());
 }
 
@@ -304,9 +307,9 @@ fn an_endpoint_that_stands_twice_is_the_one_in_the_slots() {
         complete: true,
         ..Desired::default()
     };
-    for last_done in [1, PUT_FRONTEND] {
+    for last_done in [OpKind::WriteBackend, OpKind::PutFrontend] {
         let plan = Planner::restore(tables.clone(), Limits::default()).plan(desired()).ops;
-        let done = plan.iter().take_while(|op| op.rank() <= last_done);
+        let done = plan.iter().take_while(|op| op.kind() <= last_done);
         done.for_each(|op| tables.apply(op));
     }
     let mut planner = Planner::restore(tables, Limits::default());
@@ -395,7 +398,7 @@ fn a_bit_that_the_sweep_cleared_is_set_again() {
     planner.observe(&Op::ClearInterest { bit: bits[0] });
     let again = planner.plan(one("s", Some(port(vip(1), [1])))).ops;
     assert_eq!(again[0], Op::SetInterest { bit: bits[0] });
-    assert!(again[1].rank() > 0, "the other is still there");
+    assert!(again[1].kind() > OpKind::SetInterest, "the other is still there");
 }
 
 fn prefix(ip: &str, len: u8) -> Prefix {

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use lb_tests::echo::Echo;
 use lb_tests::world::{Agent, Layout, NODE_NAME, Netns, Service, World};
-use lb_userspace::dataplane::sys::detach_pinned;
+use lb_userspace::dataplane::sys::link::detach_pinned;
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};

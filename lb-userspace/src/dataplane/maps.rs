@@ -13,7 +13,8 @@ use lb_common::{
 
 use super::pins::{Pins, Set};
 use super::shape::{self, Shape, Sizes};
-use super::sys::{self, Mapped};
+use super::sys::entries;
+use super::sys::mapped::{Mapped, store_bit};
 
 /// Typed handles of all pinned maps.
 pub struct Maps {
@@ -144,7 +145,7 @@ impl Maps {
     pub fn for_each_flow(&self, mut visit: impl FnMut(usize, &FlowKey, &Flow)) -> io::Result<()> {
         use std::os::fd::AsFd;
         for (part, map) in self.flows.iter().enumerate() {
-            sys::for_each(map.fd().as_fd(), |key: &FlowKey, flow: &Flow| visit(part, key, flow))?;
+            entries::for_each(map.fd().as_fd(), |key: &FlowKey, flow: &Flow| visit(part, key, flow))?;
         }
         Ok(())
     }
@@ -172,7 +173,7 @@ impl Bitmaps {
             Some(at) => (&self.coarse, at),
             None => (&self.fine, bit),
         };
-        sys::store_bit(map.word64(at >> 6, 0), at & 63, on);
+        store_bit(map.word64(at >> 6, 0), at & 63, on);
     }
 
     /// The words of both, one map behind the other.
@@ -224,7 +225,7 @@ impl SocketTable {
 
     fn for_each(&self, visit: impl FnMut(&SocketKey, &Socket)) -> io::Result<()> {
         use std::os::fd::AsFd;
-        sys::for_each(self.data.fd().as_fd(), visit)
+        entries::for_each(self.data.fd().as_fd(), visit)
     }
 
     /// Every name of a peer whose backend is gone, though its place may be another's by now.

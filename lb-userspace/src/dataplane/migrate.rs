@@ -14,7 +14,8 @@ use lb_common::{Addr, COARSE_FIRST, Proto, SCHEMA, names, range_bit};
 
 use super::pins::Set;
 use super::shape::{self, Shape};
-use super::sys;
+use super::sys::entries;
+use super::sys::pin;
 
 /// The flow table's parts, as they are searched: what is assured, then the LRUs.
 const FLOW_PARTS: [&str; 3] = [names::FLOWS, names::FLOWS_SYN, names::FLOWS_UDP];
@@ -139,7 +140,7 @@ fn index(key: &[u8]) -> u32 {
 
 fn open(set: &Set, name: &str) -> anyhow::Result<OwnedFd> {
     let pin = set.map(name);
-    sys::get_pinned(&pin).with_context(|| format!("open {}", pin.display()))
+    pin::get_pinned(&pin).with_context(|| format!("open {}", pin.display()))
 }
 
 fn each(
@@ -148,7 +149,7 @@ fn each(
     mut visit: impl FnMut(&[u8], &[u8]) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let mut failed = Ok(());
-    sys::for_each_bytes(map.as_fd(), shape.key, shape.value_bytes()?, |key, value| {
+    entries::for_each_bytes(map.as_fd(), shape.key, shape.value_bytes()?, |key, value| {
         if failed.is_ok() {
             failed = visit(key, value);
         }
@@ -163,7 +164,7 @@ fn each(
 pub fn keep(plan: &MigrationPlan, found: &Set, next: &Set) -> anyhow::Result<()> {
     for (name, ..) in plan.iter().filter(|(_, _, step)| matches!(step, Step::Keep)) {
         let pin = next.map(name);
-        sys::pin(&open(found, name)?, &pin).with_context(|| format!("pin {}", pin.display()))?;
+        pin::pin(&open(found, name)?, &pin).with_context(|| format!("pin {}", pin.display()))?;
     }
     Ok(())
 }
@@ -200,7 +201,7 @@ fn copy_table(
         }
         let (key, value) = converted(converter, &shape, key, value);
         ensure!(value.len() == wanted.value_bytes()?, "a value of {} bytes", value.len());
-        Ok(sys::update(to.as_fd(), &key, &value, sys::ANY)?)
+        Ok(entries::update(to.as_fd(), &key, &value, entries::ANY)?)
     })
 }
 
@@ -259,16 +260,16 @@ pub fn copy_flows(plan: &MigrationPlan, before: &Set, tables: &Set) -> anyhow::R
             let (key, value) = converted(*converter, &shape, key, value);
             ensure!(value.len() == wanted.value, "a value of {} bytes", value.len());
             for part in [assured, syn, udp] {
-                if sys::contains(part, &key, wanted.value)? {
+                if entries::contains(part, &key, wanted.value)? {
                     return Ok(());
                 }
             }
             let lru = if key[PROTO] == Proto::Tcp.number() { syn } else { udp };
             let part = if *name == names::FLOWS { assured } else { lru };
-            let done = match sys::update(part, &key, &value, sys::NOEXIST) {
+            let done = match entries::update(part, &key, &value, entries::NOEXIST) {
                 // Full: it stays in the LRU and works, as for a packet.
                 Err(error) if error.raw_os_error() == Some(libc::E2BIG) => {
-                    sys::update(lru, &key, &value, sys::NOEXIST)
+                    entries::update(lru, &key, &value, entries::NOEXIST)
                 }
                 done => done,
             };

@@ -9,9 +9,10 @@ use aya::programs::{ProgramType, SchedClassifier};
 use aya::sys::is_program_supported;
 use lb_common::names;
 
-use super::hook::attach_type;
+use super::hook::place::attach_type;
 use super::pins::Pins;
-use super::sys;
+use super::sys::create;
+use super::sys::link;
 use crate::node::netdev::Direction;
 
 /// Does the kernel describe its own types?
@@ -35,7 +36,7 @@ pub fn has_socket_programs() -> anyhow::Result<bool> {
 /// # Errors
 /// Where that cannot be tried: no privilege.
 pub fn counts_locked_memory() -> io::Result<bool> {
-    sys::counts_locked_memory()
+    create::counts_locked_memory()
 }
 
 /// TCX programs at a link that are not ours: names, or ids where those must not be read.
@@ -48,7 +49,7 @@ pub fn others_on_tcx(
     index: u32,
     direction: Direction,
 ) -> anyhow::Result<Option<Vec<String>>> {
-    let ids = match sys::tcx_programs(index, direction == Direction::Ingress) {
+    let ids = match link::tcx_programs(index, direction == Direction::Ingress) {
         Ok(ids) => ids,
         Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
             return Ok(None);

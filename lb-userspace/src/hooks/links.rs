@@ -6,7 +6,8 @@ use std::time::Duration;
 use aya::Ebpf;
 use tracing::{error, info, warn};
 
-use crate::dataplane::hook::{self, Hook, Mode};
+use crate::dataplane::hook::place::{Place, is_ours};
+use crate::dataplane::hook::{self, Hook, Mode, clsact, tcx};
 use crate::dataplane::migrate::{self, Migration};
 use crate::dataplane::pins::Pins;
 use crate::node::netdev::{Direction, Facts, Filter, Netdev};
@@ -76,7 +77,7 @@ impl Links {
         let links: Vec<(u32, String)> =
             on_tcx.map(|(index, attached)| (*index, attached.facts.name.clone())).collect();
         move || {
-            let lost = links.iter().filter(|(index, _)| !hook::is_on_tcx(&pins, *index) && exists(*index));
+            let lost = links.iter().filter(|(index, _)| !tcx::is_attached(&pins, *index) && exists(*index));
             lost.map(|(_, name)| name.clone()).collect()
         }
     }
@@ -148,11 +149,11 @@ impl Links {
                 return false;
             }
         };
-        let foreign = filters.iter().flatten().filter(|filter| !hook::is_ours(filter)).count();
-        let ours = filters.iter().all(|filters| filters.iter().any(hook::is_ours));
+        let foreign = filters.iter().flatten().filter(|filter| !is_ours(filter)).count();
+        let ours = filters.iter().all(|filters| filters.iter().any(is_ours));
         if self.attached.get(&facts.index).is_some_and(|known| {
             let is_there = match known.hook {
-                Hook::Tcx => hook::is_on_tcx(&self.pins, facts.index),
+                Hook::Tcx => tcx::is_attached(&self.pins, facts.index),
                 Hook::Clsact => ours,
             };
             known.facts == *facts && known.foreign == foreign && is_there
@@ -193,7 +194,7 @@ impl Links {
         self.attached.retain(|index, _| there(index));
         for (index, _) in self.pins.linked()?.iter().filter(|(index, _)| !there(index)) {
             for direction in Direction::BOTH {
-                hook::unpin(&self.pins, *index, direction)?;
+                tcx::detach(&self.pins, *index, direction)?;
             }
         }
         Ok(())
@@ -215,11 +216,11 @@ pub async fn detach(pins: &Pins, netdev: &Netdev, link: &Facts) -> anyhow::Resul
     let mut ours = false;
     let mut others = false;
     for direction in Direction::BOTH {
-        hook::unpin(pins, link.index, direction)?;
+        tcx::detach(pins, link.index, direction)?;
         let filters = netdev.filters(link.index, direction).await?;
-        ours |= filters.iter().any(hook::is_ours);
-        others |= filters.iter().any(|filter| !hook::is_ours(filter));
-        hook::detach_clsact(&link.name, direction, &filters)?;
+        ours |= filters.iter().any(is_ours);
+        others |= filters.iter().any(|filter| !is_ours(filter));
+        clsact::detach(Place { link, direction, filters: &filters })?;
     }
     if ours && !others {
         netdev.remove_clsact(link.index).await;

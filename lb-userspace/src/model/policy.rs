@@ -17,14 +17,14 @@ use crate::objects::slice::{Slice, SliceEndpoint};
 
 /// Where the agent is, and what it was told.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place<'a> {
+pub(super) struct Standpoint<'a> {
     pub(super) name: &'a str,
     /// `None` while there is no such object.
     pub(super) node: Option<&'a Node>,
     pub(super) rules: &'a Rules,
 }
 
-impl Place<'_> {
+impl Standpoint<'_> {
     /// kube-proxy takes the loopback address for the node's where it has none (k/k cmd/kube-proxy/app/server.go).
     fn ip(&self, family: Family) -> Addr {
         let primary = self.node.and_then(|node| node.primary_ip(family));
@@ -40,7 +40,7 @@ pub(super) fn port(
     port: &ServicePort,
     family: Family,
     slices: &[&Slice],
-    place: Place,
+    place: Standpoint,
 ) -> DesiredPort {
     let endpoints = endpoints::merged(&port.name, port.proto, family, slices);
     let is_external = service.is_external(port, family, place.rules);
@@ -93,14 +93,14 @@ pub(super) fn sctp_port_change((name, port): (&ServicePortName, &DesiredPort)) -
     Some(Problem::new(Severity::Warning, text).told("SCTPPortChange"))
 }
 
-fn cluster_set(endpoints: &Endpoints, place: Place) -> BTreeSet<Endpoint> {
+fn cluster_set(endpoints: &Endpoints, place: Standpoint) -> BTreeSet<Endpoint> {
     let mode = Mode::of(endpoints, place);
     let ready = pick(endpoints, |e| is_ready(e) && mode.admits(e));
     if ready.is_empty() { pick(endpoints, is_last_resort) } else { ready }
 }
 
 /// Topology is never applied to it.
-fn local_set(endpoints: &Endpoints, place: Place) -> BTreeSet<Endpoint> {
+fn local_set(endpoints: &Endpoints, place: Standpoint) -> BTreeSet<Endpoint> {
     let is_local = |e: &SliceEndpoint| e.node.as_deref() == Some(place.name);
     let ready = pick(endpoints, |e| is_ready(e) && is_local(e));
     if ready.is_empty() { pick(endpoints, |e| is_last_resort(e) && is_local(e)) } else { ready }
@@ -142,7 +142,7 @@ enum Mode<'a> {
 }
 
 impl<'a> Mode<'a> {
-    fn of(endpoints: &Endpoints, place: Place<'a>) -> Self {
+    fn of(endpoints: &Endpoints, place: Standpoint<'a>) -> Self {
         let ready = || endpoints.values().filter(|e| is_ready(e));
         let all_and_some = |hints: fn(&SliceEndpoint) -> &[String], own: &str| {
             ready().all(|e| !hints(e).is_empty()) && ready().any(|e| hints(e).iter().any(|name| name == own))

@@ -7,124 +7,75 @@ use lb_common::{
     ServiceName, ServiceRecord, Slot,
 };
 
-/// What `apply` does, one table entry or run of entries at a time.
-///
-/// **Make before break.** The variants stand in the order in which a plan carries them out: what a packet needs
-/// comes into being first, then services flip to it and frontends lead to it; only then is the old taken away.
-/// A reader between any two operations finds the old or the new backends behind every frontend, and never
-/// anything freed. This list is the only statement of that order: [`Op::rank`] numbers it.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Op {
-    /// Packets of this address and port are worth a look. Index of a bit, see [`lb_common::interest_bit`],
-    /// [`lb_common::port_bit`] and [`lb_common::range_bit`].
-    SetInterest {
-        bit: u32,
-    },
-    /// A fresh backend, or one in use that has another weight or joins a set (then only that word differs).
-    WriteBackend {
-        id: u32,
-        backend: Backend,
-    },
-    /// A run of slots in a region that no record in force refers to.
-    WriteSlots {
-        offset: u32,
-        slots: Vec<Slot>,
-    },
-    /// The name of a service id that was free. Boxed: it is four times as large as what any other operation has.
-    WriteName {
-        id: u32,
-        name: Box<ServiceName>,
-    },
-    /// A range of clients more, before the record that asks for it is in force.
-    PutSourceRange {
-        service: u32,
-        prefix: Prefix,
-    },
-    /// The record that is not in force; `index` is 0 or 1.
-    WriteRecord {
-        service: u32,
-        index: u8,
-        record: ServiceRecord,
-    },
-    /// The change of the service: one aligned 64-bit store of an [`Active`] word.
-    Flip {
-        service: u32,
-        active: u64,
-    },
-    /// A new frontend, or one that changes owner: replaced in place, never absent.
-    PutFrontend {
-        key: FrontendKey,
-        frontend: Frontend,
-    },
-    /// An address of the node that NodePorts answer on.
-    PutLocalAddr {
-        addr: Addr,
-    },
-    DeleteFrontend {
-        key: FrontendKey,
-    },
-    DeleteLocalAddr {
-        addr: Addr,
-    },
-    /// What holds for addresses and ports that are no frontends: after those that are.
-    PutRange {
-        prefix: Prefix,
-        rule: RangeRule,
-    },
-    DeleteRange {
-        prefix: Prefix,
-    },
-    DeleteSourceRange {
-        service: u32,
-        prefix: Prefix,
-    },
-    SetBackendState {
-        id: u32,
-        state: BackendState,
-    },
-    /// `Backend::sets` of one that left a set.
-    SetBackendSets {
-        id: u32,
-        sets: u8,
-    },
-    /// State `Free` and the next generation, so that slots and flows which remember the old one notice.
-    RetireBackend {
-        id: u32,
-        generation: u32,
-    },
-    DeleteName {
-        id: u32,
-    },
-    /// Only from whoever knows that no flow needs the bit; the planner never emits it.
-    ClearInterest {
-        bit: u32,
-    },
+/// Declares [`Op`] and [`OpKind`] from one list, so that the order stands in one place.
+macro_rules! operations {
+    (
+        $(#[$about:meta])*
+        { $($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* },)* }
+    ) => {
+        $(#[$about])*
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Op {
+            $($(#[$doc])* $name { $($field: $type),* },)*
+        }
+
+        /// The kind of an [`Op`], ordered as a plan carries them out.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum OpKind {
+            $($name,)*
+        }
+
+        impl Op {
+            pub const fn kind(&self) -> OpKind {
+                match self {
+                    $(Self::$name { .. } => OpKind::$name,)*
+                }
+            }
+        }
+    };
 }
 
-impl Op {
-    /// Position of this kind within a plan: the order of the variants.
-    pub const fn rank(&self) -> u8 {
-        match self {
-            Self::SetInterest { .. } => 0,
-            Self::WriteBackend { .. } => 1,
-            Self::WriteSlots { .. } => 2,
-            Self::WriteName { .. } => 3,
-            Self::PutSourceRange { .. } => 4,
-            Self::WriteRecord { .. } => 5,
-            Self::Flip { .. } => 6,
-            Self::PutFrontend { .. } => 7,
-            Self::PutLocalAddr { .. } => 8,
-            Self::DeleteFrontend { .. } => 9,
-            Self::DeleteLocalAddr { .. } => 10,
-            Self::PutRange { .. } => 11,
-            Self::DeleteRange { .. } => 12,
-            Self::DeleteSourceRange { .. } => 13,
-            Self::SetBackendState { .. } => 14,
-            Self::SetBackendSets { .. } => 15,
-            Self::RetireBackend { .. } => 16,
-            Self::DeleteName { .. } => 17,
-            Self::ClearInterest { .. } => 18,
-        }
+operations! {
+    /// What `apply` does, one table entry or run of entries at a time.
+    ///
+    /// **Make before break.** The variants stand in the order in which a plan carries them out: what a packet needs
+    /// comes into being first, then services flip to it and frontends lead to it; only then is the old taken away.
+    /// A reader between any two operations finds the old or the new backends behind every frontend, and never
+    /// anything freed. This list is the only statement of that order: [`OpKind`] follows it.
+    {
+        /// Packets of this address and port are worth a look. Index of a bit, see [`lb_common::interest_bit`],
+        /// [`lb_common::port_bit`] and [`lb_common::range_bit`].
+        SetInterest { bit: u32 },
+        /// A fresh backend, or one in use that has another weight or joins a set (then only that word differs).
+        WriteBackend { id: u32, backend: Backend },
+        /// A run of slots in a region that no record in force refers to.
+        WriteSlots { offset: u32, slots: Vec<Slot> },
+        /// The name of a service id that was free. Boxed: it is four times as large as what any other operation has.
+        WriteName { id: u32, name: Box<ServiceName> },
+        /// A range of clients more, before the record that asks for it is in force.
+        PutSourceRange { service: u32, prefix: Prefix },
+        /// The record that is not in force; `index` is 0 or 1.
+        WriteRecord { service: u32, index: u8, record: ServiceRecord },
+        /// The change of the service: one aligned 64-bit store of an [`Active`] word.
+        Flip { service: u32, active: u64 },
+        /// A new frontend, or one that changes owner: replaced in place, never absent.
+        PutFrontend { key: FrontendKey, frontend: Frontend },
+        /// An address of the node that NodePorts answer on.
+        PutLocalAddr { addr: Addr },
+        DeleteFrontend { key: FrontendKey },
+        DeleteLocalAddr { addr: Addr },
+        /// What holds for addresses and ports that are no frontends: after those that are.
+        PutRange { prefix: Prefix, rule: RangeRule },
+        DeleteRange { prefix: Prefix },
+        DeleteSourceRange { service: u32, prefix: Prefix },
+        SetBackendState { id: u32, state: BackendState },
+        /// `Backend::sets` of one that left a set.
+        SetBackendSets { id: u32, sets: u8 },
+        /// State `Free` and the next generation, so that slots and flows which remember the old one notice.
+        RetireBackend { id: u32, generation: u32 },
+        DeleteName { id: u32 },
+        /// Only from whoever knows that no flow needs the bit; the planner never emits it.
+        ClearInterest { bit: u32 },
     }
 }
 

@@ -83,7 +83,7 @@ fn programs_that_somebody_detached_come_back() -> Result<()> {
     for entry in std::fs::read_dir(links)? {
         let pin = entry?.path();
         if pin.to_string_lossy().contains("cgroup") {
-            lb_userspace::dataplane::sys::detach_pinned(&pin)?;
+            lb_userspace::dataplane::sys::link::detach_pinned(&pin)?;
         }
     }
     ensure!(stage.programs()?.is_empty());

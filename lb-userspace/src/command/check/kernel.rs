@@ -3,7 +3,7 @@
 use super::{Line, Options, error, ok, unseen, warning};
 use crate::dataplane::load::{self, Constants, Tried};
 use crate::dataplane::probe;
-use crate::dataplane::sys::Grace;
+use crate::dataplane::sys::grace::Grace;
 
 /// Not all can be tried without the capabilities that the agent needs.
 pub fn check(may_try: bool, options: &Options) -> Vec<Line> {

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{Line, Options, ok, unseen, warning};
-use crate::dataplane::{hook, probe};
+use crate::dataplane::hook::place::is_ours;
+use crate::dataplane::probe;
 use crate::node::netdev::{Direction, Facts, Netdev};
 use crate::node::role::{Role, role};
 
@@ -73,7 +74,7 @@ async fn others(netdev: &Netdev, options: &Options, pods: &[&Facts]) -> anyhow::
     for link in pods {
         for direction in Direction::BOTH {
             for filter in netdev.filters(link.index, direction).await? {
-                if !hook::is_ours(&filter) {
+                if !is_ours(&filter) {
                     let name = filter.name.unwrap_or_else(|| "without a name".to_owned());
                     *others.entry(("clsact", name, direction)).or_default() += 1;
                 }

@@ -14,7 +14,7 @@ use lb_common::names;
 use procfs::process::Process;
 
 use crate::dataplane::pins::Pins;
-use crate::dataplane::sys;
+use crate::dataplane::sys::link;
 
 /// Whose sockets are translated: `--socket-lb`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum, serde::Serialize)]
@@ -95,7 +95,7 @@ pub fn attach(object: &mut Ebpf, pins: &Pins, cgroup: &Cgroup) -> anyhow::Result
     for name in names::ON_SOCKETS {
         let pin = pins.socket_link(cgroup.id, name);
         let program = program(object, name)?;
-        match sys::update_pinned(&pin, program.fd()?.as_fd()) {
+        match link::update_pinned(&pin, program.fd()?.as_fd()) {
             Ok(()) => continue,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             // The cgroup is gone, and its number came back.
@@ -115,7 +115,7 @@ pub fn attach(object: &mut Ebpf, pins: &Pins, cgroup: &Cgroup) -> anyhow::Result
 /// Is every program where [`attach`] put it? Somebody may have detached one, or the cgroup may be gone.
 pub fn is_attached(pins: &Pins, cgroup: &Cgroup) -> bool {
     let pin = |name| pins.socket_link(cgroup.id, name);
-    names::ON_SOCKETS.into_iter().all(|name| sys::pinned_target(&pin(name)).is_ok_and(|target| target != 0))
+    names::ON_SOCKETS.into_iter().all(|name| link::pinned_target(&pin(name)).is_ok_and(|target| target != 0))
 }
 
 /// The cgroup that programs hang on, and how many do; `None` where none does.
@@ -124,7 +124,7 @@ pub fn is_attached(pins: &Pins, cgroup: &Cgroup) -> bool {
 /// Where the pins cannot be read.
 pub fn attached(pins: &Pins) -> anyhow::Result<Option<(u64, usize)>> {
     let mut links = pins.socket_links()?;
-    links.retain(|(_, pin)| sys::pinned_target(pin).is_ok_and(|target| target != 0));
+    links.retain(|(_, pin)| link::pinned_target(pin).is_ok_and(|target| target != 0));
     Ok(links.first().map(|(cgroup, _)| (*cgroup, links.len())))
 }
 
@@ -139,7 +139,7 @@ pub fn detach(pins: &Pins) -> anyhow::Result<()> {
 fn detach_but(pins: &Pins, keep: Option<&Cgroup>) -> anyhow::Result<()> {
     for (id, pin) in pins.socket_links()? {
         if keep.is_none_or(|cgroup| cgroup.id != id) {
-            match sys::detach_pinned(&pin) {
+            match link::detach_pinned(&pin) {
                 // The cgroup is gone already.
                 Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
                 done => done.with_context(|| format!("detach {}", pin.display()))?,
