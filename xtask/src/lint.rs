@@ -7,12 +7,13 @@ use xtask::toolchain::{self, Toolchain};
 
 use crate::{cargo, setup};
 
+/// Runs every check; the first that fails ends the run.
 pub fn run() -> Result<()> {
     for folder in [toolchain::root().to_owned()].into_iter().chain(ebpf_crates()) {
         cargo::run(cargo::command().current_dir(&folder).args(["fmt", "--all", "--check"]))
-            .with_context(|| format!("type `cargo fmt --all` in {}", folder.display()))?;
+            .with_context(|| format!("run `cargo fmt --all` in {}", folder.display()))?;
     }
-    // As the tests are built, so that both share build scripts and macros.
+    // Built like the tests, so that both share build scripts and macros.
     let everything = ["--workspace", "--all-targets", "--", "-Dwarnings"];
     cargo::run(cargo::release("clippy")?.args(everything))?;
     let toolchain = Toolchain::find()?;

@@ -1,4 +1,4 @@
-//! `cargo xtask <command>`: everything that is typed in this repository.
+//! `cargo xtask <command>`: the commands of this repository, a file for each.
 
 mod bench;
 mod build;
@@ -20,7 +20,7 @@ use clap::{Parser, Subcommand};
 #[derive(Parser)]
 #[command(
     bin_name = "cargo xtask",
-    about = "Set-up, build, demo, tests. Each command installs what it needs."
+    about = "Set-up, build, demo and tests. Each command installs what it needs."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -31,15 +31,15 @@ struct Cli {
 enum Command {
     /// Show a Service at work on this machine, or run `lb agent` with the arguments after `--`
     Run(run::Options),
-    /// Lint, then run every test
+    /// Run lint, then every test
     Test(test::Options),
     /// Build `lb` for release
     Build,
-    /// Make an archive of a container image of `lb`
+    /// Make the archive of a container image of `lb`
     Image(image::Options),
-    /// Check formatting, and let clippy look at everything
+    /// Check formatting, and run clippy on everything
     Lint,
-    /// Measure ns per packet; `bench api`: what a change on a real API server takes and costs
+    /// Measure nanoseconds per packet; `bench api` measures changes on a real API server
     Bench(bench::Options),
     /// Remove what was built
     Clean(clean::Options),
@@ -48,7 +48,7 @@ enum Command {
 fn main() -> ExitCode {
     match execute(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
-        // Not returned from `main`: a backtrace of xtask says nothing to who types a command.
+        // Not returned from `main`: a backtrace of xtask does not help the person who typed the command.
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
