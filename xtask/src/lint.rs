@@ -1,11 +1,11 @@
-//! `cargo xtask lint`: formatting, then clippy; a warning is an error.
+//! `cargo xtask lint`: formatting, clippy (a warning is an error), and circles of imports.
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use xtask::toolchain::{self, Toolchain};
 
-use crate::{cargo, setup};
+use crate::{cargo, rooms, setup};
 
 /// Runs every check; the first that fails ends the run.
 pub fn run() -> Result<()> {
@@ -21,7 +21,7 @@ pub fn run() -> Result<()> {
     for folder in ebpf_crates() {
         cargo::run(&mut toolchain.lint(&folder))?;
     }
-    Ok(())
+    rooms::check()
 }
 
 fn ebpf_crates() -> [PathBuf; 2] {

@@ -8,6 +8,7 @@ mod image;
 mod lint;
 mod privilege;
 mod progress;
+mod rooms;
 mod run;
 mod setup;
 mod test;
@@ -37,8 +38,10 @@ enum Command {
     Build,
     /// Make the archive of a container image of `lb`
     Image(image::Options),
-    /// Check formatting, and run clippy on everything
+    /// Check formatting, run clippy on everything, and look for circles of imports
     Lint,
+    /// Count rooms (top-level modules), arrows (imports) and circles of each crate
+    Rooms(rooms::Options),
     /// Measure nanoseconds per packet; `bench api` measures changes on a real API server
     Bench(bench::Options),
     /// Remove what was built
@@ -57,7 +60,7 @@ fn main() -> ExitCode {
 }
 
 fn execute(command: Command) -> Result<()> {
-    if !matches!(command, Command::Clean(_)) {
+    if !matches!(command, Command::Clean(_) | Command::Rooms(_)) {
         setup::ensure()?;
     }
     match command {
@@ -66,6 +69,7 @@ fn execute(command: Command) -> Result<()> {
         Command::Build => build::run(),
         Command::Image(options) => image::run(&options),
         Command::Lint => lint::run(),
+        Command::Rooms(options) => rooms::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Clean(options) => clean::run(&options),
     }
