@@ -27,3 +27,30 @@ pub fn run() -> Result<()> {
 fn ebpf_crates() -> [PathBuf; 2] {
     ["lb-ebpf", "tests/ebpf"].map(|folder| toolchain::root().join(folder))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    /// The lines of the tables of lints in a manifest, without comments.
+    fn lints(manifest: &Path, prefix: &str) -> Vec<String> {
+        let text = fs::read_to_string(manifest).expect("it is part of the repository");
+        let tables = text.split("\n[").filter(|table| table.starts_with(prefix));
+        let lines = tables.flat_map(str::lines).filter(|line| line.contains(" = "));
+        lines.map(str::to_owned).collect()
+    }
+
+    /// The eBPF crates are outside the workspace, and inherit nothing from it.
+    #[test]
+    fn the_ebpf_crates_have_every_lint_of_the_workspace() {
+        let wanted = lints(&toolchain::root().join("Cargo.toml"), "workspace.lints.");
+        assert!(wanted.len() >= 4, "{wanted:?}");
+        for folder in ebpf_crates() {
+            let found = lints(&folder.join("Cargo.toml"), "lints.");
+            let missing: Vec<&String> = wanted.iter().filter(|lint| !found.contains(lint)).collect();
+            assert!(missing.is_empty(), "{} lacks {missing:?}", folder.display());
+        }
+    }
+}
