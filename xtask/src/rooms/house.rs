@@ -8,15 +8,18 @@ use super::{
     source::{Crate, Package},
 };
 
-/// An import of a whole module, which then is used by its name.
+/// Stands for the import of a whole module whose contents are then named through the module.
 const MODULE: &str = "self";
-/// A chain of names longer than this leads nowhere.
+/// The longest chain of imported names that is followed; a name may stand for itself.
 const DEPTH: usize = 8;
 
 /// The rooms of a package.
 pub struct House {
+    /// The folder of the package: `lb-common`.
     pub name: String,
+    /// The names of the rooms, in order.
     pub rooms: Vec<String>,
+    /// The files, from the folder `src`, in order.
     pub files: Vec<String>,
     /// Arrows between rooms.
     pub between: Graph,

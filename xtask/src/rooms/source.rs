@@ -12,12 +12,15 @@ use syn::{Attribute, Item, ItemMod, Meta};
 pub struct Package {
     /// The name by which programs of the package import from its library: `lb_userspace`.
     pub library: String,
+    /// The crates, in the order of their root files.
     pub crates: Vec<Crate>,
 }
 
 /// One library or program.
 pub struct Crate {
+    /// Whether other crates of the package may import from this one.
     pub is_library: bool,
+    /// The root and every module below it.
     pub modules: Vec<Module>,
 }
 
@@ -27,6 +30,7 @@ pub struct Module {
     pub path: Vec<String>,
     /// From the folder `src`: `view/columns.rs`.
     pub file: String,
+    /// What the module holds, except for its own modules.
     pub items: Vec<Item>,
 }
 
