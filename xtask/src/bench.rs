@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: ns per packet, as the packet test that also watches the budgets prints them; and
-//! `cargo xtask bench api`: what a change on a real API server takes and costs.
+//! `cargo xtask bench`: nanoseconds per packet, printed by the test that also checks the instruction budgets.
+//! `cargo xtask bench api`: the latency and the cost of a change on a real API server.
 
 use std::ffi::OsString;
 
@@ -12,6 +12,7 @@ use crate::{
     setup,
 };
 
+/// The options of `cargo xtask bench`.
 #[derive(Args)]
 pub struct Options {
     #[command(subcommand)]
@@ -20,14 +21,15 @@ pub struct Options {
 
 #[derive(Subcommand)]
 enum What {
-    /// Measure changes on a real API server, beside a bare client and kube-proxy
+    /// Measure changes on a real API server, and compare with a bare client and with kube-proxy
     Api {
-        /// For the program that measures; `-- --help` lists them
+        /// Arguments for the program that measures; `-- --help` lists them
         #[arg(last = true)]
         arguments: Vec<OsString>,
     },
 }
 
+/// Runs the benchmark.
 pub fn run(options: &Options) -> Result<()> {
     match &options.what {
         None => packets(),
@@ -38,7 +40,7 @@ pub fn run(options: &Options) -> Result<()> {
 fn packets() -> Result<()> {
     let programs = cargo::build(&["--package", "lb-tests", "--test", "budgets"])?;
     let budgets =
-        programs.iter().find(|program| program.is_test).context("lb-tests has no test `budgets`")?;
+        programs.iter().find(|program| program.is_test).context("lb-tests has no test program `budgets`")?;
     let mut command = as_root(&budgets.file, &environment())?;
     cargo::run(command.current_dir(&budgets.package).args(["--nocapture", "--test-threads=1"]))
 }

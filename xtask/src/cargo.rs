@@ -1,4 +1,4 @@
-//! cargo, as the other commands use it, and what it built.
+//! Running cargo, and finding what it built.
 
 use std::{
     env,
@@ -10,47 +10,50 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use xtask::toolchain;
 
-/// cargo, in the workspace.
+/// cargo, to run in the workspace.
 pub fn command() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(toolchain::root());
     command
 }
 
-/// Runs a command to its end; its output is the user's.
+/// Runs a command to its end. Its output goes to the user.
 pub fn run(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("{} does not start", typed(command)))?;
+    let status = command.status().with_context(|| format!("{} cannot be started", typed(command)))?;
     ensure!(status.success(), "{} failed ({status})", typed(command));
     Ok(())
 }
 
-/// A command as a person types it.
+/// A command as a person would type it.
 pub fn typed(command: &Command) -> String {
     let program = Path::new(command.get_program()).file_name().unwrap_or_default();
     let words = [program].into_iter().chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
-/// As `run`, for what only answers yes or no.
+/// Like [`run`], without output, for a command that only answers yes or no.
 pub fn quiet(arguments: &[&str]) -> Result<()> {
     run(command().args(arguments).stdout(Stdio::null()).stderr(Stdio::null()))
 }
 
 /// A program that cargo built.
 pub struct Program {
-    /// Folder of its package: `tests`.
+    /// The folder of its package: `tests`.
     pub package: PathBuf,
+    /// The name of the target: `lb`.
     pub name: String,
-    /// `lib`, `bin`, `test`.
+    /// The kind of the target: `lib`, `bin`, `test`.
     pub kind: String,
-    /// Built to test itself.
+    /// Whether the program runs tests.
     pub is_test: bool,
+    /// The executable.
     pub file: PathBuf,
 }
 
-/// `cargo <action>` for release (demo, tests and benchmarks are about time). What it links needs no shared
-/// library: one file for any distribution, and for an image with nothing else in it. That takes a target that is
-/// named, though it is this machine: without one the flags would be those of macros, too, which are libraries.
+/// `cargo <action>` for release, because the demo, the tests and the benchmarks are about time. The programs are
+/// linked statically: one file runs on any distribution, and in an image with nothing else in it. The target is
+/// named although it is this machine. Without `--target`, the flags would also apply to procedural macros, which
+/// are shared libraries.
 pub fn release(action: &str) -> Result<Command> {
     let host = toolchain::host()?;
     let mut command = command();
@@ -59,14 +62,14 @@ pub fn release(action: &str) -> Result<Command> {
     Ok(command)
 }
 
-/// Builds for release, and lists the programs.
+/// Builds for release, and returns the programs.
 pub fn build(arguments: &[&str]) -> Result<Vec<Program>> {
     let output = release("build")?
         .arg("--message-format=json-render-diagnostics")
         .args(arguments)
         .stderr(Stdio::inherit())
         .output()
-        .context("cargo does not start")?;
+        .context("cargo cannot be started")?;
     ensure!(output.status.success(), "the build failed, see above");
     let messages = String::from_utf8_lossy(&output.stdout);
     Ok(messages.lines().filter_map(|line| program(&serde_json::from_str(line).ok()?)).collect())
@@ -83,8 +86,8 @@ fn program(message: &Value) -> Option<Program> {
     })
 }
 
-/// The program `name`, which is no test.
+/// The path of the program `name`; test programs are ignored.
 pub fn find<'a>(programs: &'a [Program], name: &str) -> Result<&'a Path> {
     let program = programs.iter().find(|program| program.name == name && !program.is_test);
-    Ok(&program.with_context(|| format!("the workspace has no program {name}"))?.file)
+    Ok(&program.with_context(|| format!("the workspace has no program `{name}`"))?.file)
 }

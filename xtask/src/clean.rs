@@ -1,4 +1,4 @@
-//! `cargo xtask clean`: what was built goes.
+//! `cargo xtask clean`: removes what was built.
 
 use std::{fs, io::ErrorKind, path::Path};
 
@@ -8,15 +8,17 @@ use xtask::toolchain;
 
 use crate::cargo;
 
+/// The options of `cargo xtask clean`.
 #[derive(Args)]
 pub struct Options {
-    /// The tools that set-up compiled, too (packages of the system stay)
+    /// Also remove the tools that set-up compiled (packages of the system stay)
     #[arg(long)]
     tools: bool,
 }
 
+/// Removes what was built.
 pub fn run(options: &Options) -> Result<()> {
-    // Where a person built one of these by hand, it has a folder of its own.
+    // The last two exist if a person built the crate by hand.
     for folder in ["target/ebpf", "lb-ebpf/target", "tests/ebpf/target"] {
         remove(&toolchain::root().join(folder))?;
     }

@@ -1,6 +1,6 @@
-//! The programs of the test control plane: which versions fit, and where they are found.
+//! The programs of the test control plane: which versions fit, and where they are.
 //!
-//! `cargo xtask` builds what is missing from the Go module in `tests/control-plane`; the tests only look.
+//! `cargo xtask` builds missing programs from the Go module in `tests/control-plane`. The tests only look.
 
 use std::{
     env, fmt, fs,
@@ -13,29 +13,35 @@ use sha2::{Digest, Sha256};
 
 use crate::toolchain;
 
-/// What `tests/control-plane/go.mod` requires.
+/// The version of Kubernetes that `tests/control-plane/go.mod` requires.
 pub const KUBERNETES: &str = "1.36.1";
-/// The etcd that goes with it.
+/// The version of etcd that goes with [`KUBERNETES`].
 pub const ETCD: &str = "3.6.8";
 
-/// The Go package of [`rules`].
+/// The Go package of the program that [`rules`] names.
 pub const RULES: &str = "./rules";
 
-/// The folder where programs of `envtest` are looked for, as its own tools name it.
+/// The variable that names a folder with the programs; the tools of `envtest` use the same one.
 pub const ASSETS: &str = "KUBEBUILDER_ASSETS";
 
+/// A program of the test control plane.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Program {
+    /// kube-apiserver.
     ApiServer,
+    /// etcd, the store of kube-apiserver.
     Etcd,
+    /// kubectl, which tests use as a user does.
     Kubectl,
+    /// kube-proxy, which `lb` is compared with.
     KubeProxy,
 }
 
 impl Program {
-    /// In the order in which they are built: each takes over most of what was compiled for the first.
+    /// Every program, in the order of building: the later ones reuse most of what was compiled for the first.
     pub const ALL: [Self; 4] = [Self::ApiServer, Self::Etcd, Self::Kubectl, Self::KubeProxy];
 
+    /// The name of the executable.
     pub fn name(self) -> &'static str {
         match self {
             Self::ApiServer => "kube-apiserver",
@@ -58,10 +64,10 @@ impl Program {
         if self == Self::Etcd { ETCD } else { KUBERNETES }
     }
 
-    /// Where the program is: in `$KUBEBUILDER_ASSETS`, built before, or in the PATH.
+    /// Finds the program: in `$KUBEBUILDER_ASSETS`, among those that were built earlier, or in the PATH.
     ///
     /// # Errors
-    /// It is nowhere, or only in a version that does not fit: says which, and what to do.
+    /// There is no such program, or only versions that do not fit. The error names them and says what to do.
     pub fn find(self) -> Result<PathBuf> {
         let built = folder()?.join(self.name());
         let mut unfit = String::new();
@@ -69,7 +75,7 @@ impl Program {
         let path = env::var_os("PATH").unwrap_or_default();
         let of_path = env::split_paths(&path).map(|folder| folder.join(self.name()));
         for file in assets.into_iter().chain([built.clone()]).chain(of_path).filter(|file| file.is_file()) {
-            // Its folder is named after its version.
+            // The folder is named after the version.
             if file == built {
                 return Ok(file);
             }
@@ -80,7 +86,8 @@ impl Program {
             }
         }
         bail!(
-            "no {} that fits ({}) in ${ASSETS}, {} or the PATH{unfit}. `cargo xtask test` builds one",
+            "there is no {} of a version that fits ({}) in ${ASSETS}, {} or the PATH{unfit}. `cargo xtask test` \
+             builds one",
             self.name(),
             self.wanted(),
             folder()?.display()
@@ -94,12 +101,12 @@ impl Program {
             _ => command.arg("--version"),
         };
         let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output();
-        let output = output.with_context(|| format!("{} does not start", file.display()))?;
+        let output = output.with_context(|| format!("{} cannot be started", file.display()))?;
         let said = String::from_utf8_lossy(&output.stdout);
-        Version::first_in(&said).with_context(|| format!("{} does not tell its version", file.display()))
+        Version::first_in(&said).with_context(|| format!("{} does not print its version", file.display()))
     }
 
-    /// kubectl may be one minor version away (Kubernetes' version skew policy); etcd 3.4 is known to work.
+    /// kubectl may be one minor version apart (Kubernetes' version skew policy). etcd 3.4 is known to work.
     fn fits(self, version: Version) -> bool {
         let Version { major, minor, .. } = version;
         let kubernetes = Version::first_in(KUBERNETES).map_or(0, |version| version.minor);
@@ -120,18 +127,19 @@ impl Program {
     }
 }
 
-/// Where the programs that were built or fetched are kept.
+/// The folder of the programs that were built or fetched.
 ///
 /// # Errors
-/// The user has no home.
+/// The user has no home folder.
 pub fn folder() -> Result<PathBuf> {
     Ok(toolchain::cache()?.join(format!("control-plane-{KUBERNETES}")))
 }
 
-/// Where kube-proxy's own rules are, built from this Go package of the module. It is named after its source.
+/// The path of the program that runs kube-proxy's own rules, built from the Go package [`RULES`]. The file is named
+/// after a digest of the source.
 ///
 /// # Errors
-/// The user has no home, or the source is not there.
+/// The user has no home folder, or the source cannot be read.
 pub fn rules() -> Result<PathBuf> {
     let source = toolchain::root().join("tests/control-plane").join(RULES).join("main.go");
     let text = fs::read(&source).with_context(|| source.display().to_string())?;
@@ -147,7 +155,8 @@ struct Version {
 }
 
 impl Version {
-    /// Of `Kubernetes v1.36.1`, `etcd Version: 3.6.8` or `Client Version: v1.32.4-dispatcher`.
+    /// The first version in a text such as `Kubernetes v1.36.1`, `etcd Version: 3.6.8` or `Client Version:
+    /// v1.32.4-dispatcher`.
     fn first_in(text: &str) -> Option<Self> {
         let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '.');
         words.map(|word| word.strip_prefix('v').unwrap_or(word)).find_map(|word| {
@@ -191,9 +200,9 @@ mod tests {
         assert!(fits(Program::Etcd, "3.4.23") && !fits(Program::Etcd, "2.3.8"));
     }
 
-    /// The folder of the cache is named after the version, so both must say the same.
+    /// The folder of the cache is named after the version, so both must name the same one.
     #[test]
-    fn the_go_module_is_of_these_versions() {
+    fn the_go_module_requires_these_versions() {
         let file = toolchain::root().join("tests/control-plane/go.mod");
         let text = std::fs::read_to_string(file).expect("it is part of the repository");
         for (module, version) in [("k8s.io/kubernetes", KUBERNETES), ("go.etcd.io/etcd/server/v3", ETCD)] {

@@ -1,5 +1,5 @@
-//! `cargo xtask image`: an archive of an image (OCI image layout) with nothing in it but `lb`. It takes no base
-//! image, no registry and no container engine; the same `lb` and name give the same archive.
+//! `cargo xtask image`: makes the archive of an image (OCI image layout) that holds nothing but `lb`. No base image,
+//! registry or container engine is needed. The same `lb` and name give the same archive.
 
 use std::{
     fs::{self, File},
@@ -18,37 +18,39 @@ use xtask::toolchain;
 
 use crate::cargo;
 
-/// Of `lb` too: all packages have the workspace's.
+/// The version of `lb` too: all packages have the version of the workspace.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
+/// The options of `cargo xtask image`.
 #[derive(Args)]
 pub struct Options {
-    /// What the image is called on a node, with its registry where there is one
+    /// Name of the image on a node, including the registry if there is one
     #[arg(long, default_value_t = name())]
     name: String,
 }
 
-/// The name in `deploy/base/daemonset.yaml`. A node never finds it in a public registry.
+/// The name in `deploy/base/daemonset.yaml`. No public registry has an image of this name.
 pub fn name() -> String {
     format!("localhost/lb:{VERSION}")
 }
 
+/// Builds `lb`, makes the archive, and prints its path.
 pub fn run(options: &Options) -> Result<()> {
     let programs = cargo::build(&["--package", "lb-userspace", "--bins"])?;
     println!("{}", make(cargo::find(&programs, "lb")?, &options.name)?.display());
     Ok(())
 }
 
-/// Makes the archive, and beside it the stripped `lb` that `deploy/Containerfile` takes.
+/// Makes the archive. In the same folder is the stripped `lb` that `deploy/Containerfile` uses.
 pub fn make(lb: &Path, name: &str) -> Result<PathBuf> {
     let folder = toolchain::root().join("target/image");
     fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
     let program = folder.join("lb");
-    // Names of functions stay, for what a crash says.
+    // The names of functions stay, for the backtrace of a crash.
     cargo::run(Command::new("strip").arg("--strip-debug").arg("-o").arg(&program).arg(lb))?;
 
     let archive = folder.join(format!("lb-{VERSION}-{}.tar", architecture()?));
@@ -56,22 +58,22 @@ pub fn make(lb: &Path, name: &str) -> Result<PathBuf> {
     let program = fs::read(&program).with_context(|| program.display().to_string())?;
     write(&Image::new(&program, name)?, File::create(&partial)?)
         .with_context(|| format!("{} cannot be written", partial.display()))?;
-    // Renamed when whole: an interrupted one is not taken for done.
+    // Renamed once complete, so that a partial archive is never mistaken for a finished one.
     fs::rename(&partial, &archive)?;
     Ok(archive)
 }
 
-/// As Go calls it, which the specification of images refers to.
+/// The architecture by its Go name, as the specification of images requires.
 fn architecture() -> Result<&'static str> {
     Ok(match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
         "riscv64" => "riscv64",
-        other => bail!("no image for {other}: lb was never built for it"),
+        other => bail!("no image can be made for {other}: lb has never been built for it"),
     })
 }
 
-/// Content that is found by its digest.
+/// Content that is addressed by its digest.
 struct Blob {
     digest: String,
     bytes: Vec<u8>,
@@ -96,7 +98,7 @@ fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The parts of the archive, by the OCI image specification 1.1.
+/// The parts of the archive, as the OCI image specification 1.1 defines them.
 struct Image {
     index: Value,
     blobs: [Blob; 3],
@@ -108,7 +110,7 @@ impl Image {
         let layer = Blob::new(compressed(&files)?);
         let platform = json!({ "architecture": architecture()?, "os": "linux" });
         let mut config = platform.clone();
-        // No user: the kernel gives capabilities to root's processes only. `deploy/Containerfile` says the same.
+        // No user: the kernel gives capabilities only to processes of root. `deploy/Containerfile` does the same.
         config["config"] = json!({ "Entrypoint": ["/lb"], "Env": ["PATH=/"] });
         config["rootfs"] = json!({ "type": "layers", "diff_ids": [format!("sha256:{}", hex(&files))] });
         let config = Blob::json(&config)?;
@@ -125,7 +127,7 @@ impl Image {
         }))?;
         let mut entry = manifest.descriptor(MANIFEST);
         entry["platform"] = platform;
-        // The whole name for containerd, the tag for everybody else.
+        // containerd reads the whole name, other tools read the tag.
         entry["annotations"] = json!({
             "io.containerd.image.name": name,
             "org.opencontainers.image.ref.name": tag(name)?,
@@ -135,14 +137,14 @@ impl Image {
     }
 }
 
-/// A port of the registry is no tag: `localhost:5000/lb` has none.
+/// The tag of an image's name. The port of a registry is not a tag: `localhost:5000/lb` has none.
 fn tag(name: &str) -> Result<&str> {
     let (_, last) = name.rsplit_once('/').with_context(|| {
-        format!("{name}: a name with its registry is needed, `localhost/lb:{VERSION}` where there is none")
+        format!("{name}: the name needs a registry; if there is none, use `localhost/lb:{VERSION}`")
     })?;
     match last.split_once(':') {
         Some((_, tag)) if !tag.is_empty() => Ok(tag),
-        _ => bail!("{name}: a tag is needed, `{name}:{VERSION}`"),
+        _ => bail!("{name}: the name needs a tag, for example `{name}:{VERSION}`"),
     }
 }
 
@@ -154,13 +156,13 @@ fn file_system(program: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 fn compressed(bytes: &[u8]) -> io::Result<Vec<u8>> {
-    // No time and no file name in the header.
+    // The header has no time and no file name, so that equal content gives equal bytes.
     let mut gzip = GzBuilder::new().mtime(0).write(Vec::new(), Compression::default());
     gzip.write_all(bytes)?;
     gzip.finish()
 }
 
-/// The image layout, as a tar archive.
+/// Writes the image layout as a tar archive.
 fn write(image: &Image, archive: File) -> Result<()> {
     let mut archive = Builder::new(archive);
     append(
@@ -186,7 +188,7 @@ fn append<W: Write>(archive: &mut Builder<W>, path: &str, mode: u32, bytes: &[u8
     archive.append_data(&mut header(mode, bytes.len()), path, bytes)
 }
 
-/// Of root, and of no time.
+/// The header of a file that belongs to root and has no time.
 fn header(mode: u32, size: usize) -> Header {
     let mut header = Header::new_ustar();
     header.set_mode(mode);
@@ -205,7 +207,7 @@ mod tests {
     fn a_name_has_a_registry_and_a_tag() {
         assert_eq!(tag("localhost/lb:0.1.0").unwrap(), "0.1.0");
         assert_eq!(tag("registry.example:5000/net/lb:v1").unwrap(), "v1");
-        // The first would be somebody else's image on a public registry.
+        // The first name would be another owner's image on a public registry.
         for name in ["lb:0.1.0", "registry.example:5000/lb", "localhost/lb:"] {
             assert!(tag(name).is_err(), "{name}");
         }

@@ -1,5 +1,5 @@
-//! What build scripts and tests share with `cargo xtask`: how the programs for the kernel are compiled, and where
-//! those of the test control plane are.
+//! What build scripts and tests share with `cargo xtask`: compiling the programs for the kernel, and finding the
+//! programs of the test control plane.
 
 pub mod control_plane;
 pub mod toolchain;

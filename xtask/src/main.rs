@@ -1,4 +1,4 @@
-//! `cargo xtask <command>`: everything that is typed in this repository.
+//! `cargo xtask <command>`: the commands of this repository, a file for each.
 
 mod bench;
 mod build;
@@ -8,6 +8,7 @@ mod image;
 mod lint;
 mod privilege;
 mod progress;
+mod rooms;
 mod run;
 mod setup;
 mod test;
@@ -20,7 +21,7 @@ use clap::{Parser, Subcommand};
 #[derive(Parser)]
 #[command(
     bin_name = "cargo xtask",
-    about = "Set-up, build, demo, tests. Each command installs what it needs."
+    about = "Set-up, build, demo and tests. Each command installs what it needs."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -31,15 +32,17 @@ struct Cli {
 enum Command {
     /// Show a Service at work on this machine, or run `lb agent` with the arguments after `--`
     Run(run::Options),
-    /// Lint, then run every test
+    /// Run lint, then every test
     Test(test::Options),
     /// Build `lb` for release
     Build,
-    /// Make an archive of a container image of `lb`
+    /// Make the archive of a container image of `lb`
     Image(image::Options),
-    /// Check formatting, and let clippy look at everything
+    /// Check formatting, run clippy on everything, and look for circles of imports
     Lint,
-    /// Measure ns per packet; `bench api`: what a change on a real API server takes and costs
+    /// Count rooms (top-level modules), arrows (imports) and circles of each crate
+    Rooms(rooms::Options),
+    /// Measure nanoseconds per packet; `bench api` measures changes on a real API server
     Bench(bench::Options),
     /// Remove what was built
     Clean(clean::Options),
@@ -48,7 +51,7 @@ enum Command {
 fn main() -> ExitCode {
     match execute(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
-        // Not returned from `main`: a backtrace of xtask says nothing to who types a command.
+        // Not returned from `main`: a backtrace of xtask does not help the person who typed the command.
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -57,7 +60,7 @@ fn main() -> ExitCode {
 }
 
 fn execute(command: Command) -> Result<()> {
-    if !matches!(command, Command::Clean(_)) {
+    if !matches!(command, Command::Clean(_) | Command::Rooms(_)) {
         setup::ensure()?;
     }
     match command {
@@ -66,6 +69,7 @@ fn execute(command: Command) -> Result<()> {
         Command::Build => build::run(),
         Command::Image(options) => image::run(&options),
         Command::Lint => lint::run(),
+        Command::Rooms(options) => rooms::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Clean(options) => clean::run(&options),
     }

@@ -1,4 +1,4 @@
-//! Becoming root, for the one command that needs it: cargo itself always runs as the user.
+//! Running a program as root if it needs that. cargo itself always runs as the user.
 
 use std::{
     env,
@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use xtask::{control_plane, toolchain};
 
-/// `program` as root, with `variables` in its environment (sudo drops those of its caller).
+/// `program`, to run as root with `variables` in its environment (sudo drops those of its caller).
 pub fn as_root(program: impl AsRef<OsStr>, variables: &[(&str, impl AsRef<OsStr>)]) -> Result<Command> {
     if fs::metadata("/proc/self").context("/proc is not mounted")?.uid() == 0 {
         let mut command = Command::new(program);
@@ -24,10 +24,10 @@ pub fn as_root(program: impl AsRef<OsStr>, variables: &[(&str, impl AsRef<OsStr>
     ensure!(find("sudo").is_some(), "{name} needs root, and there is no sudo: run this command as root");
     let mut command = Command::new("sudo");
     if std::io::stdin().is_terminal() {
-        // Asks for the password, where one is needed, now and not in the middle of a progress line.
+        // If a password is needed, sudo asks for it now and not in the middle of a progress line.
         let silent = Command::new("sudo").args(["-n", "true"]).stderr(Stdio::null()).status();
         if !silent.is_ok_and(|status| status.success()) {
-            let agreed = Command::new("sudo").arg("-v").status().context("sudo does not start")?;
+            let agreed = Command::new("sudo").arg("-v").status().context("sudo cannot be started")?;
             ensure!(agreed.success(), "{name} needs root, and sudo refused");
         }
     } else {
@@ -44,13 +44,13 @@ pub fn as_root(program: impl AsRef<OsStr>, variables: &[(&str, impl AsRef<OsStr>
     Ok(command)
 }
 
-/// Where a program is, in the folders of the administrator too.
+/// The path of a program, which may also be in the administrator's folders.
 pub fn find(program: &str) -> Option<PathBuf> {
     env::split_paths(&search_path()).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
-/// What every program of ours that runs as root finds in its environment: where programs of the system are, and
-/// those of the test control plane, as its user has them.
+/// The environment of every program of ours that runs as root: where the programs of the system and of the test
+/// control plane are, as the user has them.
 pub fn environment() -> Vec<(&'static str, OsString)> {
     let mut variables = vec![("PATH", search_path())];
     variables.extend(env::var_os(control_plane::ASSETS).map(|folder| (control_plane::ASSETS, folder)));
@@ -60,7 +60,7 @@ pub fn environment() -> Vec<(&'static str, OsString)> {
     variables
 }
 
-/// PATH with the folders of `ip` and `tc`, which a user's own lacks.
+/// The PATH, extended by the folders of `ip` and `tc`, which a user's PATH may lack.
 pub fn search_path() -> OsString {
     let mut path = env::var_os("PATH").unwrap_or_default();
     path.push(":/usr/local/sbin:/usr/sbin:/sbin");

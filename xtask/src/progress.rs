@@ -1,4 +1,4 @@
-//! Long commands of others, with a line that says what goes on.
+//! Running long commands with a progress line.
 
 use std::{
     fs::{self, File},
@@ -11,10 +11,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use xtask::toolchain;
 
-/// Without a terminal, a line at most this often.
+/// Without a terminal, a line is printed at most this often.
 const LINE_EVERY: Duration = Duration::from_secs(15);
 
-/// Runs `command` and shows that it does; on failure, says how its output ended.
+/// Runs `command` with a progress line. On failure, the error holds the end of the command's output.
 pub fn run(what: &str, command: &mut Command, limit: Duration) -> Result<()> {
     let log = toolchain::cache()?.join("setup.log");
     fs::create_dir_all(toolchain::cache()?).context("the cache folder cannot be made")?;
@@ -27,7 +27,7 @@ pub fn run(what: &str, command: &mut Command, limit: Duration) -> Result<()> {
         .stdout(output.try_clone()?)
         .stderr(output)
         .spawn()
-        .with_context(|| format!("{} does not start", command.get_program().to_string_lossy()))?;
+        .with_context(|| format!("{} cannot be started", command.get_program().to_string_lossy()))?;
     let status = loop {
         if let Some(status) = child.try_wait()? {
             break status;
@@ -36,20 +36,24 @@ pub fn run(what: &str, command: &mut Command, limit: Duration) -> Result<()> {
             child.kill()?;
             child.wait()?;
             line.end("too slow");
-            bail!("{what}: not done after {} s; it said:\n{}", limit.as_secs(), tail(&fs::read(&log)?));
+            bail!(
+                "{what}: not finished after {} s; the end of its output:\n{}",
+                limit.as_secs(),
+                tail(&fs::read(&log)?)
+            );
         }
         thread::sleep(Duration::from_millis(100));
         line.show("");
     };
     if !status.success() {
         line.end("failed");
-        bail!("{what}: {status}; it said:\n{}", tail(&fs::read(&log)?));
+        bail!("{what}: {status}; the end of its output:\n{}", tail(&fs::read(&log)?));
     }
     line.end("done");
     Ok(())
 }
 
-/// The progress line: redrawn on a terminal, repeated now and then elsewhere.
+/// The progress line: redrawn on a terminal, repeated every [`LINE_EVERY`] elsewhere.
 struct Line<'a> {
     what: &'a str,
     start: Instant,
@@ -61,7 +65,7 @@ impl Line<'_> {
         let mut out = std::io::stderr();
         let text = format!("set-up: {} ... {} s {result}", self.what, self.start.elapsed().as_secs());
         let due = self.printed.is_none_or(|at| at.elapsed() >= LINE_EVERY) || !result.is_empty();
-        // A closed stderr is no reason to stop installing.
+        // A closed stderr must not stop the installation.
         let _ = match out.is_terminal() {
             true if result.is_empty() => write!(out, "\r{text}"),
             true => writeln!(out, "\r{text}"),
@@ -77,7 +81,7 @@ impl Line<'_> {
     }
 }
 
-/// The last lines, where tools say what went wrong.
+/// The last lines of an output, where tools report what went wrong.
 fn tail(output: &[u8]) -> String {
     let text = String::from_utf8_lossy(output);
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();

@@ -1,4 +1,4 @@
-//! `cargo xtask run`: the demo, or the agent of a real node.
+//! `cargo xtask run`: runs the demo, or the agent of a real node.
 
 use std::{ffi::OsString, os::unix::process::CommandExt};
 
@@ -11,19 +11,21 @@ use crate::{
     setup,
 };
 
+/// The options of `cargo xtask run`.
 #[derive(Args)]
 pub struct Options {
-    /// End after the demo's traffic; fails unless every request was answered by the right Service
+    /// End after the demo's traffic; fail unless the right Service answered every request
     #[arg(long)]
     once: bool,
-    /// With the objects on a real kube-apiserver, for `kubectl` to edit
+    /// Keep the objects on a real kube-apiserver, where `kubectl` can edit them
     #[arg(long)]
     api: bool,
-    /// Run `lb agent` with these instead of the demo
+    /// Run `lb agent` with these arguments instead of the demo
     #[arg(last = true, conflicts_with_all = ["once", "api"])]
     agent: Vec<OsString>,
 }
 
+/// Builds what the demo or the agent needs, and becomes it.
 pub fn run(options: &Options) -> Result<()> {
     if options.api {
         setup::control_plane::ensure()?;
@@ -40,6 +42,6 @@ pub fn run(options: &Options) -> Result<()> {
         agent.arg("agent").args(&options.agent);
         agent
     };
-    // In place of this process: Ctrl-C and the exit status are the program's own.
-    Err(Error::new(command.exec()).context(format!("{} does not start", cargo::typed(&command))))
+    // The program replaces this process, so that Ctrl-C and the exit status are its own.
+    Err(Error::new(command.exec()).context(format!("{} cannot be started", cargo::typed(&command))))
 }

@@ -1,5 +1,5 @@
-//! Makes sure of what the commands need, and installs what is missing. Quick when all is there: it looks at
-//! files and asks four programs, and no server.
+//! Installs what the commands need, if it is missing. Set-up is quick if nothing is: it looks at files, runs four
+//! programs and asks no server.
 
 pub mod control_plane;
 
@@ -14,7 +14,7 @@ use crate::{
     progress,
 };
 
-/// Programs that demo, tests and people use, and Debian's package of each.
+/// Programs that the demo, the tests and people use, and the Debian package of each.
 const TOOLS: [(&str, &str); 8] = [
     ("ip", "iproute2"),
     ("tc", "iproute2"),
@@ -27,9 +27,10 @@ const TOOLS: [(&str, &str); 8] = [
 ];
 
 const INSTALL: Duration = Duration::from_secs(30 * 60);
-/// A component is a small download: longer means that there is no server.
+/// A component is a small download: if it takes longer, there is no server.
 const COMPONENT: Duration = Duration::from_secs(20);
 
+/// Installs everything that is missing, except the programs of the test control plane.
 pub fn ensure() -> Result<()> {
     tools()?;
     libc()?;
@@ -44,18 +45,18 @@ fn tools() -> Result<()> {
     if missing.is_empty() { Ok(()) } else { apt(&missing) }
 }
 
-/// The C library to link statically. It comes with a C compiler on Debian, and alone elsewhere.
+/// The C library for static linking. On Debian it comes with a C compiler, elsewhere as a package of its own.
 fn libc() -> Result<()> {
     let asked = Command::new("cc").arg("-print-file-name=libc.a").output();
-    let asked = asked.context("there is no C linker: install what has the command cc")?;
-    // The name alone where there is none.
+    let asked = asked.context("there is no C linker: install the package that has the command `cc`")?;
+    // cc prints the bare name if there is no such file.
     if Path::new(String::from_utf8_lossy(&asked.stdout).trim()).is_absolute() {
         return Ok(());
     }
     apt(&["libc6-dev"]).context("the C library's libc.a is missing (glibc-static on Fedora)")
 }
 
-/// rustfmt and clippy, from where cargo is from.
+/// rustfmt and clippy, from the source that cargo came from.
 fn lints() -> Result<()> {
     let works = |action| cargo::quiet(&[action, "--version"]).is_ok();
     if works("fmt") && works("clippy") {
@@ -72,7 +73,7 @@ fn lints() -> Result<()> {
     apt(&["rustfmt-web", "rust-web-clippy"])
 }
 
-/// Clippy for the eBPF crates is that of their compiler.
+/// Clippy for the eBPF crates, which must be of the same version as their compiler.
 pub fn ebpf_clippy(compiler: &Compiler) -> Result<()> {
     if compiler.clippy().exists() {
         return Ok(());
@@ -85,7 +86,8 @@ pub fn ebpf_clippy(compiler: &Compiler) -> Result<()> {
     progress::run("installing clippy for nightly (rustup)", &mut add, INSTALL)
 }
 
-/// What is there, else what is least to download: the source for a nightly, Debian's compiler, a nightly.
+/// A compiler for eBPF: the one that is installed, else the smallest download of these: the source for an installed
+/// nightly, Debian's compiler, a nightly.
 fn compiler() -> Result<()> {
     if Toolchain::find().is_ok() {
         return Ok(());
@@ -95,14 +97,14 @@ fn compiler() -> Result<()> {
     let Err(fetched) = with_fetched_nightly() else { return Ok(()) };
     Err(anyhow!(
         "no compiler for eBPF could be set up. One of these must work:\n\
-         1. rustup's nightly. Failed: {nightly:#}\n   A new one: {fetched:#}\n   Type: rustup toolchain install \
-         nightly --component rust-src\n\
-         2. Debian 12's rustc. Failed: {debian:#}\n   Type: apt-get update && apt-get install rustc-web \
+         1. rustup's nightly. Failed: {nightly:#}\n   Installing a new one: {fetched:#}\n   Run: rustup toolchain \
+         install nightly --component rust-src\n\
+         2. Debian 12's rustc. Failed: {debian:#}\n   Run: apt-get update && apt-get install rustc-web \
          rust-web-src llvm-22-dev"
     ))
 }
 
-/// rustup's nightly as it stands, with its source added if a server has it.
+/// The installed nightly of rustup; its source is added if a server has it.
 fn with_nightly() -> Result<()> {
     let compiler = Compiler::nightly()?;
     if compiler.require_source().is_err() {
@@ -112,11 +114,11 @@ fn with_nightly() -> Result<()> {
 }
 
 fn add_source(nightly: &Compiler) -> Result<()> {
-    // A server that had no source for this nightly yesterday costs no time today.
+    // If a server had no source for this nightly yesterday, do not spend time on another attempt today.
     let failed = toolchain::cache()?.join("no-rust-src");
     if fs::read_to_string(&failed).is_ok_and(|version| version == nightly.version) {
         bail!(
-            "{} has no rust-src, and rustup could not fetch it (tried before; again after: rm {})",
+            "{} has no rust-src, and an earlier attempt to fetch it failed (to try again: rm {})",
             nightly.version,
             failed.display()
         );
@@ -137,25 +139,25 @@ fn with_debian() -> Result<()> {
 
 fn with_fetched_nightly() -> Result<()> {
     ensure!(find("rustup").is_some(), "rustup is not installed");
-    ensure!(Compiler::nightly().is_err(), "there is one already");
+    ensure!(Compiler::nightly().is_err(), "a nightly is already installed");
     let mut install = Command::new("rustup");
     install.args(["toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src"]);
     progress::run("installing Rust nightly (rustup)", &mut install, INSTALL)?;
     linker(&Compiler::nightly()?)
 }
 
-/// bpf-linker, compiled against the major version of LLVM that the compiler has.
+/// bpf-linker, compiled against the same major version of LLVM as the compiler.
 fn linker(compiler: &Compiler) -> Result<()> {
     if compiler.linker().is_ok() {
         return Ok(());
     }
     let llvm = compiler.llvm;
-    ensure!((21..=23).contains(&llvm), "bpf-linker {LINKER_VERSION} knows no LLVM {llvm}");
+    ensure!((21..=23).contains(&llvm), "bpf-linker {LINKER_VERSION} does not support LLVM {llvm}");
     let prefix = format!("/usr/lib/llvm-{llvm}");
     if !Path::new(&prefix).join("bin/llvm-config").exists() {
         apt(&[&format!("llvm-{llvm}-dev")])?;
     }
-    // A linker of before may only have missed its library.
+    // An earlier bpf-linker may only have lacked its library.
     if compiler.linker().is_ok() {
         return Ok(());
     }
@@ -170,22 +172,26 @@ fn linker(compiler: &Compiler) -> Result<()> {
         .arg("--root")
         .arg(&partial);
     progress::run(&format!("compiling bpf-linker {LINKER_VERSION}"), &mut install, INSTALL)?;
-    // Renamed when whole: an interrupted one is not taken for done.
+    // Renamed once complete, so that a partial folder is never mistaken for a finished one.
     let _ = fs::remove_dir_all(&folder);
     fs::rename(&partial, &folder).with_context(|| format!("{} cannot be made", folder.display()))?;
     compiler.linker().map(drop)
 }
 
-/// Debian's packages. The lists of a fresh machine are missing or old: then they are fetched, and it tries again.
+/// Installs Debian packages. A fresh machine's lists of packages are missing or old; after a failure they are fetched,
+/// and the installation is tried again.
 fn apt(packages: &[&str]) -> Result<()> {
     let names = packages.join(" ");
-    ensure!(find("apt-get").is_some(), "this is no Debian: install by hand what Debian calls {names}");
+    ensure!(
+        find("apt-get").is_some(),
+        "there is no apt-get: install by hand the equivalent of Debian's {names}"
+    );
     let get = |what: &str, arguments: &[&str]| {
         let mut command = as_root("apt-get", &[("DEBIAN_FRONTEND", "noninteractive")])?;
         command.args(["-y", "-o", "DPkg::Lock::Timeout=120"]).args(arguments);
         progress::run(what, &mut command, INSTALL)
     };
-    // Never at the price of a package that somebody chose.
+    // Never at the price of a package that is installed.
     let mut install = vec!["install", "--no-install-recommends", "--no-remove"];
     install.extend(packages);
     let what = format!("installing {names} (Debian)");
@@ -193,5 +199,5 @@ fn apt(packages: &[&str]) -> Result<()> {
         .or_else(|_| {
             get("fetching Debian's lists of packages", &["update"]).and_then(|()| get(&what, &install))
         })
-        .with_context(|| format!("Debian's packages could not be installed; type: apt-get install {names}"))
+        .with_context(|| format!("Debian packages could not be installed; run: apt-get install {names}"))
 }

@@ -1,4 +1,4 @@
-//! The programs of the test control plane, where no fitting ones are found: built from their Go module, else the
+//! Installs the programs of the test control plane if none are found that fit: built from their Go module, or else the
 //! official ones.
 
 use std::{
@@ -22,10 +22,10 @@ use crate::{privilege::find, progress};
 const BUILD: Duration = Duration::from_secs(60 * 60);
 const FETCH: Duration = Duration::from_secs(30 * 60);
 
-/// The official ones, of the same minor version as those that are built.
+/// The version of the official programs, which is of the same minor version as those that are built.
 const OFFICIAL: &str = "1.36.0";
-/// Architecture, as Rust and as Kubernetes call it, and SHA-512 of `kubernetes-server-linux-<arch>.tar.gz`, as
-/// kubernetes/CHANGELOG/CHANGELOG-1.36.md lists it under "Server Binaries".
+/// Architecture by its names in Rust and in Kubernetes, and SHA-512 of `kubernetes-server-linux-<arch>.tar.gz`, from
+/// "Server Binaries" in kubernetes/CHANGELOG/CHANGELOG-1.36.md.
 const DIGESTS: [(&str, &str, &str); 2] = [
     (
         "x86_64",
@@ -41,7 +41,7 @@ const DIGESTS: [(&str, &str, &str); 2] = [
     ),
 ];
 
-/// Makes sure that every program is found from now on. Quick when all are.
+/// Makes sure that every program can be found from now on. Quick if none is missing.
 pub fn ensure() -> Result<()> {
     let missing = || Program::ALL.into_iter().filter(|program| program.find().is_err()).collect::<Vec<_>>();
     if missing().is_empty() {
@@ -56,30 +56,30 @@ pub fn ensure() -> Result<()> {
     let Err(built) = build(&missing, &folder) else { return Ok(()) };
     let Err(fetched) = fetch(&missing, &folder) else { return Ok(()) };
     Err(anyhow!(
-        "no programs for the test control plane. One of these must work:\n\
+        "the programs of the test control plane could not be installed. One of these must work:\n\
          1. Building them, with Go 1.26 or newer and its module proxy. Failed: {built:#}\n\
-         2. Fetching the official ones. Failed: {fetched:#}\n\
+         2. Fetching the official programs. Failed: {fetched:#}\n\
          3. A folder with kube-apiserver, etcd, kubectl and kube-proxy of Kubernetes 1.36, named by {}",
         control_plane::ASSETS
     ))
 }
 
-/// kube-proxy's own rules, for a comparison: by Go only, for nobody publishes them. Without, its test says that it did
-/// not run.
+/// The program that runs kube-proxy's own rules, for a comparison. It can only be built with Go, because it is not
+/// published anywhere. Without Go, the test reports that it did not run.
 pub fn ensure_rules() -> Result<()> {
     let program = control_plane::rules()?;
     if program.is_file() {
         return Ok(());
     }
     if find("go").is_none() {
-        eprintln!("set-up: there is no `go`, so kube-proxy's own code cannot be compared with: NOT RUN");
+        eprintln!("set-up: there is no `go`, so the comparison with kube-proxy's own code is NOT RUN");
         return Ok(());
     }
     let _lock = lock(&control_plane::folder()?)?;
     compile("kube-proxy's rules", control_plane::RULES, KUBERNETES, &program)
 }
 
-/// Two commands at once build one after the other. The folder is made.
+/// Makes the folder and locks it, so that two commands at once build one after the other.
 fn lock(folder: &Path) -> Result<File> {
     fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
     let file = folder.join(".lock");
@@ -110,12 +110,12 @@ fn compile(name: &str, package: &str, version: &str, program: &Path) -> Result<(
         .arg(&partial)
         .arg(package);
     progress::run(&format!("compiling {name} {version}, once"), &mut go, BUILD)?;
-    // Renamed when whole: an interrupted one is not taken for done.
-    fs::rename(&partial, program).context("rename what was compiled")
+    // Renamed once complete, so that a partial program is never mistaken for a finished one.
+    fs::rename(&partial, program).context("the compiled program cannot be renamed")
 }
 
-/// kube-apiserver, kubectl and kube-proxy from their publisher, etcd from Debian: unpacked, not installed, for
-/// Debian's package starts a server.
+/// Fetches kube-apiserver, kubectl and kube-proxy from their publisher, and etcd from Debian. The Debian package is
+/// unpacked and not installed, because it starts a server.
 fn fetch(programs: &[Program], folder: &Path) -> Result<()> {
     let partial = folder.join(".fetched");
     let _ = fs::remove_dir_all(&partial);
@@ -130,9 +130,9 @@ fn fetch(programs: &[Program], folder: &Path) -> Result<()> {
     }
     for program in programs {
         fs::rename(partial.join(program.name()), folder.join(program.name()))
-            .with_context(|| format!("{} was not in what was fetched", program.name()))?;
+            .with_context(|| format!("{} was not in the download", program.name()))?;
     }
-    fs::remove_dir_all(&partial).context("clean up")
+    fs::remove_dir_all(&partial).context("the folder of the download cannot be removed")
 }
 
 fn fetch_kubernetes(programs: &[Program], folder: &Path) -> Result<()> {
@@ -156,12 +156,16 @@ fn fetch_kubernetes(programs: &[Program], folder: &Path) -> Result<()> {
     progress::run(&format!("unpacking {name}"), &mut tar, FETCH)
 }
 
-/// Fails, and says both, unless the file has this SHA-512.
+/// Fails unless the file has this SHA-512; the error names both digests.
 fn require_digest(file: &Path, digest: &str) -> Result<()> {
-    let output = Command::new("sha512sum").arg(file).output().context("sha512sum does not start")?;
+    let output = Command::new("sha512sum").arg(file).output().context("sha512sum cannot be started")?;
     let said = String::from_utf8_lossy(&output.stdout);
     let found = said.trim_start_matches('\\').split_whitespace().next().unwrap_or_default();
-    ensure!(found == digest, "{} has the digest {found:?}, not {digest:?}: not used", file.display());
+    ensure!(
+        found == digest,
+        "{} has the digest {found:?} instead of {digest:?} and is not used",
+        file.display()
+    );
     Ok(())
 }
 
@@ -169,7 +173,7 @@ fn unpack_etcd(folder: &Path) -> Result<()> {
     let mut download = Command::new("apt-get");
     download.current_dir(folder).args(["download", "etcd-server"]);
     progress::run("fetching etcd (Debian)", &mut download, FETCH)
-        .context("type `apt-get update` as root, if Debian's lists of packages are missing or old")?;
+        .context("run `apt-get update` as root if Debian's lists of packages are missing or old")?;
     let packages = fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path()));
     let package =
         packages.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "deb"));
@@ -193,7 +197,7 @@ mod tests {
                    454d4423643ce80e2a9ac94fa54ca49f";
         let (right, wrong) = (require_digest(&file, abc), require_digest(&file, DIGESTS[0].2));
         fs::remove_file(&file).expect("it was just written");
-        right.expect("it is that of the file");
-        assert!(wrong.expect_err("it is another").to_string().contains("not used"));
+        right.expect("it is the digest of the file");
+        assert!(wrong.expect_err("it is another digest").to_string().contains("is not used"));
     }
 }

@@ -5,6 +5,7 @@
 //! docs/benchmarks.md.
 
 mod bare;
+mod options;
 mod population;
 mod probe;
 mod results;
@@ -18,7 +19,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
-use population::Size;
+use options::Options;
 
 /// Measures what a change on the API server takes and costs
 #[derive(Parser)]
@@ -38,25 +39,6 @@ enum Command {
     /// Follow Services and EndpointSlices, keep nothing, say when the lists are whole: what `lb` is compared with
     #[command(hide = true)]
     BareClient { kubeconfig: PathBuf },
-}
-
-#[derive(clap::Args)]
-pub struct Options {
-    /// The `lb` to measure; without it, the one beside this program
-    #[arg(long)]
-    lb: Option<PathBuf>,
-    /// Services x endpoints of each, as often as wanted
-    #[arg(long = "size", default_values = ["10000x2", "1000x100"])]
-    sizes: Vec<Size>,
-    /// Single changes, one after another; kube-proxy gets a hundredth of them
-    #[arg(long, default_value_t = 1_000)]
-    changes: usize,
-    /// Starts, and bursts of 500 changes; medians are shown
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
-    /// Measure `lb` and the bare client only
-    #[arg(long)]
-    without_kube_proxy: bool,
 }
 
 fn main() -> ExitCode {

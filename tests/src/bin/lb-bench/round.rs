@@ -11,8 +11,8 @@ use lb_tests::cluster::Cluster;
 use lb_tests::echo::Echo;
 use lb_tests::world::{Layout, NODE_NAME, Pod, World, lb_binary};
 
-use super::Options;
 use super::bare::Watch;
+use super::options::Options;
 use super::population::{self, LAST, PROBED, Size, TARGET};
 use super::probe::Probe;
 use super::results::{Burst, Change, Figures};
