@@ -71,7 +71,7 @@ fn every_program(options: &Options, outcomes: &mut Vec<Outcome>) -> Result<()> {
 
     let plan = Plan::new(&programs, options.filter.as_deref());
     let command = |job: &Job| command(job, lb, &image);
-    outcomes.extend(lanes::side_by_side(&plan.side_by_side, command));
+    outcomes.extend(lanes::side_by_side(&plan.side_by_side, command, io::stdout()));
     outcomes.extend(plan.alone.iter().map(|job| lanes::alone(job, command)));
     if options.filter.is_none() {
         println!("\n== doc tests");
