@@ -1,28 +1,34 @@
 //! `cargo xtask test`: lint, then every test, those of `lb-tests` as root; a plain summary at the end.
 
+mod lanes;
 mod outcome;
+mod plan;
 
 use std::{
-    ffi::OsStr,
-    io::{BufRead, BufReader, Write},
+    io,
     path::Path,
-    process::{Command, Stdio},
+    process::Command,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
-use xtask::toolchain;
 
-use self::outcome::Outcome;
+use self::{
+    outcome::{Outcome, slowest},
+    plan::{Job, Plan},
+};
 use crate::{
-    cargo::{self, Program},
-    image, lint,
+    cargo, image, lint,
     privilege::{as_root, environment},
     setup,
 };
 
 /// For one test program, in seconds. The rest of what it started ends with it.
 const LIMIT: &str = "1200";
+
+/// So many of the slowest tests are named.
+const SLOWEST: usize = 10;
 
 #[derive(Args)]
 pub struct Options {
@@ -32,105 +38,82 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<()> {
+    let begun = Instant::now();
     let mut outcomes = Vec::new();
     if options.filter.is_none() {
-        outcomes.push(Outcome::of_step("lint", lint::run()));
+        outcomes.push(step("lint", lint::run));
     }
-    if let Err(error) = setup::control_plane::ensure().and_then(|()| setup::control_plane::ensure_rules()) {
-        outcomes.push(Outcome::of_step("test control plane", Err(error)));
-    }
+    let servers = step("test control plane", || {
+        setup::control_plane::ensure().and_then(|()| setup::control_plane::ensure_rules())
+    });
+    outcomes.extend((servers.failed > 0).then_some(servers));
     if let Err(error) = every_program(options, &mut outcomes) {
-        outcomes.push(Outcome::of_step("build", Err(error)));
+        outcomes.push(Outcome::of_step("build", Err(error), Duration::ZERO));
     }
-    if !summarize(&outcomes) {
+    if !summarize(&outcomes, begun.elapsed()) {
         // The summary is the last word, so no error follows it.
         std::process::exit(1);
     }
     Ok(())
 }
 
+fn step(title: &str, work: impl FnOnce() -> Result<()>) -> Outcome {
+    let begun = Instant::now();
+    Outcome::of_step(title, work(), begun.elapsed())
+}
+
 fn every_program(options: &Options, outcomes: &mut Vec<Outcome>) -> Result<()> {
+    let begun = Instant::now();
     let programs = cargo::build(&["--workspace", "--bins", "--tests"])?;
     let lb = cargo::find(&programs, "lb")?;
     let image = image::make(lb, &image::name())?;
-    let mut tests: Vec<&Program> = programs.iter().filter(|program| program.is_test).collect();
-    // Cheap ones first, and the same order each time.
-    tests.sort_by_key(|test| (needs_root(test), title(test)));
+    println!("built in {:.0} s", begun.elapsed().as_secs_f64());
 
-    for test in tests {
-        println!("\n== {}", title(test));
-        outcomes.push(watch(&title(test), &mut command(test, lb, &image, options)?)?);
-    }
+    let plan = Plan::new(&programs, options.filter.as_deref());
+    let command = |job: &Job| command(job, lb, &image);
+    outcomes.extend(lanes::side_by_side(&plan.side_by_side, command, io::stdout()));
+    outcomes.extend(plan.alone.iter().map(|job| lanes::alone(job, command)));
     if options.filter.is_none() {
         println!("\n== doc tests");
         let mut doc = cargo::release("test")?;
-        outcomes.push(watch("doc tests", doc.args(["--workspace", "--doc", "--quiet"]))?);
+        doc.args(["--workspace", "--doc", "--quiet"]);
+        outcomes.push(lanes::watch("doc tests", doc, &mut io::stdout())?);
     }
     Ok(())
 }
 
-/// Programs, maps and network namespaces are root's.
-fn needs_root(test: &Program) -> bool {
-    test.package == toolchain::root().join("tests")
-}
-
-fn title(test: &Program) -> String {
-    let folder = test.package.file_name().unwrap_or_default().to_string_lossy();
-    match test.kind.as_str() {
-        "test" => format!("{folder}/{}", test.name),
-        kind => format!("{folder} ({kind})"),
-    }
-}
-
-fn command(test: &Program, lb: &Path, image: &Path, options: &Options) -> Result<Command> {
+fn command(job: &Job, lb: &Path, image: &Path) -> Result<Command> {
     let mut environment = environment();
-    let folder = (&test.package).into();
+    let folder = (&job.package).into();
     environment.extend([("LB_BIN", lb.into()), ("LB_IMAGE", image.into()), ("CARGO_MANIFEST_DIR", folder)]);
     // `timeout` ends the whole process group; it gets the word when this process is gone.
     let wrapper = "setpriv";
-    let mut command = if needs_root(test) {
+    let mut command = if job.needs_root {
         as_root(wrapper, &environment)?
     } else {
         let mut command = Command::new(wrapper);
         command.envs(environment);
         command
     };
-    command.args(["--pdeathsig", "TERM", "timeout", "--kill-after=10", LIMIT]).arg(&test.file);
-    // Worlds and the machine's CPUs are not to be shared.
-    command.args(needs_root(test).then_some("--test-threads=1")).args(&options.filter);
-    command.current_dir(&test.package);
+    command.args(["--pdeathsig", "TERM", "timeout", "--kill-after=10", LIMIT]).arg(&job.file);
+    command.args(&job.arguments).current_dir(&job.package);
     Ok(command)
 }
 
-/// Shows what a test program prints, and counts.
-fn watch(title: &str, command: &mut Command) -> Result<Outcome> {
-    let program = command.get_program().to_owned();
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("{} does not start", OsStr::display(&program)))?;
-    let mut outcome = Outcome::new(title);
-    let output = child.stdout.take().context("a piped stdout")?;
-    for line in BufReader::new(output).split(b'\n') {
-        let line = line?;
-        let line = String::from_utf8_lossy(&line);
-        println!("{line}");
-        std::io::stdout().flush()?;
-        outcome.read(&line);
-    }
-    outcome.end(child.wait()?);
-    Ok(outcome)
-}
-
-/// Whether all is well: something ran, and nothing failed.
-fn summarize(outcomes: &[Outcome]) -> bool {
+/// Prints what came of each program, the slowest tests and the whole time; returns true if something ran and nothing
+/// failed.
+fn summarize(outcomes: &[Outcome], time: Duration) -> bool {
     let sum = |count: fn(&Outcome) -> u32| outcomes.iter().map(count).sum::<u32>();
     let (passed, failed) = (sum(|outcome| outcome.passed), sum(|outcome| outcome.failed));
     println!("\nSummary");
     for outcome in outcomes.iter().filter(|outcome| outcome.passed + outcome.failed > 0) {
         println!("{outcome}");
     }
+    println!("\nThe slowest tests");
+    for (title, test) in slowest(outcomes, SLOWEST) {
+        println!("{:7.1} s  {title}: {}", test.time.as_secs_f64(), test.name);
+    }
+    println!("\nThe whole run took {} min {} s.", time.as_secs() / 60, time.as_secs() % 60);
     if passed + failed == 0 {
         println!("no test ran: does any have this in its name?");
     }

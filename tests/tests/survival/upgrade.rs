@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use aya::programs::loaded_programs;
 use lb_tests::variant::Variant;
 use lb_tests::world::{Agent, Layout, lb_binary};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
@@ -16,8 +16,10 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// What the programs on the node's links are made of: the kernel's hashes of their instructions.
 pub fn tags(stage: &Stage, attach: &str) -> Result<BTreeSet<u64>> {
     let ids = programs(stage, attach)?;
-    let loaded = loaded_programs().collect::<Result<Vec<_>, _>>()?;
-    Ok(loaded.iter().filter(|program| ids.contains(&program.id())).map(|program| program.tag()).collect())
+    // Those of the whole machine. A program of another test may be gone before the kernel is asked about it.
+    let loaded: BTreeMap<u32, u64> =
+        loaded_programs().flatten().map(|program| (program.id(), program.tag())).collect();
+    ids.iter().map(|id| loaded.get(id).copied().with_context(|| format!("no program {id}"))).collect()
 }
 
 /// A rolling update with surge: the new one starts beside the old one, which is then told to end.

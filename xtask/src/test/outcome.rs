@@ -1,31 +1,77 @@
-//! What a test program said about itself.
+//! What a test program said about itself, and when.
 
-use std::{fmt, process::ExitStatus};
+use std::{fmt, process::ExitStatus, time::Duration};
 
 use anyhow::Result;
 
 pub struct Outcome {
-    title: String,
+    pub title: String,
     pub passed: u32,
     pub failed: u32,
-    /// Why it did not end as it should.
+    /// Why the program did not end as it should.
     end: String,
+    /// From the start of the program to its end.
+    pub time: Duration,
+    pub tests: Vec<Timed>,
+    /// When the last line came, counted from the start of the program.
+    last_line: Duration,
+    /// The last test of `tests` has not ended yet.
+    is_open: bool,
 }
+
+/// A test and the time that it took.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timed {
+    pub name: String,
+    pub time: Duration,
+}
+
+/// How libtest ends the line of a test.
+const RESULTS: [&str; 3] = ["ok", "FAILED", "ignored"];
 
 impl Outcome {
     pub fn new(title: &str) -> Self {
-        Self { title: title.to_owned(), passed: 0, failed: 0, end: String::new() }
+        Self {
+            title: title.to_owned(),
+            passed: 0,
+            failed: 0,
+            end: String::new(),
+            time: Duration::ZERO,
+            tests: Vec::new(),
+            last_line: Duration::ZERO,
+            is_open: false,
+        }
     }
 
-    /// Of what is no test program: one passed, or one failed.
-    pub fn of_step(title: &str, result: Result<()>) -> Self {
+    /// The outcome of a step that is no test program: one passed, or one failed.
+    pub fn of_step(title: &str, result: Result<()>, time: Duration) -> Self {
         let (passed, failed) = if result.is_ok() { (1, 0) } else { (0, 1) };
         let end = result.err().map_or_else(String::new, |error| format!(" ({error:#})"));
-        Self { title: title.to_owned(), passed, failed, end }
+        Self { passed, failed, end, time, ..Self::new(title) }
     }
 
-    /// Takes the counts from `test result: ok. 3 passed; 0 failed; ...`; doc tests print one for each crate.
-    pub fn read(&mut self, line: &str) {
+    /// Takes a line that came `at` this time after the start of the program.
+    ///
+    /// Programs run one test at a time, so the time of a test is what passed between two lines. Stable libtest
+    /// prints no times itself: `--report-time` is behind `-Zunstable-options`, and the day that either changes,
+    /// every program would refuse to run its tests.
+    pub fn read(&mut self, line: &str, at: Duration) {
+        self.count(line);
+        let took = at.saturating_sub(self.last_line);
+        self.last_line = at;
+        let ends = |text: &str| RESULTS.iter().any(|result| text.ends_with(result));
+        if let Some((name, rest)) = line.strip_prefix("test ").and_then(|line| line.split_once(" ... ")) {
+            self.tests.push(Timed { name: name.to_owned(), time: took });
+            self.is_open = !ends(rest);
+        } else if let Some(test) = self.tests.last_mut().filter(|_| self.is_open) {
+            // What a process of the test printed stands between the name and the result.
+            test.time += took;
+            self.is_open = !ends(line);
+        }
+    }
+
+    /// Adds the counts of `test result: ok. 3 passed; 0 failed; ...`. Doc tests print one such line for each crate.
+    fn count(&mut self, line: &str) {
         let Some((_, counts)) = line.split_once("test result: ").and_then(|(_, rest)| rest.split_once(". "))
         else {
             return;
@@ -39,7 +85,8 @@ impl Outcome {
     }
 
     /// A program that dies, or ends badly without naming a test, is a failure of its own.
-    pub fn end(&mut self, status: ExitStatus) {
+    pub fn end(&mut self, status: ExitStatus, time: Duration) {
+        self.time = time;
         if status.success() || self.failed > 0 {
             return;
         }
@@ -53,8 +100,20 @@ impl Outcome {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} passed, {} failed{}", self.title, self.passed, self.failed, self.end)
+        let Self { title, passed, failed, end, .. } = self;
+        write!(f, "{title}: {passed} passed, {failed} failed{end}, {:.1} s", self.time.as_secs_f64())
     }
+}
+
+/// The tests that took longest, each with the title of its program, in falling order.
+pub fn slowest(outcomes: &[Outcome], count: usize) -> Vec<(&str, &Timed)> {
+    let mut all: Vec<_> = outcomes
+        .iter()
+        .flat_map(|outcome| outcome.tests.iter().map(|test| (outcome.title.as_str(), test)))
+        .collect();
+    all.sort_by_key(|(_, test)| std::cmp::Reverse(test.time));
+    all.truncate(count);
+    all
 }
 
 #[cfg(test)]
@@ -65,8 +124,8 @@ mod tests {
 
     fn outcome(lines: &[&str], status: i32) -> String {
         let mut outcome = Outcome::new("a");
-        lines.iter().for_each(|line| outcome.read(line));
-        outcome.end(ExitStatus::from_raw(status << 8));
+        lines.iter().for_each(|line| outcome.read(line, Duration::ZERO));
+        outcome.end(ExitStatus::from_raw(status << 8), Duration::from_millis(1_500));
         outcome.to_string()
     }
 
@@ -74,18 +133,45 @@ mod tests {
     fn counts_every_result_line() {
         let ok =
             "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s";
-        assert_eq!(outcome(&["running 4 tests", ok, ok], 0), "a: 6 passed, 0 failed");
+        assert_eq!(outcome(&["running 4 tests", ok, ok], 0), "a: 6 passed, 0 failed, 1.5 s");
     }
 
     #[test]
     fn failures_are_counted_once() {
         let bad = "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out";
-        assert_eq!(outcome(&[bad], 101), "a: 1 passed, 2 failed");
+        assert_eq!(outcome(&[bad], 101), "a: 1 passed, 2 failed, 1.5 s");
     }
 
     #[test]
     fn an_abrupt_end_is_a_failure() {
-        assert_eq!(outcome(&["running 4 tests"], 124), "a: 0 passed, 1 failed (took too long)");
-        assert_eq!(outcome(&[], 1), "a: 0 passed, 1 failed (exit status: 1)");
+        assert_eq!(outcome(&["running 4 tests"], 124), "a: 0 passed, 1 failed (took too long), 1.5 s");
+        assert_eq!(outcome(&[], 1), "a: 0 passed, 1 failed (exit status: 1), 1.5 s");
+    }
+
+    #[test]
+    fn a_test_takes_as_long_as_its_line_is_waited_for() {
+        let lines = [
+            ("", 1),
+            ("running 4 tests", 2),
+            ("test quick ... ok", 3),
+            ("test slow::it_panics - should panic ... ok", 13),
+            ("test noisy ... the word of a child", 15),
+            ("and one more", 16),
+            ("ok", 18),
+            ("test off ... ignored", 18),
+            ("", 20),
+            ("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out", 30),
+        ];
+        let mut outcome = Outcome::new("a");
+        lines.iter().for_each(|(line, at)| outcome.read(line, Duration::from_secs(*at)));
+        let outcomes = [outcome];
+        let slowest: Vec<_> = slowest(&outcomes, 3)
+            .into_iter()
+            .map(|(title, test)| (title, test.name.as_str(), test.time.as_secs()))
+            .collect();
+        assert_eq!(
+            slowest,
+            [("a", "slow::it_panics - should panic", 10), ("a", "noisy", 5), ("a", "quick", 1)]
+        );
     }
 }

@@ -1,0 +1,144 @@
+//! Which test programs there are, and which of them run side by side.
+
+use std::path::PathBuf;
+
+use xtask::toolchain;
+
+use crate::cargo::Program;
+
+/// What measures, or is about a rate: it runs after all others, with nothing beside it. The title of a program, the
+/// beginning of the names of such tests in it (of none: all), and what is measured.
+const ALONE: [(&str, &str, &str); 2] = [
+    ("tests/budgets", "", "nanoseconds of a packet"),
+    ("tests/sockets", "cost::", "nanoseconds of connect(), which are asserted"),
+];
+
+/// These take longest, and so begin first: else one of them would be the last one running.
+const LONG: [&str; 4] = ["tests/survival", "tests/traffic", "tests/api", "tests/kube_proxy"];
+
+/// A run of a test program, with all of its tests or some.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// `tests/traffic`
+    pub title: String,
+    pub file: PathBuf,
+    /// The folder of its package.
+    pub package: PathBuf,
+    /// Programs, maps and network namespaces are root's.
+    pub needs_root: bool,
+    /// For libtest.
+    pub arguments: Vec<String>,
+}
+
+/// All jobs, in the order in which they begin.
+pub struct Plan {
+    pub side_by_side: Vec<Job>,
+    pub alone: Vec<Job>,
+}
+
+impl Plan {
+    /// `filter`: only tests whose name contains this.
+    pub fn new(programs: &[Program], filter: Option<&str>) -> Self {
+        let mut plan = Self { side_by_side: Vec::new(), alone: Vec::new() };
+        for program in programs.iter().filter(|program| program.is_test) {
+            plan.add(Job::new(program), filter);
+        }
+        let rank = |job: &Job| LONG.iter().position(|title| *title == job.title).unwrap_or(LONG.len());
+        plan.side_by_side.sort_by_key(|job| (rank(job), job.needs_root, job.title.clone()));
+        plan.alone.sort_by_key(|job| job.title.clone());
+        plan
+    }
+
+    fn add(&mut self, mut job: Job, filter: Option<&str>) {
+        let alone = ALONE.iter().find(|(title, ..)| *title == job.title);
+        match (alone, filter) {
+            (None, filter) => {
+                job.arguments.extend(filter.map(str::to_owned));
+                self.side_by_side.push(job);
+            }
+            // libtest takes several words as alternatives, so what is filtered is not parted.
+            (Some(_), Some(filter)) => {
+                job.arguments.push(filter.to_owned());
+                self.alone.push(job);
+            }
+            (Some((_, "", _)), None) => self.alone.push(job),
+            (Some((_, names, _)), None) => {
+                let mut rest = job.clone();
+                rest.arguments.extend(["--skip".to_owned(), (*names).to_owned()]);
+                self.side_by_side.push(rest);
+                job.title = format!("{} {names}", job.title);
+                job.arguments.push((*names).to_owned());
+                self.alone.push(job);
+            }
+        }
+    }
+}
+
+impl Job {
+    fn new(program: &Program) -> Self {
+        Self {
+            title: title(program),
+            file: program.file.clone(),
+            package: program.package.clone(),
+            needs_root: program.package == toolchain::root().join("tests"),
+            // One at a time: the tests of a program share a server, a cgroup, the CPUs; and each has a time of its own.
+            arguments: vec!["--test-threads=1".to_owned()],
+        }
+    }
+}
+
+fn title(program: &Program) -> String {
+    let folder = program.package.file_name().unwrap_or_default().to_string_lossy();
+    match program.kind.as_str() {
+        "test" => format!("{folder}/{}", program.name),
+        kind => format!("{folder} ({kind})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(filter: Option<&str>) -> [Vec<String>; 2] {
+        let program = |package: &str, name: &str| Program {
+            package: toolchain::root().join(package),
+            name: name.to_owned(),
+            kind: "test".to_owned(),
+            is_test: true,
+            file: PathBuf::new(),
+        };
+        let programs = [
+            program("lb-userspace", "rules"),
+            program("tests", "budgets"),
+            program("tests", "sockets"),
+            program("tests", "traffic"),
+        ];
+        let plan = Plan::new(&programs, filter);
+        let shown = |jobs: &[Job]| {
+            jobs.iter().map(|job| format!("{}: {}", job.title, job.arguments[1..].join(" "))).collect()
+        };
+        [shown(&plan.side_by_side), shown(&plan.alone)]
+    }
+
+    #[test]
+    fn what_measures_runs_alone_and_the_longest_begins_first() {
+        assert_eq!(
+            plan(None),
+            [
+                vec!["tests/traffic: ", "lb-userspace/rules: ", "tests/sockets: --skip cost::"],
+                vec!["tests/budgets: ", "tests/sockets cost::: cost::"],
+            ]
+        );
+    }
+
+    #[test]
+    fn a_filter_reaches_each_program_once() {
+        assert_eq!(
+            plan(Some("hairpin")),
+            [
+                vec!["tests/traffic: hairpin", "lb-userspace/rules: hairpin"],
+                vec!["tests/budgets: hairpin", "tests/sockets: hairpin"],
+            ]
+        );
+    }
+}
