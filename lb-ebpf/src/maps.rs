@@ -5,11 +5,10 @@
 
 mod client;
 mod count;
+mod flags;
 mod flow;
 mod interest;
 mod service;
-
-use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 
 pub use client::{affinity, affinity_insert, socket, socket_insert, socket_remove};
 pub use count::{account, count};
@@ -24,6 +23,3 @@ pub use service::{
 
 /// The error of an insert of a key that is there.
 pub const EEXIST: i32 = -17;
-
-const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
-const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use lb_common::{Flow, FlowKey, capacity};
 
-use super::NO_PREALLOC;
+use super::flags::NO_PREALLOC;
 use crate::global::global;
 use crate::settings;
 

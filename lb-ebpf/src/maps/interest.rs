@@ -5,7 +5,7 @@ use lb_common::{
     Addr, COARSE_FIRST, COARSE_WORDS, INTEREST_WORDS, Port, interest_bit, node_bit, port_bit, range_bit,
 };
 
-use super::MMAPABLE;
+use super::flags::MMAPABLE;
 
 #[btf_map(name = "interest")]
 static INTEREST: Array<u64, INTEREST_WORDS, MMAPABLE> = Array::new();

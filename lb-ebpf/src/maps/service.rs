@@ -10,7 +10,7 @@ use lb_common::{
     SlotRange, SourceClient, capacity,
 };
 
-use super::{MMAPABLE, NO_PREALLOC};
+use super::flags::{MMAPABLE, NO_PREALLOC};
 
 #[btf_map(name = "frontends")]
 static FRONTENDS: HashMap<FrontendKey, Frontend, { capacity::FRONTENDS }, NO_PREALLOC> = HashMap::new();
