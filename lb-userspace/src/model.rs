@@ -1,6 +1,8 @@
 //! What the sources said, and what follows from it for each Service. Pure: no clock, no I/O, nothing awaited.
 
+mod changes;
 mod claims;
+mod decide;
 mod endpoints;
 mod frontends;
 pub mod lookup;
@@ -22,13 +24,12 @@ pub use rules::{ExternalIpCidrs, Rules, ServiceCidrs};
 use crate::desired::{Desired, DesiredPort, ServiceRanges};
 use crate::objects::cidr::ServiceCidr;
 use crate::objects::event::{Change, Event};
-use crate::objects::name::{Family, Kind, Named, ObjectName, ServicePortName, Subject};
+use crate::objects::name::{Family, Kind, ObjectName, ServicePortName, Subject};
 use crate::objects::node::Node;
-use crate::objects::notice::{Board, Notice, Problem, Severity};
+use crate::objects::notice::{Board, Notice};
 use crate::objects::service::Service;
 use crate::objects::slice::Slice;
-use claims::{Claims, conflict};
-use policy::Standpoint;
+use claims::Claims;
 use store::Store;
 
 /// The objects in force, and which Services a change of them touched.
@@ -263,207 +264,4 @@ impl Model {
             [NoticeOrigin::Object(subject), NoticeOrigin::Service(name.clone())].into_iter().chain(slices);
         sources.flat_map(|source| self.board.of(&source))
     }
-
-    /// Says which object could not be decoded, until it can be, is gone, or a full list begins.
-    fn note_broken<Object: Named>(&mut self, kind: Kind, change: &Change<Object>) {
-        let (name, reason) = match change {
-            Change::Broken(name, reason) => (name, Some(reason)),
-            Change::Apply(object) => (object.object_name(), None),
-            Change::Delete(name) => (name, None),
-            Change::Init => {
-                let ended: Vec<Subject> =
-                    self.broken.iter().filter(|subject| subject.kind == kind).cloned().collect();
-                for subject in ended {
-                    self.broken.remove(&subject);
-                    self.board.replace(NoticeOrigin::Undecoded(subject), []);
-                }
-                return;
-            }
-            Change::InitDone => return,
-        };
-        let subject = Subject { kind, name: name.clone() };
-        if let Some(reason) = reason {
-            let notice = Notice {
-                severity: Severity::Error,
-                subject: Some(subject.clone()),
-                file: None,
-                text: format!("cannot be decoded: {reason}; what was last known of it stays in force"),
-                reason: None,
-            };
-            self.broken.insert(subject.clone());
-            self.board.replace(NoticeOrigin::Undecoded(subject), [notice]);
-        } else if !self.broken.is_empty() && self.broken.remove(&subject) {
-            self.board.replace(NoticeOrigin::Undecoded(subject), []);
-        }
-    }
-
-    fn service_changed(&mut self, name: ObjectName, before: Option<&Service>) {
-        let service = self.services.get(&name);
-        let claims = |service: Option<&Service>| service.map(|s| s.claims(&self.rules)).unwrap_or_default();
-        let others = |service: Option<&Service>| -> BTreeSet<(Addr, ObjectName)> {
-            let service = service.filter(|s| s.unserved(&self.rules) == Some(Unserved::OtherProxy));
-            service.into_iter().flat_map(|s| &s.cluster_ips).map(|ip| (*ip, name.clone())).collect()
-        };
-        let (others_before, others_after) = (others(before), others(service));
-        let (before, after) = (claims(before), claims(service));
-        let problems = match service {
-            Some(service) if service.unserved(&self.rules) != Some(Unserved::OtherProxy) => {
-                [service.problems.as_slice(), &service.ignored(&self.rules)].concat()
-            }
-            _ => Vec::new(),
-        };
-        let notices = service.map(|s| notices(Kind::Service, &name, &s.file, &problems)).unwrap_or_default();
-        if others_before != others_after {
-            self.others.retain(|other| !others_before.contains(other));
-            self.others.extend(others_after);
-            self.ranges_changed = true;
-        }
-        self.dirty.extend(self.claims.replace(&before, after));
-        self.dirty.insert(name.clone());
-        self.board.replace(NoticeOrigin::Object(Subject { kind: Kind::Service, name }), notices);
-    }
-
-    fn slice_changed(&mut self, name: ObjectName, before: Option<&Slice>) {
-        let slice = self.slices.get(&name);
-        if let Some(owner) = before.and_then(Slice::owner) {
-            self.slices_of.remove(&(owner.clone(), name.clone()));
-            self.dirty.insert(owner);
-        }
-        if let Some(owner) = slice.and_then(Slice::owner) {
-            self.slices_of.insert((owner.clone(), name.clone()));
-            self.dirty.insert(owner);
-        }
-        if let Some(slice) = slice
-            && before.is_none_or(|before| before.endpoints != slice.endpoints || before.ports != slice.ports)
-        {
-            self.triggers.extend(slice.family.zip(slice.trigger_time));
-        }
-        let notices =
-            slice.map(|s| notices(Kind::EndpointSlice, &name, &s.file, &s.problems)).unwrap_or_default();
-        self.board.replace(NoticeOrigin::Object(Subject { kind: Kind::EndpointSlice, name }), notices);
-    }
-
-    /// The zone counts for hints, the node's own addresses for NodePorts and source ranges; nothing else counts for
-    /// Services.
-    fn node_changed(&mut self, before: Option<&Node>) {
-        let primary =
-            |node: Option<&Node>| Family::BOTH.map(|family| node.and_then(|n| n.primary_ip(family)));
-        let zone = |node: Option<&Node>| node.and_then(|node| node.zone.clone());
-        if zone(before) != zone(self.node()) {
-            self.dirty.extend(self.services.names().cloned());
-        } else if primary(before) != primary(self.node()) {
-            let ranged = self.services.iter().filter(|(_, service)| !service.source_ranges.is_empty());
-            self.dirty.extend(ranged.map(|(name, _)| name.clone()));
-        }
-        self.addresses_changed |= primary(before) != primary(self.node());
-    }
-
-    fn known_of(&self, name: &ObjectName) -> Vec<ServicePortName> {
-        let first = ServicePortName::first_of(name.clone());
-        let of_name = |port: &&ServicePortName| port.namespace == name.namespace && port.name == name.name;
-        self.known.range(first..).take_while(of_name).cloned().collect()
-    }
-
-    fn slices_of(&self, name: &ObjectName) -> Vec<&Slice> {
-        let first = (name.clone(), ObjectName::default());
-        let names = self.slices_of.range(first..).take_while(|(owner, _)| owner == name);
-        names.filter_map(|(_, slice)| self.slices.get(slice)).collect()
-    }
-
-    /// The service ports of one Service, from the objects alone. One that lost all its frontends to others has none.
-    fn decide(&self, name: &ObjectName) -> Decided {
-        let slices = self.slices_of(name);
-        let mut decided = Decided::default();
-        let Some(service) = self.services.get(name) else {
-            if !slices.is_empty() {
-                decided.problems.push(Problem::new(
-                    Severity::Info,
-                    "EndpointSlices name this Service, but there is none",
-                ));
-            }
-            return decided;
-        };
-        if service.unserved(&self.rules).is_some() {
-            return decided;
-        }
-        if slices.is_empty() {
-            decided.problems.push(Problem::new(
-                Severity::Warning,
-                "no EndpointSlice names this Service: it has no endpoint",
-            ));
-        }
-        let place = Standpoint { name: &self.node_name, node: self.node(), rules: &self.rules };
-        for family in service.cluster_ips.iter().map(|ip| Family::of(*ip)) {
-            for port in &service.ports {
-                let desired = policy::port(service, port, family, &slices, place);
-                decided.ports.insert(service.port_name(port, family), desired);
-            }
-        }
-        for claim in service.claims(&self.rules) {
-            match (self.claims.winner(&claim.key), decided.ports.get_mut(&claim.port)) {
-                (Some(winner), Some(port)) if winner.port == claim.port => {
-                    port.frontends.insert(claim.key, winner.kind);
-                }
-                (Some(winner), _) => decided.problems.push(conflict(&claim, winner)),
-                (None, _) => {}
-            }
-        }
-        decided.problems.extend(decided.ports.iter().filter_map(policy::sctp_port_change));
-        decided.problems.extend(endpoints::unmatched_ports(service, &slices));
-        decided
-    }
-
-    fn note_health(&mut self, name: &ObjectName) {
-        let slices = self.slices_of(name);
-        let service = self.services.get(name).filter(|s| s.unserved(&self.rules).is_none());
-        let checks = service.into_iter().flat_map(|service| {
-            let port = service.health_check_node_port;
-            service.health_check_families().map(move |family| (family, port))
-        });
-        let mut checks: BTreeMap<Family, HealthCheck> = checks
-            .map(|(family, port)| {
-                let local_endpoints = endpoints::local_ready(&slices, family, &self.node_name);
-                (family, HealthCheck { port, local_endpoints })
-            })
-            .collect();
-        for family in Family::BOTH {
-            let key = (name.clone(), family);
-            match checks.remove(&family) {
-                Some(check) => self.health_checks.insert(key, check),
-                None => self.health_checks.remove(&key),
-            };
-        }
-    }
-
-    fn say(&mut self, name: &ObjectName, problems: &[Problem]) {
-        let file = self.services.get(name).and_then(|service| service.file.clone());
-        self.board
-            .replace(NoticeOrigin::Service(name.clone()), notices(Kind::Service, name, &file, problems));
-    }
-}
-
-/// What follows for one Service.
-#[derive(Debug, Default)]
-struct Decided {
-    ports: BTreeMap<ServicePortName, DesiredPort>,
-    problems: Vec<Problem>,
-}
-
-fn notices(
-    kind: Kind,
-    name: &ObjectName,
-    file: &Option<std::sync::Arc<str>>,
-    problems: &[Problem],
-) -> Vec<Notice> {
-    let subject = Subject { kind, name: name.clone() };
-    problems
-        .iter()
-        .map(|problem| Notice {
-            severity: problem.severity,
-            subject: Some(subject.clone()),
-            file: file.clone(),
-            text: problem.text.clone(),
-            reason: problem.reason,
-        })
-        .collect()
 }

@@ -1,6 +1,7 @@
 //! From the desired state of service ports to the writes that bring it about. Pure: it decides from its own
 //! picture of the tables, and takes for granted that every plan it returns is carried out.
 
+mod backends;
 mod frontends;
 mod ids;
 mod owners;
@@ -8,6 +9,7 @@ mod places;
 mod port;
 mod regions;
 mod restore;
+mod source_ranges;
 
 use std::collections::BTreeMap;
 

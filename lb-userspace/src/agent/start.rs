@@ -40,7 +40,7 @@ impl Agent {
         pins: Pins,
         constants: Constants,
     ) -> anyhow::Result<(Self, Inputs)> {
-        let Found { object, migration, kernel, planner } = Found::open(&pins, constants, config.sizes)?;
+        let DataPath { object, migration, kernel, planner } = DataPath::open(&pins, constants, config.sizes)?;
         let telemetry = Arc::new(Telemetry::new(Moment::now()));
         let place = config.source.to_string();
         let (watch, events) = config.source.watch(&config.node_name, &telemetry, planner.tables()).await?;
@@ -88,7 +88,7 @@ impl Agent {
 }
 
 /// The tables that were left, or new ones, and the programs that use them.
-struct Found {
+struct DataPath {
     object: Ebpf,
     /// The tables have another layout than those that were left.
     migration: Option<Migration>,
@@ -96,7 +96,7 @@ struct Found {
     planner: Planner,
 }
 
-impl Found {
+impl DataPath {
     fn open(pins: &Pins, constants: Constants, sizes: Sizes) -> anyhow::Result<Self> {
         let Opened { object, migration } = load::open(pins, constants, sizes, migrate::CONVERTERS)?;
         let mut kernel = Kernel::new(Maps::open(pins, true)?)?;

@@ -1,17 +1,18 @@
 //! What can be typed.
 
+mod groups;
+
 use std::path::{Path, PathBuf};
 
 use super::view::files::Viewpoint;
-use crate::agent;
 use crate::dataplane::hook::Mode;
-use crate::dataplane::shape::Sizes;
 use crate::hooks::sockets::SocketOptions;
-use crate::model::{ExternalIpCidrs, NodePortAddresses, Rules, ServiceCidrs};
-use crate::node::role::{Overrides, Role};
-use crate::source::api;
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use lb_common::{Addr, capacity};
+use clap::{Args, Parser, Subcommand};
+use lb_common::Addr;
+
+pub use groups::{
+    ApiArgs, KubeProxyArgs, Output, OutputArgs, PinArgs, RoleArgs, RuleArgs, SizeArgs, SourceArgs,
+};
 
 /// Kubernetes Services by eBPF, in place of kube-proxy.
 #[derive(Parser)]
@@ -110,88 +111,6 @@ pub struct AgentArgs {
 }
 
 #[derive(Args)]
-pub struct SizeArgs {
-    /// Connections that are remembered at once beside those that begin or end; may change from start to start
-    #[arg(long, value_name = "N", default_value_t = capacity::FLOWS as u32 / 2,
-          value_parser = clap::value_parser!(u32).range(1..=MOST_FLOWS))]
-    pub max_flows: u32,
-}
-
-impl SizeArgs {
-    pub fn sizes(&self) -> Sizes {
-        // Two entries a flow.
-        Sizes { flows: self.max_flows * 2, ..Sizes::default() }
-    }
-}
-
-/// Entries of a map are counted in 32 bits, and half of them already are some 200 GB.
-const MOST_FLOWS: i64 = 1 << 30;
-
-/// Without any of them: the API server, as a pod of its cluster.
-#[derive(Args)]
-pub struct SourceArgs {
-    /// Folder of Service, EndpointSlice and Node objects, as `kubectl get -o yaml` prints them; followed. No API
-    /// server is asked
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "api_server"])]
-    pub manifests: Option<PathBuf>,
-    #[command(flatten)]
-    pub api: ApiArgs,
-}
-
-#[derive(Args)]
-pub struct ApiArgs {
-    /// Address and credentials of the API server [default: the service account of the pod]
-    #[arg(long, value_name = "FILE")]
-    pub kubeconfig: Option<PathBuf>,
-    /// Address of the API server, over that of kubeconfig or environment
-    #[arg(long, value_name = "URL", env = "LB_API_SERVER")]
-    pub api_server: Option<String>,
-}
-
-impl ApiArgs {
-    pub fn access(self) -> api::Access {
-        api::Access { kubeconfig: self.kubeconfig, server: self.api_server, ..api::Access::default() }
-    }
-}
-
-impl SourceArgs {
-    /// `kubeconfig` is that of file or flag.
-    pub fn source(self, kubeconfig: Option<PathBuf>) -> agent::Source {
-        match self.manifests {
-            Some(dir) => agent::Source::Manifests(dir),
-            None => agent::Source::Api(api::Access { kubeconfig, ..self.api.access() }),
-        }
-    }
-}
-
-/// Configuration and flags of kube-proxy; a flag wins over the file.
-#[derive(Args)]
-#[command(next_help_heading = "As kube-proxy has it (docs/config.md)")]
-pub struct KubeProxyArgs {
-    /// KubeProxyConfiguration (v1alpha1), as kubeadm writes it
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Write the configuration in force to a file and exit
-    #[arg(long, value_name = "FILE")]
-    pub write_config_to: Option<PathBuf>,
-    /// Its family is that of the default addresses of the two servers below
-    #[arg(long, value_name = "ADDRESS")]
-    pub bind_address: Option<String>,
-    /// Where /healthz and /livez are; empty: nowhere [default: 0.0.0.0:10256]
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    pub healthz_bind_address: Option<String>,
-    /// Where /metrics is; empty: nowhere [default: 127.0.0.1:10249]
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    pub metrics_bind_address: Option<String>,
-    /// End when one of these ports cannot be had, instead of trying again
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub bind_address_hard_fail: Option<bool>,
-    /// How unlikely the kernel is to end this process when memory is short: -1000 to 1000
-    #[arg(long, value_name = "SCORE", allow_hyphen_values = true)]
-    pub oom_score_adj: Option<i32>,
-}
-
-#[derive(Args)]
 pub struct CleanupArgs {
     #[command(flatten)]
     pub pins: PinArgs,
@@ -208,69 +127,6 @@ pub struct CleanupArgs {
     /// Where the host's file system is mounted, for its iptables-legacy and ipvsadm
     #[arg(long, value_name = "DIR", default_value = "/", requires = "kube_proxy")]
     pub host_root: PathBuf,
-}
-
-/// What holds for all Services.
-#[derive(Args, PartialEq)]
-pub struct RuleArgs {
-    /// Node addresses that NodePorts answer on: all, primary, localhost and prefixes, with commas between them
-    /// [default: all]
-    #[arg(long, value_name = "LIST")]
-    pub nodeport_addresses: Option<NodePortAddresses>,
-    /// Prefixes that externalIPs may lie in, with commas between them; or any, or none [default: any]
-    #[arg(long, value_name = "CIDR,...")]
-    pub external_ip_cidrs: Option<ExternalIpCidrs>,
-    /// Where ClusterIPs are, beside ServiceCIDR objects, with commas between them: what goes to an address that no Service
-    /// has is dropped
-    #[arg(long, value_name = "CIDR,...")]
-    pub service_cidrs: Option<ServiceCidrs>,
-    /// Serve the Services that have this label service.kubernetes.io/service-proxy-name, instead of those without
-    #[arg(long, value_name = "NAME")]
-    pub service_proxy_name: Option<String>,
-}
-
-impl RuleArgs {
-    pub fn rules(&self) -> Rules {
-        Rules {
-            service_proxy_name: self.service_proxy_name.clone(),
-            external_ip_cidrs: self.external_ip_cidrs.clone().unwrap_or_default(),
-            service_cidrs: self.service_cidrs.clone().unwrap_or_default(),
-            node_port_addresses: self.nodeport_addresses.clone().unwrap_or_default(),
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        let Self { nodeport_addresses, external_ip_cidrs, service_cidrs, service_proxy_name } = self;
-        nodeport_addresses.is_none()
-            && external_ip_cidrs.is_none()
-            && service_cidrs.is_none()
-            && service_proxy_name.is_none()
-    }
-}
-
-#[derive(Args)]
-pub struct PinArgs {
-    /// Where maps and links are pinned, on a bpffs (the agent mounts one where there is none)
-    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/lb")]
-    pub pin_dir: PathBuf,
-}
-
-#[derive(Args)]
-pub struct RoleArgs {
-    /// Give a link a role: pod, uplink, tunnel or none
-    #[arg(long = "link-role", value_name = "LINK=ROLE", value_parser = link_role)]
-    pub link_roles: Vec<(String, Role)>,
-}
-
-impl RoleArgs {
-    pub fn overrides(&self) -> Overrides {
-        self.link_roles.iter().cloned().collect()
-    }
-}
-
-fn link_role(text: &str) -> Result<(String, Role), String> {
-    let (link, role) = text.split_once('=').ok_or_else(|| format!("{text}: LINK=ROLE is expected"))?;
-    Ok((link.to_owned(), role.parse()?))
 }
 
 #[derive(Args)]
@@ -316,18 +172,4 @@ impl ViewArgs {
             ),
         }
     }
-}
-
-#[derive(Args)]
-pub struct OutputArgs {
-    /// How to print
-    #[arg(short, long, value_enum, default_value_t)]
-    pub output: Output,
-}
-
-#[derive(Clone, Copy, Default, ValueEnum)]
-pub enum Output {
-    #[default]
-    Table,
-    Json,
 }

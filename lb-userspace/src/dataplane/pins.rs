@@ -9,6 +9,9 @@
 //!
 //! A folder of tables comes by a rename, so that a start which was killed leaves none that is half made.
 
+mod bpffs;
+mod set;
+
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -17,78 +20,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use lb_common::{SCHEMA, names};
 
-/// The magic of bpffs in `statfs(2)`.
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+pub use set::Set;
+
+use bpffs::{is_mount_point, mount_bpffs, names_in, on_bpffs, remove_dir, unmount};
+use set::Stage;
 
 /// A pin folder.
 #[derive(Clone, Debug)]
 pub struct Pins {
     root: PathBuf,
-}
-
-/// A folder of pinned tables.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Set {
-    /// Version of their layout.
-    pub schema: u32,
-    path: PathBuf,
-    stage: Stage,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Next,
-    Whole,
-    Old,
-}
-
-impl Set {
-    pub fn map(&self, name: &str) -> PathBuf {
-        self.path.join(name)
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn parse(root: &Path, name: &str) -> Option<Self> {
-        let version = name.strip_prefix('v')?;
-        let (version, stage) = match version.split_once('-') {
-            None => (version, Stage::Whole),
-            Some((version, "next")) => (version, Stage::Next),
-            Some((version, "old")) => (version, Stage::Old),
-            Some(_) => return None,
-        };
-        Some(Self { schema: version.parse().ok()?, path: root.join(name), stage })
-    }
-
-    fn renamed(&self, stage: Stage) -> Self {
-        let suffix = match stage {
-            Stage::Next => "-next",
-            Stage::Whole => "",
-            Stage::Old => "-old",
-        };
-        Self { path: self.path.with_file_name(format!("v{}{suffix}", self.schema)), stage, ..self.clone() }
-    }
-
-    fn become_stage(&self, stage: Stage) -> anyhow::Result<Self> {
-        let renamed = self.renamed(stage);
-        fs::rename(&self.path, &renamed.path)
-            .with_context(|| format!("rename {} to {}", self.path.display(), renamed.path.display()))?;
-        Ok(renamed)
-    }
-
-    /// Removes the pins and the folder. What programs use of it goes on.
-    ///
-    /// # Errors
-    /// The first removal that failed.
-    pub fn remove(&self) -> anyhow::Result<()> {
-        for name in names_in(&self.path)? {
-            let pin = self.path.join(name);
-            fs::remove_file(&pin).with_context(|| format!("remove {}", pin.display()))?;
-        }
-        remove_dir(&self.path)
-    }
 }
 
 impl Pins {
@@ -298,69 +238,4 @@ impl Pins {
         }
         Ok(())
     }
-}
-
-/// Names in a folder; none where there is no folder.
-fn names_in(folder: &Path) -> anyhow::Result<Vec<String>> {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("read {}", folder.display())),
-    };
-    entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
-}
-
-fn remove_dir(folder: &Path) -> anyhow::Result<()> {
-    match fs::remove_dir(folder) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error).with_context(|| format!("remove {}", folder.display())),
-    }
-}
-
-fn c_path(path: &Path) -> anyhow::Result<std::ffi::CString> {
-    use std::os::unix::ffi::OsStrExt;
-    Ok(std::ffi::CString::new(path.as_os_str().as_bytes())?)
-}
-
-/// Is the folder, or the nearest one above that exists, on a bpffs?
-fn on_bpffs(path: &Path) -> bool {
-    let Some(existing) = path.ancestors().find(|folder| folder.exists()) else { return false };
-    let Ok(path) = c_path(existing) else { return false };
-    // SAFETY: a zeroed struct of integers is valid, and `path` ends with a zero byte.
-    unsafe {
-        let mut stat: libc::statfs = std::mem::zeroed();
-        libc::statfs(path.as_ptr(), &raw mut stat) == 0 && stat.f_type == BPF_FS_MAGIC
-    }
-}
-
-fn mount_bpffs(target: &Path) -> anyhow::Result<()> {
-    let path = c_path(target)?;
-    // SAFETY: all strings end with a zero byte.
-    let result = unsafe {
-        libc::mount(c"bpf".as_ptr(), path.as_ptr(), c"bpf".as_ptr(), 0, c"mode=0700".as_ptr().cast())
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error()).with_context(|| {
-            format!("mount a bpffs on {0}: run as root, or `mount -t bpf bpf {0}`", target.display())
-        });
-    }
-    Ok(())
-}
-
-fn is_mount_point(path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    match (fs::metadata(path), path.parent().map(fs::metadata)) {
-        (Ok(own), Some(Ok(parent))) => own.dev() != parent.dev(),
-        _ => false,
-    }
-}
-
-fn unmount(path: &Path) -> anyhow::Result<()> {
-    let target = c_path(path)?;
-    // SAFETY: the string ends with a zero byte.
-    if unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) } != 0 {
-        return Err(io::Error::last_os_error()).with_context(|| format!("unmount {}", path.display()));
-    }
-    Ok(())
 }

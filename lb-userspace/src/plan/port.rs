@@ -2,17 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use lb_common::{
-    Active, Backend, Endpoint, FrontendKind, Prefix, ServiceRecord, Slot, SlotRange, interest_bit, names,
-};
+use lb_common::{Active, Endpoint, FrontendKind, ServiceRecord, Slot, SlotRange, names};
 
 use super::{Hold, Planner, Region};
-use crate::desired::{BackendShare, DesiredPort};
+use crate::desired::DesiredPort;
 use crate::objects::name::ServicePortName;
 use crate::tables::op::Op;
-
-/// The first generation of a backend id: an entry of zeros matches no slot that was ever written.
-const FIRST_GENERATION: u32 = 1;
 
 impl Planner {
     /// All or nothing, but for the frontends of a service that exists: they can change owner at once.
@@ -129,49 +124,8 @@ impl Planner {
         }
     }
 
-    fn full(&self, table: &'static str, pending: bool) -> Hold {
+    pub(super) fn full(&self, table: &'static str, pending: bool) -> Hold {
         if pending { Hold::Grace } else { Hold::Full(table) }
-    }
-
-    fn check_backends(&self, service: Option<u32>, port: &DesiredPort) -> Result<(), Hold> {
-        let is_known =
-            |endpoint: &Endpoint| service.is_some_and(|id| self.owners.backend(id, endpoint).is_some());
-        let fresh = port.backends.keys().filter(|endpoint| !is_known(endpoint)).count();
-        if fresh > self.backend_ids.available() {
-            return Err(self.full(names::BACKENDS, self.backend_ids.has_pending()));
-        }
-        Ok(())
-    }
-
-    fn check_source_ranges(&self, service: Option<u32>, port: &DesiredPort) -> Result<(), Hold> {
-        let ranges = &self.tables.source_ranges;
-        let known = service.and_then(|service| ranges.get(&service));
-        let fresh =
-            port.source_ranges.iter().filter(|range| known.is_none_or(|known| !known.contains(range)));
-        let used: usize = ranges.values().map(BTreeSet::len).sum();
-        match fresh.count() {
-            0 => Ok(()),
-            fresh if used + fresh <= self.limits.source_ranges as usize => Ok(()),
-            _ => Err(Hold::Full(names::SOURCE_RANGES)),
-        }
-    }
-
-    /// Ranges that are new come before the record that asks for them, those that are gone go after.
-    fn settle_source_ranges(&mut self, service: u32, port: &DesiredPort, draft: &mut Vec<Op>) {
-        self.drop_source_ranges(service, &port.source_ranges, draft);
-        for prefix in &port.source_ranges {
-            if !self.tables.source_ranges.get(&service).is_some_and(|known| known.contains(prefix)) {
-                self.push(draft, Op::PutSourceRange { service, prefix: *prefix });
-            }
-        }
-    }
-
-    fn drop_source_ranges(&mut self, service: u32, keep: &BTreeSet<Prefix>, draft: &mut Vec<Op>) {
-        let known = self.tables.source_ranges.get(&service).into_iter().flatten();
-        let gone: Vec<Prefix> = known.filter(|prefix| !keep.contains(prefix)).copied().collect();
-        for prefix in gone {
-            self.push(draft, Op::DeleteSourceRange { service, prefix });
-        }
     }
 
     /// Whether the record in force, or the slots behind it, would have to be others.
@@ -228,37 +182,6 @@ impl Planner {
         Ok(service)
     }
 
-    /// Backends that are new to the service; [`Planner::check_backends`] has seen that there are ids for them.
-    fn add_backends(
-        &mut self,
-        service: u32,
-        name: &ServicePortName,
-        port: &DesiredPort,
-        draft: &mut Vec<Op>,
-    ) {
-        for (endpoint, share) in &port.backends {
-            if self.owners.backend(service, endpoint).is_some() {
-                continue;
-            }
-            let Some(id) = self.backend_ids.take() else { return };
-            let generation = self.tables.backends.get(&id).map_or(FIRST_GENERATION, |b| b.generation);
-            let backend = Backend {
-                addr: endpoint.addr,
-                port: endpoint.port,
-                proto: name.proto as u8,
-                state: share.state as u8,
-                generation,
-                service,
-                weight: share.weight,
-                sets: sets(port, endpoint),
-                pad: 0,
-            };
-            self.want_bits([interest_bit(endpoint.addr, endpoint.port, name.proto as u8)], draft);
-            self.push(draft, Op::WriteBackend { id, backend });
-            self.owners.add_backend(service, *endpoint, id);
-        }
-    }
-
     fn change_record(
         &mut self,
         service: u32,
@@ -301,62 +224,13 @@ impl Planner {
         })
         .collect()
     }
-
-    /// States and weights of the backends that stay; the others are retired.
-    fn settle_backends(&mut self, service: u32, port: &DesiredPort, draft: &mut Vec<Op>) {
-        let known: Vec<(Endpoint, u32)> = self.owners.backends(service).collect();
-        for (endpoint, id) in known {
-            match port.backends.get(&endpoint) {
-                Some(share) => self.settle_backend(id, *share, sets(port, &endpoint), draft),
-                None => {
-                    self.owners.remove_backend(service, endpoint);
-                    self.retire(id, draft);
-                }
-            }
-        }
-    }
-
-    fn settle_backend(&mut self, id: u32, share: BackendShare, sets: u8, draft: &mut Vec<Op>) {
-        let Some(backend) = self.tables.backends.get(&id).copied() else { return };
-        let joined = Backend { weight: share.weight, sets: backend.sets | sets, ..backend };
-        if backend != joined {
-            self.push(draft, Op::WriteBackend { id, backend: joined });
-        }
-        if backend.state != share.state as u8 {
-            self.push(draft, Op::SetBackendState { id, state: share.state });
-        }
-        if joined.sets != sets {
-            self.push(draft, Op::SetBackendSets { id, sets });
-        }
-    }
-
-    fn retire(&mut self, id: u32, draft: &mut Vec<Op>) {
-        let generation =
-            self.tables.backends.get(&id).map_or(FIRST_GENERATION, |b| next_generation(b.generation));
-        self.push(draft, Op::RetireBackend { id, generation });
-        self.backend_ids.release(id, self.batch);
-    }
 }
 
 fn of_service(name: &ServicePortName) -> (&str, &str) {
     (&name.namespace, &name.name)
 }
 
-/// Generations begin again after 2^32 uses of an id; zero is left out.
-const fn next_generation(generation: u32) -> u32 {
-    match generation.wrapping_add(1) {
-        0 => FIRST_GENERATION,
-        next => next,
-    }
-}
-
 fn flags(port: &DesiredPort) -> u32 {
     let ranges = if port.source_ranges.is_empty() { 0 } else { ServiceRecord::SOURCE_RANGES };
     port.flags | ranges
-}
-
-/// The sets that a backend is in.
-fn sets(port: &DesiredPort, endpoint: &Endpoint) -> u8 {
-    let set = |set: &BTreeSet<Endpoint>, bit| if set.contains(endpoint) { bit } else { 0 };
-    set(&port.cluster, Backend::IN_CLUSTER) | set(&port.local, Backend::IN_LOCAL)
 }
