@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use lb_common::{Active, BackendState, FrontendKey, FrontendKind, Proto, ServiceRecord, Slot};
+use lb_common::{Active, FrontendKey, FrontendKind, Proto, ServiceRecord, Slot};
 use lb_userspace::objects::name::ServicePortName;
 use lb_userspace::tables::Tables;
 use lb_userspace::tables::op::Op;
