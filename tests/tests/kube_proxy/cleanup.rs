@@ -1,4 +1,4 @@
-//! `lb cleanup --kube-proxy` takes what is kube-proxy's, and nothing else.
+//! `lb cleanup --kube-proxy` removes what belongs to kube-proxy, and nothing else.
 
 use crate::process::Process;
 use crate::rules::{FOREIGN, KUBE_PROXY, VARIANTS, assert_same, nft, restore, ruleset, saved};
@@ -14,7 +14,7 @@ fn world() -> Result<World> {
     World::new(Layout::routed().with_backends(0))
 }
 
-/// What the command says on standard error, when it fails.
+/// The standard error of a command that fails.
 fn refused(world: &World, args: &[&str]) -> Result<String> {
     let output = world.lb_output(args)?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -35,7 +35,7 @@ fn iptables_of_both_variants_is_what_it_was_before_kube_proxy() -> Result<()> {
         restore(node, variant, KUBE_PROXY)?;
     }
     let with = saved(node)?;
-    assert!(with.len() > before.len() + 100, "four times 33 lines: {with:#?}");
+    assert!(with.len() > before.len() + 100, "33 lines in each of four places: {with:#?}");
 
     let shown = world.lb(&["cleanup", "--kube-proxy", "--dry-run"])?;
     assert!(shown.contains("nft delete chain ip6 nat KUBE-SVC-7CZWRQZJHAZQ4YZU\n"), "{shown}");
@@ -57,7 +57,7 @@ fn iptables_of_both_variants_is_what_it_was_before_kube_proxy() -> Result<()> {
     Ok(())
 }
 
-/// The commands of a dry run, typed into a shell, are the cleanup.
+/// The commands that a dry run prints do the cleanup if they are typed into a shell.
 #[test]
 fn what_a_dry_run_prints_does_it() -> Result<()> {
     let world = world()?;
@@ -126,7 +126,7 @@ fn a_chain_that_others_use_stays_and_is_named() -> Result<()> {
     for variant in VARIANTS {
         let mut of: Vec<&str> =
             left.iter().filter_map(|line| line.strip_prefix(&format!("iptables-{variant} "))).collect();
-        // Each variant has an order of tables.
+        // Each variant prints the tables in its own order.
         of.sort_unstable();
         assert_eq!(
             of,
@@ -147,8 +147,8 @@ fn a_chain_that_others_use_stays_and_is_named() -> Result<()> {
     Ok(())
 }
 
-/// This kernel has no dummy devices and no IPVS: another kind of link has the name, and virtual servers are left
-/// to unit tests.
+/// This kernel has neither dummy devices nor IPVS: a link of another kind has the name, and unit tests cover virtual
+/// servers.
 #[test]
 fn the_device_and_the_sets_of_ipvs_mode_go() -> Result<()> {
     let world = world()?;
@@ -206,28 +206,28 @@ fn it_refuses_while_kube_proxy_runs() -> Result<()> {
     assert!(said.contains(&named) && said.contains("--force"), "{said}");
     assert_same(&saved(node)?, &before);
     let shown = world.lb(&["cleanup", "--kube-proxy", "--dry-run"])?;
-    assert!(shown.contains("nft delete chain ip nat KUBE-SERVICES"), "to look is allowed: {shown}");
+    assert!(shown.contains("nft delete chain ip nat KUBE-SERVICES"), "a dry run is allowed: {shown}");
     drop(process);
 
-    // k3s has no process of that name.
+    // In k3s, no process has the name kube-proxy.
     let listener = node.enter(|| TcpListener::bind("127.0.0.1:10249"))?;
     let said = refused(&world, &CLEANUP)?;
-    assert!(said.contains("does not answer"), "it may be busy: {said}");
-    // Who asked has gone.
+    assert!(said.contains("does not answer"), "the listener may be busy: {said}");
+    // The client of this connection is gone already.
     listener.accept()?;
     let server = node.spawn(move || {
-        let (mut stream, _) = listener.accept().expect("somebody asks");
+        let (mut stream, _) = listener.accept().expect("lb connects");
         let mut request = [0; 512];
-        let length = stream.read(&mut request).expect("a request");
+        let length = stream.read(&mut request).expect("lb sends a request");
         assert!(request[..length].starts_with(b"GET /proxyMode "));
-        stream.write_all(b"HTTP/1.0 200 OK\r\n\r\niptables").expect("an answer");
+        stream.write_all(b"HTTP/1.0 200 OK\r\n\r\niptables").expect("lb reads the answer");
     });
     let said = refused(&world, &CLEANUP)?;
-    server.join().expect("the server ends");
+    server.join().expect("the server does not panic");
     assert!(said.contains("/proxyMode says iptables"), "{said}");
     assert_same(&saved(node)?, &before);
 
-    // That of a node that is a container on this machine is not ours.
+    // A kube-proxy in a node that is a container on this machine is not ours.
     let _elsewhere = Process::start(folder, world.outside(), "kube-proxy")?;
     world.lb(&CLEANUP)?;
     assert!(!saved(node)?.iter().any(|line| line.contains("KUBE-SERVICES")));
