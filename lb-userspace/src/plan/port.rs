@@ -15,7 +15,7 @@ use crate::tables::op::Op;
 const FIRST_GENERATION: u32 = 1;
 
 impl Planner {
-    /// All or nothing, but for the frontends of a service that exists: they can change owner at once.
+    /// Plans everything or nothing, except for frontends that move to an existing service: they change owner at once.
     pub(super) fn plan_port(
         &mut self,
         name: &ServicePortName,
@@ -26,7 +26,8 @@ impl Planner {
         let known = self.owners.service(name);
         if let Some(service) = known {
             if !self.owners.is_damaged(service) {
-                // The record in force would let everybody in: what is to be guarded waits for the one that guards.
+                // While the record in force admits every client, load balancer addresses wait for the record that
+                // restricts them.
                 let guards = |flags: u32| flags & ServiceRecord::SOURCE_RANGES != 0;
                 let is_open = guards(flags(port)) && !guards(self.tables.record(service).flags);
                 self.move_frontends(service, port, draft, |kind| {
@@ -65,8 +66,8 @@ impl Planner {
         Ok(())
     }
 
-    /// A port of a Service that has another name by now, at the same address, is the same service: its connections go on.
-    /// `wanted` is sorted by name.
+    /// Keeps the service id of a port that was renamed but kept a frontend, so that its connections continue. `wanted`
+    /// is sorted by name.
     pub(super) fn rename(
         &mut self,
         name: &ServicePortName,
@@ -87,7 +88,7 @@ impl Planner {
         self.push(draft, Op::WriteName { id: service, name: Box::new(heir.to_table()) });
     }
 
-    /// Takes a service away. Its frontends go first, then what they led to.
+    /// Removes a service: first its frontends, then what they referred to.
     pub(super) fn remove_service(&mut self, service: u32, draft: &mut Vec<Op>) {
         let name = self.tables.names.get(&service);
         let is_named = name.is_some();
@@ -109,7 +110,7 @@ impl Planner {
         self.service_ids.release(service, self.batch);
     }
 
-    /// What a damaged table holds beyond all services.
+    /// Removes what a damaged table holds and no service owns.
     pub(super) fn remove_strays(&mut self, draft: &mut Vec<Op>) {
         for service in std::mem::take(&mut self.owners.nameless) {
             self.remove_service(service, draft);
@@ -156,7 +157,7 @@ impl Planner {
         }
     }
 
-    /// Ranges that are new come before the record that asks for them, those that are gone go after.
+    /// Adds and deletes ranges. In the plan, new ranges come before the record that requires them, deletions after it.
     fn settle_source_ranges(&mut self, service: u32, port: &DesiredPort, draft: &mut Vec<Op>) {
         self.drop_source_ranges(service, &port.source_ranges, draft);
         for prefix in &port.source_ranges {
@@ -174,7 +175,7 @@ impl Planner {
         }
     }
 
-    /// Whether the record in force, or the slots behind it, would have to be others.
+    /// Whether the record in force, or one of the slots to which it refers, has to change.
     fn is_changed(&self, service: u32, port: &DesiredPort) -> bool {
         if self.owners.is_damaged(service) {
             return true;
@@ -187,7 +188,7 @@ impl Planner {
             || !self.holds(service, record.local, &port.local)
     }
 
-    /// Whether these slots lead to these endpoints, in order.
+    /// Whether these slots refer to these endpoints, in order.
     fn holds(&self, service: u32, range: SlotRange, set: &BTreeSet<Endpoint>) -> bool {
         let Some(slots) = self.tables.slots_of(range).filter(|slots| slots.len() == set.len()) else {
             return false;
@@ -198,8 +199,8 @@ impl Planner {
         })
     }
 
-    /// Room for both sets: the region in use if its slots stay as they are, else a new one; `None` for empty
-    /// sets.
+    /// A region for both sets: the one in use if its slots stay as they are, otherwise a new one; `None` if both sets
+    /// are empty.
     fn region_for(&mut self, service: Option<u32>, port: &DesiredPort) -> Result<Option<Region>, Hold> {
         let total = port.cluster.len() + port.local.len();
         if total == 0 {
@@ -228,7 +229,7 @@ impl Planner {
         Ok(service)
     }
 
-    /// Backends that are new to the service; [`Planner::check_backends`] has seen that there are ids for them.
+    /// Adds the backends that are new to the service; [`Planner::check_backends`] has made sure of enough ids.
     fn add_backends(
         &mut self,
         service: u32,
@@ -272,7 +273,7 @@ impl Planner {
             self.push(draft, Op::WriteSlots { offset: region.offset, slots });
         }
         let offset = region.map_or(0, |region| region.offset);
-        // The region was taken for both sets together, whose length fits in 32 bits.
+        // The region has room for both sets, so that their lengths fit in 32 bits.
         let (cluster, local) = (port.cluster.len() as u32, port.local.len() as u32);
         let record = ServiceRecord {
             cluster: SlotRange { offset, len: cluster },
@@ -302,7 +303,7 @@ impl Planner {
         .collect()
     }
 
-    /// States and weights of the backends that stay; the others are retired.
+    /// Updates the backends that stay, and retires the others.
     fn settle_backends(&mut self, service: u32, port: &DesiredPort, draft: &mut Vec<Op>) {
         let known: Vec<(Endpoint, u32)> = self.owners.backends(service).collect();
         for (endpoint, id) in known {
@@ -342,7 +343,7 @@ fn of_service(name: &ServicePortName) -> (&str, &str) {
     (&name.namespace, &name.name)
 }
 
-/// Generations begin again after 2^32 uses of an id; zero is left out.
+/// Generations start over after 2^32 uses of an id; zero is skipped.
 const fn next_generation(generation: u32) -> u32 {
     match generation.wrapping_add(1) {
         0 => FIRST_GENERATION,
@@ -355,7 +356,7 @@ fn flags(port: &DesiredPort) -> u32 {
     port.flags | ranges
 }
 
-/// The sets that a backend is in.
+/// The sets of which the endpoint is a member, as bits of `Backend::sets`.
 fn sets(port: &DesiredPort, endpoint: &Endpoint) -> u8 {
     let set = |set: &BTreeSet<Endpoint>, bit| if set.contains(endpoint) { bit } else { 0 };
     set(&port.cluster, Backend::IN_CLUSTER) | set(&port.local, Backend::IN_LOCAL)
