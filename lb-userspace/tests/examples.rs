@@ -1,4 +1,4 @@
-//! The examples in the repository work as they stand, and `lb services -o json` has the shape of docs/output.md.
+//! The examples in the repository work unchanged, and `lb services -o json` has the shape of docs/output.md.
 
 #![allow(clippy::unwrap_used, reason = "a test: a panic is its failure")]
 
