@@ -189,7 +189,7 @@ fn roles_that_were_given_to_the_agent_are_in_force_in_its_status() -> Result<()>
 }
 
 #[test]
-fn a_taken_port_is_told_with_its_owner_and_does_not_stop_the_data_path() -> Result<()> {
+fn a_taken_port_is_reported_with_its_owner_and_does_not_stop_the_data_path() -> Result<()> {
     let world = World::new(Layout::routed())?;
     let taken = world.node().enter(|| TcpListener::bind(("0.0.0.0", METRICS)))?;
     let mut agent = world.start_agent(&[])?;

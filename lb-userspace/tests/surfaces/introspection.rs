@@ -19,7 +19,7 @@ use serde_json::json;
 use super::http::{get, serve};
 
 #[tokio::test]
-async fn mode_health_and_configuration_are_told() {
+async fn mode_health_and_configuration_are_served() {
     let telemetry = Arc::new(Telemetry::new(Moment::now()));
     let address = serve(introspection_router(telemetry, json!({"mode": "", "oomScoreAdj": -999}))).await;
     let mode = get(address, "/proxyMode").await;
