@@ -57,7 +57,7 @@ fn other_kinds_are_skipped_with_one_notice() {
     let knative = "---\napiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: a}\n";
     let parsed = parse(&Arc::from("x.yaml"), &format!("{other}{other}{knative}")).unwrap();
     let notices: Vec<String> = parsed.notices.iter().map(ToString::to_string).collect();
-    let expected = "x.yaml: skipped, for only Service, EndpointSlice, Node and ServiceCIDR are read: \
+    let expected = "x.yaml: skipped, because only Service, EndpointSlice, Node and ServiceCIDR are read: \
                     apps/v1 Deployment (2), serving.knative.dev/v1 Service (1)";
     assert_eq!((parsed.objects.len(), notices), (0, vec![expected.to_owned()]));
 }
@@ -134,7 +134,7 @@ fn a_file_broken_at_first_holds_the_first_list_back() {
     let told = short(&folder.update(texts([("1.yaml", &a), ("2.yaml", "kind: [")])));
     assert_eq!(told.len(), 1);
     assert!(
-        told[0].starts_with("2.yaml: ") && told[0].ends_with("; nothing is applied until this is mended")
+        told[0].starts_with("2.yaml: ") && told[0].ends_with("; nothing is applied until this is corrected")
     );
     let told = short(&folder.update(texts([("1.yaml", &a), ("2.yaml", "")])));
     assert_eq!(told, ["2.yaml: whole", "list", "+a", "end"]);
@@ -145,7 +145,7 @@ fn the_same_object_in_two_files_is_an_error_and_the_first_file_counts() {
     let (first, second) = (service("a", "10.96.0.1"), service("a", "10.96.0.2"));
     let mut folder = Folder::default();
     let told = short(&folder.update(texts([("1.yaml", &first), ("2.yaml", &second)])));
-    let double = "2.yaml: Service default/a: stands in 1.yaml too, and that one counts";
+    let double = "2.yaml: Service default/a: is also defined in 1.yaml, and that definition counts";
     assert_eq!(told, [double, "list", "+a", "end"]);
     assert_eq!(short(&folder.update(texts([("2.yaml", &second)]))), ["2.yaml: whole", "+a"]);
 }

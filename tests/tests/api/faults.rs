@@ -30,7 +30,7 @@ fn a_server_that_is_gone_older_or_renewed_costs_nothing() -> Result<()> {
 
     // The server is gone and comes back.
     cluster.kill_apiserver()?;
-    agent.wait_for_text("what is known stays in force", LIMIT)?;
+    agent.wait_for_text("the last known state stays in force", LIMIT)?;
     stage.assert_served_by(&["b1"]);
     cluster.start_apiserver()?;
     stage.change(&cluster, &[1, 2])?;

@@ -42,7 +42,10 @@ fn a_file_that_is_broken_at_the_start_holds_back_everything() -> Result<()> {
     stage.write(&service("web", WEB), stage.world.backends())?;
     manifests.write_text("broken.yaml", "apiVersion: v1\nkind: Service\nmetadata: [\n")?;
     agent.spawn()?;
-    wait_for_line(&agent, &["ERROR", "broken.yaml", "document 1", "nothing is applied until this is mended"]);
+    wait_for_line(
+        &agent,
+        &["ERROR", "broken.yaml", "document 1", "nothing is applied until this is corrected"],
+    );
     sleep(Duration::from_millis(300));
     assert_eq!(stage.json("services")?, serde_json::json!([]), "half a folder is in force");
     assert!(!agent.log().contains(" ready "), "{}", agent.log());
@@ -65,7 +68,7 @@ fn a_file_that_breaks_at_the_start_keeps_the_previous_tables() -> Result<()> {
     agent.kill()?;
     stage.world.manifests().write_text("default.web.yaml", "kind: Service\n- no\n")?;
     agent.spawn()?;
-    wait_for_line(&agent, &["ERROR", "default.web.yaml", "nothing is applied until this is mended"]);
+    wait_for_line(&agent, &["ERROR", "default.web.yaml", "nothing is applied until this is corrected"]);
     sleep(Duration::from_millis(300));
     assert!(stage.tables()? == tables, "a broken file changed the tables");
     stage.ask(WEB).assert_clean();
