@@ -37,7 +37,7 @@ fn what_kubeadm_writes_is_understood() {
     assert_eq!(
         remarks(&settings),
         [
-            "configuration: clusterCIDR: not needed: the link that a packet came by says whether a pod of this node sent it"
+            "configuration: clusterCIDR: not needed: the link on which a packet arrives shows whether a pod of this node sent it"
         ]
     );
     assert!(settings.remarks.iter().all(|remark| !remark.is_warning));
