@@ -1,4 +1,4 @@
-//! What can be typed.
+//! The command line.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use crate::source::api;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lb_common::{Addr, capacity};
 
-/// Kubernetes Services by eBPF, in place of kube-proxy.
+/// Serve Kubernetes Services with eBPF, in place of kube-proxy.
 #[derive(Parser)]
 #[command(name = "lb", version, arg_required_else_help = true)]
 pub struct Cli {
@@ -23,17 +23,17 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Keep the node's tables true; runs until SIGTERM, and leaves the data path working
+    /// Run the node agent. On SIGTERM the agent stops; the data path keeps working
     Agent(Box<AgentArgs>),
-    /// Service ports: frontends, endpoints, policies
+    /// List Service ports: frontends, endpoints, policies
     Services(ViewArgs),
-    /// Backends: one endpoint of one service port each
+    /// List backends: each is one endpoint of one Service port
     Backends(ViewArgs),
-    /// What is remembered of connections
+    /// List tracked connections
     Flows(FlowArgs),
-    /// Agent, links, tables and counters of this node
+    /// Show the agent, links, tables and counters of this node
     Status(StatusArgs),
-    /// Can this node run the agent, and what is in the way; changes nothing. Exit status 1 if anything is
+    /// Check whether this node can run the agent. Changes nothing; exits with 1 if a check fails
     Check(CheckArgs),
     /// Detach from every link and remove the tables; connections through them end
     Cleanup(CleanupArgs),
@@ -43,7 +43,7 @@ pub enum Command {
 pub struct FlowArgs {
     #[command(flatten)]
     pub pins: PinArgs,
-    /// Also connections straight to a backend's address
+    /// Also list direct connections to a backend's address
     #[arg(long)]
     pub direct: bool,
     #[command(flatten)]
@@ -68,7 +68,7 @@ pub struct CheckArgs {
     pub roles: RoleArgs,
     #[command(flatten)]
     pub api: ApiArgs,
-    /// KubeProxyConfiguration (v1alpha1) that the agent will be given
+    /// KubeProxyConfiguration file (v1alpha1) that the agent will use
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     #[command(flatten)]
@@ -81,18 +81,18 @@ pub struct CheckArgs {
 pub struct AgentArgs {
     #[command(flatten)]
     pub source: SourceArgs,
-    /// Name of this node's Node object: says which endpoints are local [default: that of the configuration, else the
-    /// host name]
+    /// Name of this node's Node object, which decides which endpoints are local [default: the name in the
+    /// configuration, otherwise the host name]
     #[arg(long, value_name = "NAME", env = "NODE_NAME", visible_alias = "hostname-override")]
     pub node_name: Option<String>,
     #[command(flatten)]
     pub kube_proxy: KubeProxyArgs,
-    /// Service ports, and backends, that metrics show the traffic of
+    /// Maximum number of service ports (and of backends) with per-series traffic metrics
     #[arg(long, value_name = "COUNT", default_value_t = 1000)]
     pub metrics_limit: usize,
     #[command(flatten)]
     pub pins: PinArgs,
-    /// How programs hang on links
+    /// How to attach programs to links
     #[arg(long, value_enum, default_value_t)]
     pub attach: Mode,
     #[command(flatten)]
@@ -101,8 +101,8 @@ pub struct AgentArgs {
     pub rules: RuleArgs,
     #[command(flatten)]
     pub host_sockets: SocketOptions,
-    /// Pass TCP segments of unknown connections on to the kernel instead of answering with a RST: while
-    /// connections of kube-proxy drain
+    /// Pass TCP segments of unknown connections to the kernel instead of answering with a RST, while connections of
+    /// kube-proxy drain
     #[arg(long)]
     pub adopt: bool,
     #[command(flatten)]
@@ -111,7 +111,7 @@ pub struct AgentArgs {
 
 #[derive(Args)]
 pub struct SizeArgs {
-    /// Connections that are remembered at once beside those that begin or end; may change from start to start
+    /// Maximum number of established connections tracked at once; may be changed at each start
     #[arg(long, value_name = "N", default_value_t = capacity::FLOWS as u32 / 2,
           value_parser = clap::value_parser!(u32).range(1..=MOST_FLOWS))]
     pub max_flows: u32,
@@ -119,19 +119,19 @@ pub struct SizeArgs {
 
 impl SizeArgs {
     pub fn sizes(&self) -> Sizes {
-        // Two entries a flow.
+        // A flow has two entries.
         Sizes { flows: self.max_flows * 2, ..Sizes::default() }
     }
 }
 
-/// Entries of a map are counted in 32 bits, and half of them already are some 200 GB.
+/// The entries of a map are counted in 32 bits, and half of that range already takes some 200 GB.
 const MOST_FLOWS: i64 = 1 << 30;
 
-/// Without any of them: the API server, as a pod of its cluster.
+/// The source of the objects. Without any of these: the API server, as a pod of its cluster.
 #[derive(Args)]
 pub struct SourceArgs {
-    /// Folder of Service, EndpointSlice and Node objects, as `kubectl get -o yaml` prints them; followed. No API
-    /// server is asked
+    /// Follow a folder of Service, EndpointSlice and Node objects, as `kubectl get -o yaml` prints them, instead of an
+    /// API server
     #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "api_server"])]
     pub manifests: Option<PathBuf>,
     #[command(flatten)]
@@ -140,10 +140,10 @@ pub struct SourceArgs {
 
 #[derive(Args)]
 pub struct ApiArgs {
-    /// Address and credentials of the API server [default: the service account of the pod]
+    /// File with the address and credentials of the API server [default: the service account of the pod]
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-    /// Address of the API server, over that of kubeconfig or environment
+    /// Address of the API server; takes precedence over the kubeconfig and the pod's environment
     #[arg(long, value_name = "URL", env = "LB_API_SERVER")]
     pub api_server: Option<String>,
 }
@@ -155,7 +155,7 @@ impl ApiArgs {
 }
 
 impl SourceArgs {
-    /// `kubeconfig` is that of file or flag.
+    /// `kubeconfig` is the path from the configuration or the flag.
     pub fn source(self, kubeconfig: Option<PathBuf>) -> agent::Source {
         match self.manifests {
             Some(dir) => agent::Source::Manifests(dir),
@@ -164,29 +164,29 @@ impl SourceArgs {
     }
 }
 
-/// Configuration and flags of kube-proxy; a flag wins over the file.
+/// Configuration and flags of kube-proxy; a flag takes precedence over the file.
 #[derive(Args)]
-#[command(next_help_heading = "As kube-proxy has it (docs/config.md)")]
+#[command(next_help_heading = "Options of kube-proxy (docs/config.md)")]
 pub struct KubeProxyArgs {
-    /// KubeProxyConfiguration (v1alpha1), as kubeadm writes it
+    /// KubeProxyConfiguration file (v1alpha1), as kubeadm writes it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Write the configuration in force to a file and exit
     #[arg(long, value_name = "FILE")]
     pub write_config_to: Option<PathBuf>,
-    /// Its family is that of the default addresses of the two servers below
+    /// Selects the address family of the defaults of the two options below
     #[arg(long, value_name = "ADDRESS")]
     pub bind_address: Option<String>,
-    /// Where /healthz and /livez are; empty: nowhere [default: 0.0.0.0:10256]
+    /// Address of /healthz and /livez; empty for none [default: 0.0.0.0:10256]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub healthz_bind_address: Option<String>,
-    /// Where /metrics is; empty: nowhere [default: 127.0.0.1:10249]
+    /// Address of /metrics; empty for none [default: 127.0.0.1:10249]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub metrics_bind_address: Option<String>,
-    /// End when one of these ports cannot be had, instead of trying again
+    /// Exit if one of these ports cannot be opened, instead of trying again
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub bind_address_hard_fail: Option<bool>,
-    /// How unlikely the kernel is to end this process when memory is short: -1000 to 1000
+    /// OOM score adjustment of the agent: from -1000 (never killed when memory is short) to 1000
     #[arg(long, value_name = "SCORE", allow_hyphen_values = true)]
     pub oom_score_adj: Option<i32>,
 }
@@ -195,36 +195,37 @@ pub struct KubeProxyArgs {
 pub struct CleanupArgs {
     #[command(flatten)]
     pub pins: PinArgs,
-    /// Remove what kube-proxy left instead: its rules in iptables (legacy and nft) and nftables, kube-ipvs0,
-    /// ipsets, virtual servers. Ours stays
+    /// Remove what kube-proxy left instead: its rules in iptables (legacy and nft) and nftables, kube-ipvs0, ipsets
+    /// and virtual servers. Nothing of lb is removed
     #[arg(long)]
     pub kube_proxy: bool,
-    /// Print the commands that would do it, and do nothing
+    /// Print the commands that would clean up, and change nothing
     #[arg(long, requires = "kube_proxy")]
     pub dry_run: bool,
-    /// Also while kube-proxy runs
+    /// Clean up even if kube-proxy is still running
     #[arg(long, requires = "kube_proxy")]
     pub force: bool,
-    /// Where the host's file system is mounted, for its iptables-legacy and ipvsadm
+    /// Folder on which the host's file system is mounted, for its iptables-legacy and ipvsadm
     #[arg(long, value_name = "DIR", default_value = "/", requires = "kube_proxy")]
     pub host_root: PathBuf,
 }
 
-/// What holds for all Services.
+/// Rules that apply to all Services.
 #[derive(Args, PartialEq)]
 pub struct RuleArgs {
-    /// Node addresses that NodePorts answer on: all, primary, localhost and prefixes, with commas between them
+    /// Node addresses on which NodePorts answer: all, primary, localhost and prefixes, separated by commas
     /// [default: all]
     #[arg(long, value_name = "LIST")]
     pub nodeport_addresses: Option<NodePortAddresses>,
-    /// Prefixes that externalIPs may lie in, with commas between them; or any, or none [default: any]
+    /// Prefixes to which externalIPs are restricted, separated by commas; or any, or none [default: any]
     #[arg(long, value_name = "CIDR,...")]
     pub external_ip_cidrs: Option<ExternalIpCidrs>,
-    /// Where ClusterIPs are, beside ServiceCIDR objects, with commas between them: what goes to an address that no Service
-    /// has is dropped
+    /// Prefixes of ClusterIPs in addition to ServiceCIDR objects, separated by commas. Packets to an address in these
+    /// prefixes that no Service has are dropped
     #[arg(long, value_name = "CIDR,...")]
     pub service_cidrs: Option<ServiceCidrs>,
-    /// Serve the Services that have this label service.kubernetes.io/service-proxy-name, instead of those without
+    /// Serve the Services whose label service.kubernetes.io/service-proxy-name has this value, instead of those without
+    /// the label
     #[arg(long, value_name = "NAME")]
     pub service_proxy_name: Option<String>,
 }
@@ -250,7 +251,7 @@ impl RuleArgs {
 
 #[derive(Args)]
 pub struct PinArgs {
-    /// Where maps and links are pinned, on a bpffs (the agent mounts one where there is none)
+    /// Folder in which maps and links are pinned, on a bpffs (the agent mounts one if there is none)
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/lb")]
     pub pin_dir: PathBuf,
 }
@@ -269,7 +270,7 @@ impl RoleArgs {
 }
 
 fn link_role(text: &str) -> Result<(String, Role), String> {
-    let (link, role) = text.split_once('=').ok_or_else(|| format!("{text}: LINK=ROLE is expected"))?;
+    let (link, role) = text.split_once('=').ok_or_else(|| format!("{text}: expected LINK=ROLE"))?;
     Ok((link.to_owned(), role.parse()?))
 }
 
@@ -277,10 +278,10 @@ fn link_role(text: &str) -> Result<(String, Role), String> {
 pub struct ViewArgs {
     #[command(flatten)]
     pub pins: PinArgs,
-    /// Compute the view from a folder of manifests instead: no root, no kernel
+    /// Compute the view from a folder of manifests instead, without root and without the kernel
     #[arg(long, value_name = "DIR", requires = "node_name")]
     pub manifests: Option<PathBuf>,
-    /// With --manifests: the node whose view it is
+    /// With --manifests: the node whose view is computed
     #[arg(long, value_name = "NAME", requires = "manifests")]
     pub node_name: Option<String>,
     /// With --manifests: the addresses of the node's interfaces, as `ip address` prints them [default: the InternalIPs
@@ -293,16 +294,19 @@ pub struct ViewArgs {
     pub output: OutputArgs,
 }
 
-/// An address, with or without the length of its prefix.
+/// Parses an address, with or without a prefix length.
 fn interface_address(text: &str) -> Result<Addr, String> {
     let address = text.split_once('/').map_or(text, |(address, _)| address);
     let ip: std::net::IpAddr =
-        address.trim().parse().map_err(|_| format!("{text}: ADDRESS or CIDR is expected"))?;
+        address.trim().parse().map_err(|_| format!("{text}: expected ADDRESS or CIDR"))?;
     Ok(ip.into())
 }
 
 impl ViewArgs {
-    /// The folder and the node to compute a view from, instead of the tables in the kernel.
+    /// The folder and the node from which the view is computed; `None` for the tables in the kernel.
+    ///
+    /// # Errors
+    /// If rules are given without `--manifests`.
     pub fn files(&self) -> anyhow::Result<Option<(&Path, Viewpoint)>> {
         match (&self.manifests, &self.node_name) {
             (Some(dir), Some(name)) => {
@@ -311,8 +315,8 @@ impl ViewArgs {
             }
             _ if self.rules.is_empty() => Ok(None),
             _ => anyhow::bail!(
-                "--nodeport-addresses, --external-ip-cidrs, --service-cidrs and --service-proxy-name belong to \
-                 --manifests: the tables in the kernel follow what the agent was told"
+                "--nodeport-addresses, --external-ip-cidrs, --service-cidrs and --service-proxy-name need \
+                 --manifests: the tables in the kernel follow the flags of the agent"
             ),
         }
     }
@@ -320,7 +324,7 @@ impl ViewArgs {
 
 #[derive(Args)]
 pub struct OutputArgs {
-    /// How to print
+    /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
 }

@@ -142,7 +142,7 @@ fn the_agent_serves_in_the_container_and_with_the_role_of_the_manifest() -> Resu
 
     let checked = container.command(&capabilities()?, &["check"]).output()?;
     let checked = String::from_utf8(checked.stdout)?;
-    assert!(checked.contains("it answers, and grants all that the agent asks for"), "{checked}");
+    assert!(checked.contains("the API server answers, and grants all that the agent needs"), "{checked}");
     agent.terminate()?;
     Ok(())
 }

@@ -18,7 +18,7 @@ fn world(layout: Layout) -> Result<World> {
 /// The finding for all programs: those of links, those of sockets, and the sweep.
 fn all_programs() -> String {
     use lb_common::names::{ON_LINKS, ON_SOCKETS};
-    format!("the kernel takes all {};", ON_LINKS.len() + ON_SOCKETS.len() + 1)
+    format!("the kernel accepts all {};", ON_LINKS.len() + ON_SOCKETS.len() + 1)
 }
 
 /// The report of `lb check -o json`.
@@ -102,7 +102,7 @@ fn a_node_that_can_run_lb_is_reported_so_and_left_unchanged() -> Result<()> {
     let report = Report::read(&world, &[])?;
     assert!(report.errors().is_empty(), "{:#?}", report.errors());
     report.assert("others", "ok", &["none"]);
-    report.assert("memory", "ok", &["there already"]);
+    report.assert("memory", "ok", &["exist already"]);
     Ok(())
 }
 
@@ -240,7 +240,7 @@ fn what_kube_proxy_left_is_an_error_and_while_it_runs_it_is_not() -> Result<()> 
     let process = Process::start(world.folder().path(), node, "kube-proxy")?;
     let report = Report::read(&world, &[])?;
     report.assert("kube-proxy", "warning", &["it runs: process", &process.id().to_string()]);
-    report.assert("leftovers", "ok", &["of the kube-proxy that runs"]);
+    report.assert("leftovers", "ok", &["of the running kube-proxy"]);
     assert!(report.errors().is_empty());
     drop(process);
 
@@ -303,7 +303,11 @@ fn the_owner_of_a_taken_port_is_named() -> Result<()> {
     let metrics = node.enter(|| TcpListener::bind("127.0.0.1:10249"))?;
     // The listener is asked for /proxyMode and never answers, so it may be a kube-proxy.
     let report = Report::read(&world, &[])?;
-    report.assert("kube-proxy", "warning", &["it may be what has http://127.0.0.1:10249/proxyMode"]);
+    report.assert(
+        "kube-proxy",
+        "warning",
+        &["it may be the process that has http://127.0.0.1:10249/proxyMode"],
+    );
     let me = format!("(process {})", std::process::id());
     report.assert("ports", "error", &["10256 (health) is taken by ", &me]);
     report.assert("ports", "error", &["10249 (metrics) is taken by ", &me]);
@@ -343,11 +347,12 @@ fn what_the_api_server_does_not_grant_is_named() -> Result<()> {
     check("admin")?.assert("api", "ok", &["grants all"]);
     let report = check("nobody")?;
     assert_eq!(report.of("api").len(), 5, "{:#?}", report.of("api"));
-    report.assert("api", "error", &["we may not list, watch services"]);
-    report.assert("api", "error", &["we may not list, watch endpointslices.discovery.k8s.io"]);
+    report.assert("api", "error", &["not allowed to list, watch services"]);
+    report.assert("api", "error", &["not allowed to list, watch endpointslices.discovery.k8s.io"]);
 
     cluster.apply(ROLE)?;
-    let expected = [("error", "we may not watch nodes"), ("error", "we may not patch events.events.k8s.io")];
+    let expected =
+        [("error", "not allowed to watch nodes"), ("error", "not allowed to patch events.events.k8s.io")];
     // The server's authorizer learns of a role a moment after it was written.
     let deadline = Instant::now() + Duration::from_secs(10);
     while check("nobody")?.of("api") != expected && Instant::now() < deadline {}

@@ -53,7 +53,7 @@ fn iptables_of_both_variants_is_what_it_was_before_kube_proxy() -> Result<()> {
     assert!(said.contains("iptables-nft ip nat: 7 chains, 3 jumps"), "{said}");
     assert!(said.contains("iptables-legacy ip6 filter: 6 chains"), "{said}");
     assert_same(&saved(node)?, &before);
-    assert_eq!(world.lb(&CLEANUP)?.trim(), "there was nothing of kube-proxy's");
+    assert_eq!(world.lb(&CLEANUP)?.trim(), "kube-proxy left nothing to remove");
     Ok(())
 }
 
@@ -116,10 +116,11 @@ fn a_chain_that_others_use_stays_and_is_named() -> Result<()> {
     }
     let said = world.lb(&CLEANUP)?;
     for variant in VARIANTS {
-        let line = format!("iptables-{variant} ip nat: KUBE-POSTROUTING stays, for CNI-HOSTPORT-SETMARK");
+        let line = format!("iptables-{variant} ip nat: KUBE-POSTROUTING stays, because CNI-HOSTPORT-SETMARK");
         assert!(said.contains(&line), "{said}");
-        let line =
-            format!("iptables-{variant} ip6 filter: KUBE-SERVICES stays without rules, for a rule in MINE");
+        let line = format!(
+            "iptables-{variant} ip6 filter: KUBE-SERVICES stays without rules, because a rule in MINE"
+        );
         assert!(said.contains(&line), "{said}");
     }
     let left: Vec<String> = saved(node)?.into_iter().filter(|line| line.contains("KUBE-")).collect();
@@ -186,7 +187,7 @@ fn a_set_that_others_use_is_an_error_that_says_so() -> Result<()> {
     let rule = "-A INPUT -m set --match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT";
     node.run("iptables-nft", &rule.split(' ').collect::<Vec<_>>())?;
     let said = refused(&world, &CLEANUP)?;
-    assert!(said.contains("ipset KUBE-CLUSTER-IP: a rule of somebody else names it"), "{said}");
+    assert!(said.contains("ipset KUBE-CLUSTER-IP: a rule of another program uses the set"), "{said}");
     assert!(saved(node)?.iter().any(|line| line.contains("--match-set KUBE-CLUSTER-IP")));
     Ok(())
 }
@@ -260,7 +261,7 @@ fn without_iptables_legacy_the_rest_goes_and_what_to_type_is_said() -> Result<()
         said.contains("iptables-legacy ip nat: 7 chains: there is no iptables-legacy-restore in"),
         "{said}"
     );
-    assert!(said.contains("type `lb cleanup --kube-proxy` on a host that has it"), "{said}");
+    assert!(said.contains("run `lb cleanup --kube-proxy` on a host that has it"), "{said}");
     assert!(said.contains("removed: iptables-nft ip nat: 7 chains, 3 jumps; "), "{said}");
     let left = saved(node)?;
     assert!(!left.iter().any(|line| line.contains("tables-nft") && line.contains("KUBE-")), "{left:#?}");

@@ -154,6 +154,6 @@ fn without_a_mounted_cgroup_v2_the_root_is_mounted_by_us_or_what_is_missing_is_n
     ensure!(found.starts_with("ok ") && found.contains("root of version 2 at a mount of our own"), "{found}");
     let found = check("setpriv --bounding-set=-sys_admin")?;
     ensure!(found.starts_with("warning ") && found.contains("/sys/fs/cgroup, as deploy/ has it"), "{found}");
-    ensure!(found.contains("without, processes of the host reach no Service"), "{found}");
+    ensure!(found.contains("without it, processes of the host reach no Service"), "{found}");
     Ok(())
 }
