@@ -8,29 +8,29 @@ use object::{Object, ObjectSection};
 
 fn main() -> anyhow::Result<()> {
     xtask::toolchain::embed("lb-ebpf", "lb-ebpf");
-    let out = env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?;
+    let out = env::var_os("OUT_DIR").context("OUT_DIR, which cargo sets, is missing")?;
     let path = Path::new(&out).join("lb-ebpf");
-    // Where it does not compile, that is said already.
+    // If the packet path does not compile, `embed` has reported it.
     if let Ok(mut object) = fs::read(&path) {
-        mark_text(&mut object).context("the BTF of the packet path")?;
+        mark_text(&mut object).context("edit the BTF of the packet path")?;
         fs::write(&path, object)?;
     }
     Ok(())
 }
 
-/// Calls `i8` a character in the object's BTF, so that `bpftool map dump` prints an array of them as text. Rust
-/// has no type that debug information calls so; only `ServiceName` uses `i8`.
+/// Marks `i8` as a character in the object's BTF, so that `bpftool map dump` prints an array of them as text. Rust has
+/// no type that its debug information marks as a character; only `ServiceName` uses `i8`.
 fn mark_text(object: &mut [u8]) -> anyhow::Result<()> {
     const INT: u32 = 1;
     const INT_CHAR: u32 = 1 << 1;
     let (start, _) = object::File::parse(&*object)?
         .section_by_name(".BTF")
-        .context("no section .BTF")?
+        .context("there is no section .BTF")?
         .file_range()
-        .context("an empty section .BTF")?;
+        .context("the section .BTF is empty")?;
     let start = start as usize;
     let word = |object: &[u8], at: usize| -> anyhow::Result<u32> {
-        Ok(u32::from_le_bytes(object.get(at..at + 4).context("cut short")?.try_into()?))
+        Ok(u32::from_le_bytes(object.get(at..at + 4).context("the section is cut short")?.try_into()?))
     };
     // struct btf_header of linux/btf.h: offsets count from its end.
     let header = word(object, start + 4)? as usize;
@@ -54,7 +54,7 @@ fn mark_text(object: &mut [u8]) -> anyhow::Result<()> {
                 6 | 13 => members * 8,
                 _ => 0,
             };
-        ensure!(kind != 0, "a type of no kind");
+        ensure!(kind != 0, "a type has no kind");
     }
-    anyhow::bail!("no type i8")
+    anyhow::bail!("there is no type i8")
 }

@@ -14,16 +14,16 @@ pub struct Backend {
     pub proto: u8,
     /// A [`BackendState`].
     pub state: u8,
-    /// Counts the uses of this id. A slot or a flow with another generation refers to a backend that is gone. Stored with
-    /// one aligned 32-bit write when the backend is retired.
+    /// Counts the uses of this id. A slot or a flow with another generation refers to a backend that is gone. Stored
+    /// with one aligned 32-bit write when the backend is retired.
     pub generation: u32,
     /// Index into `services`: the owner.
     pub service: u32,
     /// Relative share of new flows, for weighted algorithms.
     pub weight: u16,
-    /// The sets of the record in force of which the backend is a member, `Backend::IN_CLUSTER` and its sibling: a returning
-    /// client may be sent to the backend again. Written before the service flips to a set that the backend joins, and
-    /// after the flip from a set that the backend leaves.
+    /// The sets of the record in force of which the backend is a member, `Backend::IN_CLUSTER` and its sibling: a
+    /// returning client may be sent to the backend again. Written before the service flips to a set that the backend
+    /// joins, and after the flip from a set that the backend leaves.
     pub sets: u8,
     pub pad: u8,
 }

@@ -207,7 +207,7 @@ impl Flow {
         self.action == Action::Hairpin.number()
     }
 
-    /// Whether the flow goes by a Service; the others are direct connections to a backend's address.
+    /// Whether the flow goes through a Service; other flows are direct connections to a backend's address.
     #[inline(always)]
     pub const fn has_service(&self) -> bool {
         self.service != Self::NONE
@@ -227,9 +227,9 @@ wire_enum! {
 wire_enum! {
     /// The life of a flow.
     pub enum Phase: u8 {
-        /// No packet came back yet.
+        /// No packet has come back yet.
         New = 0,
-        /// TCP: the backend answered, and the client did not confirm yet.
+        /// TCP: the backend has answered, and the client has not confirmed yet.
         Replied = 1,
         /// TCP: the handshake is complete; other protocols: a reply was seen. Lives in `flows`.
         Assured = 2,

@@ -44,7 +44,7 @@ pub use socket::{PeerSide, Socket, SocketKey};
 /// Version of the tables' layout; the name of the pin folder (`v2`).
 pub const SCHEMA: u32 = 2;
 
-/// Gives aya leave to copy these types to and from the kernel.
+/// Allows aya to copy these types to and from the kernel.
 #[cfg(feature = "user")]
 macro_rules! pod {
     ($($type:ty),* $(,)?) => {$(

@@ -2,8 +2,8 @@
 
 use crate::{Addr, wire_enum};
 
-/// A range of addresses as a key of a trie: the key of `service_ranges`, and a part of that of `source_ranges`. The bits
-/// of `addr` behind the prefix are zero.
+/// A range of addresses as a key of a trie: the key of `service_ranges`, and a part of that of `source_ranges`. The
+/// bits of `addr` behind the prefix are zero.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix {
@@ -23,8 +23,8 @@ impl Prefix {
 }
 
 wire_enum! {
-    /// What holds for an address that is no frontend on the port asked for: the value of `service_ranges`, in which
-    /// the longest prefix wins.
+    /// The rule for an address that is no frontend on the requested port: the value of `service_ranges`, in which the
+    /// longest prefix wins.
     pub enum RangeRule: u32 {
         /// Kubernetes gives this range to Services, and no Service has the address: dropped.
         Unallocated = 0,
@@ -35,8 +35,8 @@ wire_enum! {
     }
 }
 
-/// A client of the load balancer addresses of one service: what `source_ranges` compares, from the first bit on. A prefix
-/// of clients is 32 bits longer than its [`Prefix`].
+/// A client of the load balancer addresses of one service: what `source_ranges` compares, from the first bit on. A
+/// prefix of clients is 32 bits longer than its [`Prefix`].
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "user", derive(Debug))]
@@ -56,8 +56,8 @@ mod user {
     use std::net::IpAddr;
 
     impl Prefix {
-        /// From an address and the length of the prefix in its own family. The bits behind the prefix are cleared; a length
-        /// beyond the family's means the whole address.
+        /// From an address and the length of the prefix in its own family. The bits behind the prefix are cleared; a
+        /// length beyond the family's means the whole address.
         pub fn new(ip: IpAddr, len: u8) -> Self {
             let offset = if ip.is_ipv4() { 96 } else { 0 };
             let len = (u32::from(len) + offset).min(128);

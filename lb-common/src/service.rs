@@ -2,7 +2,7 @@
 
 use crate::{Addr, Port, interest_bit, port_bit, wire_enum};
 
-/// Where a client connects to: the key of `frontends`.
+/// The address and port to which a client connects: the key of `frontends`.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "user", derive(Debug))]
@@ -106,6 +106,7 @@ impl Active {
     }
 }
 
+/// Policy, algorithm and endpoint sets of a service port at one moment.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "user", derive(Debug))]
@@ -170,7 +171,7 @@ pub struct Slot {
 const _: () = assert!(size_of::<Slot>() == 8);
 
 wire_enum! {
-    /// How a new flow finds its backend in a set. Only `Random` is built so far.
+    /// How a new flow finds its backend in a set. Only `Random` is implemented so far.
     pub enum Algorithm: u8 {
         Random = 0,
     }

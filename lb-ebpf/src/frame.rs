@@ -1,4 +1,4 @@
-//! A frame: the link that it came by, what is read of it, how it is rewritten, and what becomes of it.
+//! A frame: the link by which it came, what is read from it, how it is rewritten, and what becomes of it.
 
 mod headers;
 pub mod layout;

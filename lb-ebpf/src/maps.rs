@@ -1,4 +1,4 @@
-//! Every table, with an accessor for each use: the `unsafe` of map pointers stands here and nowhere else.
+//! Every table, with an accessor for each use: the `unsafe` of map pointers is here and nowhere else.
 //!
 //! A pointer into a hash may be reused for another entry while it is held, because the kernel recycles elements at
 //! once. What a packet needs is therefore copied out early, and never read again after a delete.
@@ -21,5 +21,5 @@ pub use service::{
     backend, backend_alive, frontend, is_admitted, is_local, range_rule, service_record, slot,
 };
 
-/// The error of an insert of a key that is there.
+/// The error of an insert if the key is already there.
 pub const EEXIST: i32 = -17;

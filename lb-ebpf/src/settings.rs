@@ -1,9 +1,9 @@
-//! Settings of the packet path. The agent writes them before the programs are loaded; the verifier takes them for
+//! Settings of the packet path. The agent writes them before the programs are loaded; the verifier treats them as
 //! constants and removes the code that a setting turns off.
 
 use aya_ebpf::Global;
 
-/// 1: a segment of an unknown connection to a frontend goes on to the kernel, which may know the connection from
+/// 1: a segment of an unknown connection to a frontend continues to the kernel, which may know the connection from
 /// kube-proxy's time. 0: the segment is answered with a RST.
 #[unsafe(no_mangle)]
 static ADOPT: Global<u8> = Global::new(0);

@@ -1,4 +1,4 @@
-//! What `lb` does when it is typed: a file for each command.
+//! The commands of `lb`, a file for each.
 
 pub mod agent;
 pub mod args;
@@ -19,7 +19,7 @@ use args::Command;
 /// Runs a command to its end.
 ///
 /// # Errors
-/// Those of the command.
+/// The errors of the command.
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Agent(args) => runtime()?.block_on(agent::run(*args))?,

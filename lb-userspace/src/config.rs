@@ -1,4 +1,4 @@
-//! What kube-proxy's configuration file and flags mean for the agent. docs/config.md maps each field.
+//! What kube-proxy's configuration file and flags mean for the agent. docs/config.md explains each field.
 
 mod duration;
 mod kube_proxy;
@@ -19,7 +19,7 @@ pub use review::review;
 use crate::model::NodePortAddresses;
 use kube_proxy::{HEALTHZ_PORT, METRICS_PORT, parse_node_ports};
 
-/// Flags with kube-proxy's names; each wins over the file. An empty address is no server.
+/// Flags with kube-proxy's names; each takes precedence over the file. An empty address means no server.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
     pub config: Option<PathBuf>,
@@ -29,37 +29,38 @@ pub struct Flags {
     pub healthz_bind_address: Option<String>,
     pub metrics_bind_address: Option<String>,
     pub bind_address_hard_fail: Option<bool>,
-    /// With commas.
+    /// Separated by commas.
     pub nodeport_addresses: Option<String>,
     pub oom_score_adj: Option<i32>,
 }
 
-/// What is in force.
+/// The configuration in force.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The whole of it, for `/configz` and `--write-config-to`.
+    /// All of it, for `/configz` and `--write-config-to`.
     pub effective: KubeProxyConfiguration,
     pub kubeconfig: Option<PathBuf>,
     pub hostname_override: Option<String>,
+    /// `None`: no server. The same holds for `metrics`.
     pub healthz: Option<SocketAddr>,
     pub metrics: Option<SocketAddr>,
-    /// A port that cannot be had ends the agent.
+    /// The agent exits if a port cannot be opened.
     pub hard_fail: bool,
     pub node_port_addresses: Vec<String>,
-    /// How long a change may wait before health says so: twice the sync period.
+    /// How long a change may wait before the agent reports itself unhealthy: twice the sync period.
     pub health_timeout: Duration,
-    /// `None` where neither file nor flag asks for one.
+    /// `None` if neither the file nor a flag asks for a score.
     pub oom_score_adj: Option<i32>,
-    /// What of the file has no effect here, or is not known.
+    /// The fields of the file that are unknown or have no effect here.
     pub remarks: Vec<Remark>,
 }
 
 impl Settings {
-    /// File, then flags, then defaults.
+    /// Reads the file, applies the flags, then fills in kube-proxy's defaults.
     ///
     /// # Errors
-    /// Where the file cannot be read or is no KubeProxyConfiguration, or a value of it (or of a flag) that is needed
-    /// does not read.
+    /// If the file cannot be read or is not a KubeProxyConfiguration, or if a needed value, of the file or of a flag,
+    /// cannot be parsed.
     pub fn new(flags: &Flags) -> anyhow::Result<Self> {
         let (given, mut remarks) = match &flags.config {
             Some(path) => read(path)?,
@@ -104,28 +105,28 @@ impl Settings {
         })
     }
 
-    /// Which addresses node ports are served on.
+    /// The addresses on which NodePorts answer.
     ///
     /// # Errors
-    /// None: it was tried before.
+    /// If an address cannot be parsed. [`Settings::new`] and the command line have already parsed all of them.
     pub fn node_port_addresses(&self) -> anyhow::Result<NodePortAddresses> {
         parse_node_ports(&self.node_port_addresses)
     }
 
-    /// Tells the kernel how unlikely it is to end this process; where that is not allowed, it is said.
+    /// Tells the kernel how unlikely it is to kill this process when memory is short; logs a refusal.
     pub fn adjust_oom_score(&self) {
         let Some(score) = self.oom_score_adj else { return };
         if let Err(error) = std::fs::write("/proc/self/oom_score_adj", score.to_string()) {
-            tracing::info!("oomScoreAdj {score} is not set: {error}");
+            tracing::info!("oomScoreAdj cannot be set to {score}: {error}");
         }
     }
 
     /// Writes the configuration in force, as `kube-proxy --write-config-to` does.
     ///
     /// # Errors
-    /// Where the file cannot be written.
+    /// If the file cannot be written.
     pub fn write(&self, path: &Path) -> anyhow::Result<()> {
-        // By way of JSON: names come sorted, as Kubernetes writes YAML.
+        // The detour through JSON sorts the names, as Kubernetes does in YAML.
         let text = serde_yaml_ng::to_string(&serde_json::to_value(&self.effective)?)?;
         std::fs::write(path, text).with_context(|| format!("write {}", path.display()))
     }
@@ -140,7 +141,7 @@ impl Flags {
         }
         let kubeconfig = self.kubeconfig.as_ref().map(|path| path.display().to_string());
         set(&mut config.client_connection.kubeconfig, &kubeconfig);
-        // kube-proxy's own treatment of this flag.
+        // kube-proxy treats this flag in the same way.
         let name = self.hostname_override.as_ref().map(|name| name.trim().to_lowercase());
         set(&mut config.hostname_override, &name);
         set(&mut config.bind_address, &self.bind_address);
@@ -156,13 +157,13 @@ impl Flags {
     }
 }
 
-/// The file, and what of it is not known.
+/// Reads the file. Returns a remark for each unknown field.
 fn read(path: &Path) -> anyhow::Result<(KubeProxyConfiguration, Vec<Remark>)> {
     let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     KubeProxyConfiguration::parse(&text).with_context(|| path.display().to_string())
 }
 
-/// `address`, or `address:port`, as kube-proxy takes it.
+/// Parses `address` or `address:port`, as kube-proxy does. `port` is the default.
 fn socket_address(text: &str, port: u16) -> anyhow::Result<SocketAddr> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(SocketAddr::new(address, port));

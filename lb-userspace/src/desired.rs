@@ -1,4 +1,4 @@
-//! What the tables ought to say about service ports, before ids are given out.
+//! The desired content of the tables for service ports, before ids are assigned.
 
 pub mod outcome;
 
@@ -11,13 +11,13 @@ use crate::objects::name::ServicePortName;
 /// The desired state of the service ports that changed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Desired {
-    /// `None` where a service port is not to be programmed (any more).
+    /// `None`: the service port is not, or no longer, to be programmed.
     pub services: BTreeMap<ServicePortName, Option<DesiredPort>>,
-    /// These are all services there are: what the tables hold beyond them goes away.
+    /// `services` lists every service port: whatever else the tables hold is removed.
     pub complete: bool,
-    /// The node's own addresses that NodePorts answer on, all of them. `None`: as they are.
+    /// All of the node's own addresses on which NodePorts answer. `None`: unchanged.
     pub node_addresses: Option<BTreeSet<Addr>>,
-    /// `None`: as they are.
+    /// `None`: unchanged.
     pub service_ranges: Option<ServiceRanges>,
 }
 
@@ -30,39 +30,39 @@ impl Desired {
     }
 }
 
-/// Where ClusterIPs are, beside those of the services.
+/// Ranges and addresses of ClusterIPs, in addition to those of the service ports.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ServiceRanges {
-    /// ServiceCIDRs: what goes to an address of theirs that no Service has is dropped. Those without
-    /// [blocks](Prefix::has_blocks) are left out.
+    /// ServiceCIDRs: traffic to an address in one of them that no Service has is dropped. The planner leaves out ranges
+    /// without [blocks](Prefix::has_blocks).
     pub cidrs: BTreeSet<Prefix>,
-    /// ClusterIPs that another proxy serves: they are left alone.
+    /// ClusterIPs that another proxy serves; traffic to them is left alone.
     pub others: BTreeSet<Addr>,
 }
 
-/// One service port of one family, decided: policy, topology, readiness and termination are applied.
+/// One service port of one family, to which policy, topology, readiness and termination have been applied.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DesiredPort {
-    /// Where clients connect to. Never empty. A NodePort stands under the unspecified address of its family
+    /// The addresses to which clients connect. Never empty. A NodePort has the unspecified address of its family
     /// ([`Family::unspecified`](crate::objects::name::Family::unspecified)).
     pub frontends: BTreeMap<FrontendKey, FrontendKind>,
     /// The endpoints for a Cluster policy.
     pub cluster: BTreeSet<Endpoint>,
-    /// The endpoints of this node for a Local policy.
+    /// The endpoints on this node, for a Local policy.
     pub local: BTreeSet<Endpoint>,
-    /// Every endpoint that may have flows: those of the sets, and those that only keep theirs.
+    /// Every endpoint that may have flows: the members of both sets, and those that only keep their flows.
     pub backends: BTreeMap<Endpoint, BackendShare>,
     /// `ServiceRecord::INTERNAL_LOCAL` and its siblings.
     pub flags: u32,
     pub algorithm: Algorithm,
-    /// Seconds; 0 is no affinity.
+    /// Seconds; 0 means no affinity.
     pub affinity_timeout: u32,
-    /// The clients that may use frontends of kind `LoadBalancer`; empty is all. The planner makes
-    /// `ServiceRecord::SOURCE_RANGES` of it.
+    /// The clients that may use frontends of kind `LoadBalancer`; an empty set admits all. The planner derives
+    /// `ServiceRecord::SOURCE_RANGES` from the set.
     pub source_ranges: BTreeSet<Prefix>,
 }
 
-/// What a backend takes of the traffic.
+/// How a backend takes part in the traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackendShare {
     pub state: BackendState,

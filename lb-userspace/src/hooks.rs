@@ -1,4 +1,4 @@
-//! What keeps programs where traffic passes: at the node's links, and at the sockets of its processes.
+//! Keeps programs attached where traffic passes: to the node's links, and to the sockets of its processes.
 
 pub mod links;
 pub mod sockets;

@@ -5,12 +5,12 @@
 //! (api, manifests)  pure               pure         (dataplane: the kernel; or memory)
 //!
 //! agent    the loop that joins them, with hooks (programs on links, at sockets) and observe (metrics, health, status)
-//! command  what can be typed: `agent`, and what looks at the tables, the node and what kube-proxy left
+//! command  the commands: `agent`, and those that inspect the tables, the node and what kube-proxy left
 //! config   kube-proxy's configuration
 //! ```
 //!
-//! Below all of them: `objects` (names, and what a source tells of), `tables` (the content of the maps, and one write to
-//! it), `node` (links, sockets and rights, as the kernel tells of them). No two folders import each other.
+//! Below all of them: `objects` (names, and what a source reports), `tables` (the content of the maps, and a single
+//! write to them), `node` (links, sockets and rights, as the kernel reports them). No two folders import each other.
 
 pub mod agent;
 pub mod command;

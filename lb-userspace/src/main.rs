@@ -1,4 +1,4 @@
-//! `lb`: does what was typed.
+//! The program `lb`: runs the command that was typed.
 
 use std::process::ExitCode;
 
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Where the kernel refused something: what right this process lacks.
+/// If the kernel refused something: what to do about the rights of this process. Otherwise empty.
 fn advice(error: &anyhow::Error) -> String {
     let is_refusal = |cause: &(dyn std::error::Error + 'static)| {
         let code = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
@@ -29,7 +29,7 @@ fn advice(error: &anyhow::Error) -> String {
     if !error.chain().any(is_refusal) {
         return String::new();
     }
-    // SAFETY: a plain call.
+    // SAFETY: the call has no preconditions.
     if unsafe { libc::geteuid() } != 0 {
         return ": run as root".to_owned();
     }

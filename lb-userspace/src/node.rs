@@ -1,4 +1,4 @@
-//! The node below the tables: its links, sockets, namespaces and rights, as the kernel tells of them.
+//! The node itself: its links, sockets, network namespaces and capabilities, as the kernel reports them.
 
 pub mod capabilities;
 pub mod listener;

@@ -1,4 +1,4 @@
-//! What sources tell of: names, the compact form of each kind of object, and what is to be said about one.
+//! What sources deliver: names, the compact form of each kind of object, and notices about objects.
 
 pub(crate) mod addresses;
 pub mod cidr;

@@ -1,7 +1,7 @@
-//! What the agent shows of itself: metrics and health by HTTP, Events in Kubernetes, and the socket of `lb status`.
+//! How the agent can be observed: metrics and health over HTTP, Events in Kubernetes, and the socket of `lb status`.
 //!
-//! A metric that the loop keeps is one of [`telemetry::Telemetry`]; one that is read from elsewhere at each scrape is a
-//! collector of its own in [`metrics`].
+//! A metric that the loop keeps belongs to [`telemetry::Telemetry`]. A metric that is read from elsewhere at each
+//! scrape has a collector of its own in [`metrics`].
 
 pub mod events;
 pub mod health;

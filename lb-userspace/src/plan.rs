@@ -1,5 +1,5 @@
-//! From the desired state of service ports to the writes that bring it about. Pure: it decides from its own
-//! picture of the tables, and takes for granted that every plan it returns is carried out.
+//! Turns the desired state of service ports into the writes that bring it about. Pure: the planner decides from its own
+//! picture of the tables, and assumes that every plan it returns is carried out.
 
 mod backends;
 mod frontends;
@@ -25,7 +25,7 @@ use crate::tables::Tables;
 use crate::tables::op::Op;
 use owners::Owners;
 
-/// Entries that the tables have.
+/// The capacity of the tables, in entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub frontends: u32,
@@ -53,28 +53,28 @@ impl Default for Limits {
     }
 }
 
-/// Operations in the order of [`OpKind`](crate::tables::op::OpKind), and what could not be planned.
+/// Operations in the order of [`OpKind`](crate::tables::op::OpKind), and notices of what could not be planned.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     pub ops: Vec<Op>,
-    /// Said for the first time.
+    /// The notices that no earlier plan had; [`Planner::notices`] has those that last.
     pub notices: Vec<Notice>,
 }
 
-/// Gives out ids and slots, and knows what the tables hold.
+/// Assigns ids and slots, and knows what the tables hold.
 ///
-/// An id, a region of slots or a record that went out of use may still be read by a packet that started before.
-/// So it is *pending* until a grace period has passed:
+/// A packet that started earlier may still read an id, a region of slots or a record that went out of use. Each of them
+/// is therefore *pending* until a grace period has passed:
 ///
 /// 1. apply the plan,
-/// 2. [`Planner::pending`] names all that was released so far as a batch,
+/// 2. [`Planner::pending`] closes the batch of everything released so far,
 /// 3. [`crate::tables::plane::Plane::grace`] returns,
 /// 4. [`Planner::reclaim`] frees the batch.
 ///
-/// While [`Planner::deferred`], do so (steps 2 to 4 fall away where nothing is pending) and plan once more with an
-/// empty [`Desired`].
+/// While [`Planner::deferred`] returns true, do so (without steps 2 to 4 if nothing is pending) and plan once more with
+/// an empty [`Desired`].
 ///
-/// When `apply` fails, the planner no longer knows the tables: read them, [`Planner::resume`], and plan a complete
+/// If `apply` fails, the planner no longer knows the tables: read them, call [`Planner::resume`], and plan a complete
 /// [`Desired`].
 #[derive(Clone, Debug)]
 pub struct Planner {
@@ -84,43 +84,43 @@ pub struct Planner {
     service_ids: Ids,
     backend_ids: Ids,
     regions: Regions,
-    /// As it was last desired.
+    /// As last desired.
     service_ranges: ServiceRanges,
-    /// The batch that releases go to now.
+    /// The batch to which releases belong now.
     batch: Batch,
-    /// Services whose record out of force may still be read.
+    /// Services of which a packet may still read the record that is not in force.
     settling: BTreeMap<u32, Batch>,
-    /// Changes to be tried again: a grace period is pending, or something was freed.
+    /// Changes to try again, because a grace period is pending or something was freed.
     waiting: BTreeMap<ServicePortName, DesiredPort>,
     /// Changes that wait for room in a table.
     starved: BTreeMap<ServicePortName, DesiredPort>,
     board: Board<ServicePortName>,
 }
 
-/// Why a service port is not programmed now.
+/// Why a service port cannot be programmed now.
 enum Hold {
-    /// A grace period will make it possible, or at least clear.
+    /// A grace period will make the change possible, or show that it is not.
     Grace,
-    /// The table of this name has no room.
+    /// The table of this name is full.
     Full(&'static str),
 }
 
 impl Planner {
-    /// Starts from what the tables hold. All that is not in use, and the records out of force, are pending: a
-    /// packet may still read what the agent before this one released last.
+    /// Starts from what the tables hold. Everything that is not in use, and every record that is not in force, is
+    /// pending: a packet may still read what the previous agent released last.
     pub fn restore(tables: Tables, limits: Limits) -> Self {
         restore::planner(tables, limits, Batch(0))
     }
 
-    /// Starts again after a plan was not carried out whole, from the tables as they are now. Unlike a new planner,
-    /// it tells a batch that was closed before from those to come: a grace period may be under way that began
-    /// before the last release, and proves nothing about it.
+    /// Starts again from the tables as they are now, after a plan was carried out only in part. Unlike a new planner,
+    /// this one distinguishes batches that were closed earlier from those to come: a grace period that is under way may
+    /// have begun before the last release, and proves nothing about that release.
     pub fn resume(&mut self, tables: Tables) {
         *self = restore::planner(tables, self.limits, Batch(self.batch.0 + 1));
     }
 
-    /// Bits that the tables need and that are not set: bitmaps of an older schema do not have them all. Packets of a
-    /// program of this version miss what they lead to until they are.
+    /// The writes that set the bits which the tables need and lack: bitmaps of an older schema do not have them all.
+    /// Until the bits are set, the programs of this version miss the entries to which the bits lead.
     pub fn missing_bits(&mut self) -> Vec<Op> {
         let mut draft = Vec::new();
         let bits: Vec<u32> = self.tables.bits().collect();
@@ -128,8 +128,8 @@ impl Planner {
         draft
     }
 
-    /// The writes from the tables as they are to `desired`. Work is proportional to the service ports in
-    /// `desired` and those that wait.
+    /// The writes that bring the tables from their present content to `desired`. The work is proportional to the
+    /// service ports in `desired` and those that wait.
     pub fn plan(&mut self, mut desired: Desired) -> Plan {
         let complete = desired.complete;
         let node_addresses = desired.node_addresses.take();
@@ -143,7 +143,7 @@ impl Planner {
         }
         let outcomes: Vec<_> =
             wanted.iter().map(|(name, port)| self.plan_port(name, port, &mut draft).err()).collect();
-        // Only now is it known which frontends found another owner.
+        // Which frontends found another owner is known only now.
         let made = draft.len();
         for ((name, port), outcome) in wanted.iter().zip(&outcomes) {
             if !matches!(outcome, Some(Hold::Full(_))) {
@@ -166,7 +166,7 @@ impl Planner {
         let deleted = draft[made..].iter().any(|op| matches!(op, Op::DeleteFrontend { .. }));
         for ((name, port), outcome) in wanted.into_iter().zip(outcomes) {
             match outcome {
-                // Deletions come after insertions: what they make room for comes with the next plan.
+                // Deletions come after insertions, so that only the next plan can use the room that they make.
                 Some(Hold::Full(names::FRONTENDS)) if deleted => self.hold(name, port, Some(Hold::Grace)),
                 outcome => self.hold(name, port, outcome),
             }
@@ -178,7 +178,7 @@ impl Planner {
         Plan { ops: draft, notices: self.board.take_news() }
     }
 
-    /// What there is to plan: what waited, and over it what is new.
+    /// The changes to plan: those that waited, and the new ones, which take precedence.
     fn due(&mut self, desired: Desired) -> BTreeMap<ServicePortName, Option<DesiredPort>> {
         let held = std::mem::take(&mut self.waiting);
         let mut due: BTreeMap<_, _> = if desired.complete {
@@ -192,8 +192,8 @@ impl Planner {
         due
     }
 
-    /// What waits for a grace period: closes the batch, so that later releases belong to the next one. `None`
-    /// where nothing waits. Call it after the plan was applied.
+    /// Closes the batch of what waits for a grace period, so that later releases belong to the next batch. Returns
+    /// `None` if nothing waits. Call this after the plan was applied.
     pub fn pending(&mut self) -> Option<Batch> {
         let waits = self.service_ids.has_pending()
             || self.backend_ids.has_pending()
@@ -206,7 +206,8 @@ impl Planner {
         })
     }
 
-    /// A grace period that began after `batch` was closed has passed.
+    /// Frees what was released up to and including `batch`. Call this when a grace period that began after `batch` was
+    /// closed has passed.
     pub fn reclaim(&mut self, batch: Batch) {
         self.service_ids.reclaim(batch);
         self.backend_ids.reclaim(batch);
@@ -215,7 +216,7 @@ impl Planner {
         self.waiting.append(&mut self.starved);
     }
 
-    /// A change waits for another plan, and for [`Planner::reclaim`] before it where something is pending.
+    /// Whether a change waits for another plan, and first for [`Planner::reclaim`] if something is pending.
     pub fn deferred(&self) -> bool {
         !self.waiting.is_empty()
     }
@@ -225,12 +226,12 @@ impl Planner {
         &self.tables
     }
 
-    /// All that lasts, whether said before or not.
+    /// Every notice that still holds, including those of earlier plans.
     pub fn notices(&self) -> impl Iterator<Item = &Notice> {
         self.board.current()
     }
 
-    /// Somebody else changed the tables (the sweep, which clears interest bits).
+    /// Takes note of an operation that comes from no plan (the sweep clears interest bits).
     pub fn observe(&mut self, op: &Op) {
         self.tables.apply(op);
     }
@@ -270,7 +271,7 @@ impl Planner {
         }
     }
 
-    /// Changes the picture of the tables, and writes it down.
+    /// Applies the operation to the picture of the tables, and adds it to the draft.
     fn push(&mut self, draft: &mut Vec<Op>, op: Op) {
         self.tables.apply(&op);
         draft.push(op);

@@ -1,4 +1,4 @@
-//! Where objects come from: an API server, or a folder of manifests. Both send the same events.
+//! The sources of objects: an API server, or a folder of manifests. Both send the same events.
 
 pub mod api;
 pub mod manifests;

@@ -1,4 +1,4 @@
-//! The content of the maps, in memory: what a plane holds, and what the planner compares with.
+//! The content of the maps, in memory: what a plane holds, and what the planner compares with the desired state.
 
 pub mod interest;
 pub mod op;
@@ -14,20 +14,20 @@ use lb_common::{
 use crate::tables::interest::Interest;
 use op::Op;
 
-/// Everything that the agent wrote. Flows, counters and statistics are the packet path's.
+/// Everything that the agent writes. Flows, counters and statistics belong to the packet path.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tables {
     pub frontends: BTreeMap<FrontendKey, Frontend>,
-    /// By service id: those that were ever written.
+    /// By service id: every service that was ever written.
     pub services: BTreeMap<u32, Service>,
-    /// By service id: those in use.
+    /// By service id: the names in use.
     pub names: BTreeMap<u32, Box<ServiceName>>,
-    /// By index, up to the last one that was ever written.
+    /// By index, up to the last slot that was ever written.
     pub slots: Vec<Slot>,
-    /// By backend id: those that were ever written. Retired ones stay, in state `Free`, so that generations
-    /// go on.
+    /// By backend id: every backend that was ever written. Retired backends stay, in state `Free`, so that their
+    /// generations continue.
     pub backends: BTreeMap<u32, Backend>,
-    /// The node's addresses that NodePorts answer on.
+    /// The node's addresses on which NodePorts answer.
     pub local_addrs: BTreeSet<Addr>,
     pub ranges: BTreeMap<Prefix, RangeRule>,
     /// By service id; never an empty set.
@@ -36,7 +36,7 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Carries out one operation. None can fail: what is not there counts as zero, as in a BPF array.
+    /// Carries out one operation. No operation can fail: an absent entry counts as zero, as in a BPF array.
     pub fn apply(&mut self, op: &Op) {
         match op {
             Op::SetInterest { bit } => self.interest.set(*bit),
@@ -117,7 +117,7 @@ impl Tables {
             .map_or_else(ServiceRecord::default, |s| s.records[Active(s.active).index()])
     }
 
-    /// The slots of a range; `None` where it reaches past the table.
+    /// The slots of a range; `None` if the range reaches past the end of the table.
     pub fn slots_of(&self, range: SlotRange) -> Option<&[Slot]> {
         if range.len == 0 {
             return Some(&[]);
@@ -126,12 +126,12 @@ impl Tables {
         self.slots.get(start..start.checked_add(range.len as usize)?)
     }
 
-    /// The backend behind a slot; `None` where the slot remembers another generation, or the id is free.
+    /// The backend behind a slot; `None` if the slot has another generation, or if the id is free.
     pub fn backend_of(&self, slot: Slot) -> Option<&Backend> {
         self.backends.get(&slot.backend).filter(|b| b.generation == slot.generation && !b.is_free())
     }
 
-    /// The bits of `interest` and `interest_coarse` that lead packets to what is here; flows need more.
+    /// The bits of `interest` and `interest_coarse` that lead packets to these entries; flows need more bits.
     pub fn bits(&self) -> impl Iterator<Item = u32> + '_ {
         let ranges = self.ranges.iter().filter(|(_, rule)| **rule != RangeRule::Others);
         let backends = self.backends.values().filter(|b| !b.is_free());

@@ -1,11 +1,11 @@
-//! kube-proxy's configuration file and flags.
+//! The configuration file and flags of kube-proxy.
 
 use std::time::Duration;
 
 use lb_userspace::config::{Flags, Settings};
 use serde_json::{Value, json};
 
-/// The ConfigMap `kube-proxy` of a cluster that kubeadm made.
+/// The ConfigMap `kube-proxy` of a cluster that kubeadm created.
 const KUBEADM: &str = include_str!("fixtures/kube-proxy-kubeadm.conf");
 
 fn settings(text: &str, flags: Flags) -> anyhow::Result<Settings> {
@@ -33,11 +33,11 @@ fn what_kubeadm_writes_is_understood() {
     assert_eq!(settings.node_port_addresses, Vec::<String>::new());
     assert_eq!(settings.health_timeout, Duration::from_secs(60));
     assert_eq!(settings.oom_score_adj, Some(-999));
-    // The pod range is what kubeadm fills in. Nothing is missing by it.
+    // kubeadm fills in the pod range. Nothing is missing without it.
     assert_eq!(
         remarks(&settings),
         [
-            "configuration: clusterCIDR: not needed: the link that a packet came by says whether a pod of this node sent it"
+            "configuration: clusterCIDR: not needed: the link on which a packet arrives shows whether a pod of this node sent it"
         ]
     );
     assert!(settings.remarks.iter().all(|remark| !remark.is_warning));
@@ -47,7 +47,7 @@ fn what_kubeadm_writes_is_understood() {
 fn without_a_file_kube_proxys_defaults_hold() {
     let settings = Settings::new(&Flags::default()).unwrap();
     assert_eq!(settings.healthz.unwrap().to_string(), "0.0.0.0:10256");
-    assert_eq!(settings.oom_score_adj, None, "nobody asked for one");
+    assert_eq!(settings.oom_score_adj, None, "no score is set by default");
     assert_eq!(remarks(&settings), Vec::<String>::new());
 }
 
@@ -60,7 +60,7 @@ fn fields_that_apply_are_used() {
     );
     let settings = settings(&text, Flags::default()).unwrap();
     assert_eq!(settings.hostname_override.as_deref(), Some("node-7"));
-    assert_eq!(settings.healthz.unwrap().to_string(), "192.0.2.7:10256", "the port is kube-proxy's");
+    assert_eq!(settings.healthz.unwrap().to_string(), "192.0.2.7:10256", "the default port is kube-proxy's");
     assert_eq!(settings.metrics.unwrap().to_string(), "[::1]:10249", "the family is that of bindAddress");
     assert!(settings.hard_fail);
     assert_eq!(settings.node_port_addresses, ["10.0.0.0/8", "fd00::/64"]);
@@ -84,9 +84,9 @@ fn flags_win_over_the_file() {
     assert_eq!(
         settings.hostname_override.as_deref(),
         Some("node-8"),
-        "trimmed and in lower case, as kube-proxy does"
+        "the name is trimmed and in lower case, as in kube-proxy"
     );
-    assert_eq!(settings.healthz, None, "an empty flag is no server");
+    assert_eq!(settings.healthz, None, "an empty flag turns the server off");
     assert_eq!(settings.metrics.unwrap().to_string(), "127.0.0.1:9");
     assert_eq!(settings.kubeconfig.as_deref().unwrap(), "/k");
     assert_eq!(settings.oom_score_adj, Some(0));
@@ -152,7 +152,7 @@ fn the_effective_configuration_is_written_whole_and_reads_the_same() {
     assert_eq!(value["clientConnection"]["contentType"], "application/vnd.kubernetes.protobuf");
     assert_eq!(value["clientConnection"]["qps"], json!(5.0));
     assert_eq!(value["nodePortAddresses"], Value::Null);
-    // Names stand in order, as Kubernetes writes YAML.
+    // The names are sorted, as Kubernetes writes YAML.
     let names: Vec<&str> = text
         .lines()
         .filter(|line| !line.starts_with(' '))

@@ -1,4 +1,4 @@
-//! The examples in the repository work as they stand, and `lb services -o json` has the shape of docs/output.md.
+//! The examples in the repository work unchanged, and `lb services -o json` has the shape of docs/output.md.
 
 #![allow(clippy::unwrap_used, reason = "a test: a panic is its failure")]
 
@@ -17,7 +17,7 @@ fn tables() -> lb_userspace::tables::Tables {
         notices.iter().filter(|n| n.severity > Severity::Info).map(ToString::to_string).collect();
     let [shop] = complaints.as_slice() else { panic!("{complaints:?}") };
     assert!(
-        shop.starts_with("shop.yaml: Service default/shop: ") && shop.ends_with(" are not yet"),
+        shop.starts_with("shop.yaml: Service default/shop: ") && shop.ends_with(" outside the cluster"),
         "{shop}"
     );
     tables
@@ -174,7 +174,7 @@ fn the_shape_of_a_service_in_json_from_files() {
             "unserved": null,
             "notices": [
                 "warning: externalIPs: 198.51.100.1 is not within --external-ip-cidrs none: ignored",
-                "warning: its node ports, load balancer addresses and externalIPs are served to pods and processes of the node; clients outside the cluster are not yet",
+                "warning: its node ports, load balancer addresses and externalIPs are served to pods and processes of the node, but not yet to clients outside the cluster",
                 "error: endpoint: \"10.244.2.300\" is not an IP address",
             ],
         },

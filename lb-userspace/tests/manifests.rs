@@ -1,4 +1,4 @@
-//! Files as `kubectl get` prints them, and folders of them that change.
+//! Files as `kubectl get` prints them, and folders of such files that change.
 
 #![allow(clippy::unwrap_used, reason = "a test: a panic is its failure")]
 
@@ -38,7 +38,7 @@ fn documents_lists_and_json_are_read() {
     assert_eq!(subjects("x.yaml", &list("ServiceList")), both);
     let bare =
         "apiVersion: v1\nkind: ServiceList\nitems:\n- {metadata: {name: a}}\n- {metadata: {name: b}}\n";
-    assert_eq!(subjects("x.yaml", bare), both, "items of a typed list need no kind");
+    assert_eq!(subjects("x.yaml", bare), both, "the items of a typed list need no kind");
     let json = r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a", "namespace": "n"}}"#;
     assert_eq!(subjects("x.json", json), ["Service n/a"]);
     assert_eq!(subjects("x.yaml", json), ["Service n/a"]);
@@ -57,7 +57,7 @@ fn other_kinds_are_skipped_with_one_notice() {
     let knative = "---\napiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: a}\n";
     let parsed = parse(&Arc::from("x.yaml"), &format!("{other}{other}{knative}")).unwrap();
     let notices: Vec<String> = parsed.notices.iter().map(ToString::to_string).collect();
-    let expected = "x.yaml: skipped, for only Service, EndpointSlice, Node and ServiceCIDR are read: \
+    let expected = "x.yaml: skipped, because only Service, EndpointSlice, Node and ServiceCIDR are read: \
                     apps/v1 Deployment (2), serving.knative.dev/v1 Service (1)";
     assert_eq!((parsed.objects.len(), notices), (0, vec![expected.to_owned()]));
 }
@@ -87,7 +87,7 @@ fn texts<const N: usize>(
     files.into_iter().map(|(name, text)| (Arc::from(name), Ok(text.to_owned()))).collect()
 }
 
-/// Events in short: `+a` for an object that is new or changed, `-a` for one that is gone.
+/// A short form of events: `+a` for a new or changed object, `-a` for a deleted one.
 fn short(events: &[Event]) -> Vec<String> {
     let notices = |file: &str, notices: &[lb_userspace::objects::notice::Notice]| match notices {
         [] => format!("{file}: whole"),
@@ -105,7 +105,7 @@ fn short(events: &[Event]) -> Vec<String> {
 }
 
 #[test]
-fn only_objects_that_changed_are_told() {
+fn only_objects_that_changed_are_reported() {
     let (a, b) = (service("a", "10.96.0.1"), service("b", "10.96.0.2"));
     let mut folder = Folder::default();
     assert_eq!(short(&folder.update(texts([("1.yaml", &a), ("2.yaml", &b)]))), ["list", "+a", "+b", "end"]);
@@ -123,7 +123,7 @@ fn a_broken_file_keeps_its_last_good_objects() {
     let told = short(&folder.update(texts([("1.yaml", "kind: [")])));
     assert_eq!(told.len(), 1);
     assert!(told[0].ends_with("; its last good objects stay in force"), "{told:?}");
-    assert_eq!(folder.update(texts([("1.yaml", "kind: [")])), [], "said once");
+    assert_eq!(folder.update(texts([("1.yaml", "kind: [")])), [], "the error is reported once");
     assert_eq!(short(&folder.update(texts([("1.yaml", &a)]))), ["1.yaml: whole"]);
 }
 
@@ -134,7 +134,7 @@ fn a_file_broken_at_first_holds_the_first_list_back() {
     let told = short(&folder.update(texts([("1.yaml", &a), ("2.yaml", "kind: [")])));
     assert_eq!(told.len(), 1);
     assert!(
-        told[0].starts_with("2.yaml: ") && told[0].ends_with("; nothing is applied until this is mended")
+        told[0].starts_with("2.yaml: ") && told[0].ends_with("; nothing is applied until this is corrected")
     );
     let told = short(&folder.update(texts([("1.yaml", &a), ("2.yaml", "")])));
     assert_eq!(told, ["2.yaml: whole", "list", "+a", "end"]);
@@ -145,7 +145,7 @@ fn the_same_object_in_two_files_is_an_error_and_the_first_file_counts() {
     let (first, second) = (service("a", "10.96.0.1"), service("a", "10.96.0.2"));
     let mut folder = Folder::default();
     let told = short(&folder.update(texts([("1.yaml", &first), ("2.yaml", &second)])));
-    let double = "2.yaml: Service default/a: stands in 1.yaml too, and that one counts";
+    let double = "2.yaml: Service default/a: is also defined in 1.yaml, and that definition counts";
     assert_eq!(told, [double, "list", "+a", "end"]);
     assert_eq!(short(&folder.update(texts([("2.yaml", &second)]))), ["2.yaml: whole", "+a"]);
 }
@@ -166,7 +166,7 @@ fn a_folder_is_loaded_at_once_or_its_broken_files_are_named() {
     assert!(manifests::load_dir(&dir.path().join("none")).is_err());
 }
 
-/// Events until one of them reads so in short.
+/// Collects events until the short form of one of them contains `wanted`.
 fn wait_for(events: &mut mpsc::Receiver<Event>, wanted: &str) -> Vec<String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let mut seen = Vec::new();
@@ -174,7 +174,7 @@ fn wait_for(events: &mut mpsc::Receiver<Event>, wanted: &str) -> Vec<String> {
         while !seen.iter().any(|event: &String| event.contains(wanted)) {
             let event = tokio::time::timeout(Duration::from_secs(10), events.recv()).await;
             let event = event.unwrap_or_else(|_| panic!("no {wanted} after {seen:?}"));
-            seen.extend(short(&[event.expect("the watch goes on")]));
+            seen.extend(short(&[event.expect("the watch continues")]));
         }
     });
     seen
@@ -206,10 +206,10 @@ fn a_folder_is_followed_through_writes_renames_and_removals() {
     fs::remove_file(path.join("a.yaml")).unwrap();
     wait_for(&mut events, "-a");
     drop(watch);
-    assert!(events.blocking_recv().is_none(), "a watch that is dropped ends");
+    assert!(events.blocking_recv().is_none(), "a dropped watch ends");
 }
 
-/// The kubelet swaps a link named `..data`; the files are links through it.
+/// The kubelet swaps a link named `..data`; the files are links that lead through it.
 #[test]
 fn a_config_map_that_is_swapped_is_followed() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What the pure middle keeps of a large cluster, in bytes of the heap, and what it needs for a moment at the start.
+//! The heap memory of the pure middle for a large cluster, and its peak at the start.
 
 #![allow(clippy::unwrap_used, reason = "a test: a panic is its failure")]
 
@@ -13,24 +13,24 @@ use lb_userspace::plan::{Limits, Planner};
 use lb_userspace::tables::Tables;
 use serde_json::json;
 
-/// Counts what is asked for; the allocator's own overhead comes on top.
+/// Counts the requested bytes; the overhead of the allocator comes on top.
 struct Counting;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: `System` does the work; the counters do not touch it.
+// SAFETY: `System` does the work; the counters do not touch the memory.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
         PEAK.fetch_max(live, Ordering::Relaxed);
-        // SAFETY: the caller's promise is handed on.
+        // SAFETY: The promise of the caller is passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise is handed on.
+        // SAFETY: The promise of the caller is passed on.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -95,7 +95,7 @@ fn fill(model: &mut Model, services: usize, endpoints: usize) {
     }
 }
 
-/// Bytes that the model and the planner keep, and the peak while they came to be.
+/// The bytes that the model and the planner keep, and the peak while they were built.
 fn measure(services: usize, endpoints: usize) -> [usize; 3] {
     let start = live();
     PEAK.store(start, Ordering::Relaxed);
@@ -118,7 +118,7 @@ fn measure(services: usize, endpoints: usize) -> [usize; 3] {
     [model_alone, both - start - model_alone, peak]
 }
 
-/// One test, for the counters are the process's.
+/// A single test, because the counters belong to the process.
 #[test]
 fn a_large_cluster_fits() {
     for (services, endpoints, limits) in [(10_000, 2, [14, 11, 45]), (1_000, 100, [10, 17, 46])] {
@@ -129,6 +129,6 @@ fn a_large_cluster_fits() {
             kib[0], kib[1], kib[2]
         );
         let fits = bytes.iter().zip(limits).all(|(bytes, mib)| *bytes <= mib << 20);
-        assert!(fits, "{kib:?} KiB of model, planner and peak, where {limits:?} MiB are the limits");
+        assert!(fits, "{kib:?} KiB of model, planner and peak exceed {limits:?} MiB");
     }
 }

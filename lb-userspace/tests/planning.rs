@@ -1,4 +1,5 @@
-//! What a plan costs, what waits for a grace period, and what a restart makes of tables that were left half-way.
+//! The cost of a plan, what waits for a grace period, and how a restart continues with tables that were left
+//! half-way.
 
 #![allow(clippy::unwrap_used, reason = "a test: a panic is its failure")]
 
@@ -153,7 +154,7 @@ fn a_policy_alone_keeps_the_slots() {
         "flip 0 to record 0 version 2",
     ];
     assert_eq!(ops(&mut planner, one("s", Some(sticky))), expected);
-    assert!(planner.pending().is_some(), "the record that was in force is still read");
+    assert!(planner.pending().is_some(), "the previous record may still be read");
 }
 
 #[test]
@@ -162,9 +163,9 @@ fn a_second_change_waits_for_the_grace_period_of_the_first() {
     planner.plan(one("s", Some(port(vip(1), [1]))));
     assert_eq!(ops(&mut planner, one("s", Some(port(vip(1), [2])))), [""; 0]);
     assert!(planner.deferred());
-    assert_eq!(ops(&mut planner, one("s", Some(port(vip(1), [3])))), [""; 0], "the newest counts");
+    assert_eq!(ops(&mut planner, one("s", Some(port(vip(1), [3])))), [""; 0], "the newest change counts");
     let other = ops(&mut planner, one("t", Some(port(vip(2), [9]))));
-    assert!(other.iter().any(|op| op.starts_with("flip 1")), "others go on: {other:?}");
+    assert!(other.iter().any(|op| op.starts_with("flip 1")), "other services continue: {other:?}");
     grace(&mut planner);
     let late = ops(&mut planner, Desired::default());
     assert!(late[1].starts_with("write backend 2: 10.244.0.3:8080"), "{late:?}");
@@ -191,14 +192,17 @@ fn a_full_table_names_the_service_and_leaves_the_others_alone() {
     let expected = "Service default/b: table `backends` is full (3 entries): default/b:http/TCP/IPv4: it is not \
                     programmed";
     assert_eq!((plan.ops, notices), (vec![], vec![expected.to_owned()]));
-    assert_eq!(plan.notices[0].reason, Some("TableFull"), "an Event is due");
+    assert_eq!(plan.notices[0].reason, Some("TableFull"), "an Event is to be sent");
     assert_eq!(planner.plan(one("c", Some(port(vip(3), [5])))).ops.last().unwrap().kind(), OpKind::PutRange);
-    assert_eq!(planner.plan(one("b", Some(port(vip(2), [3, 4])))).notices, [], "said once");
+    assert_eq!(planner.plan(one("b", Some(port(vip(2), [3, 4])))).notices, [], "the notice is given once");
 
     planner.plan(one("a", None));
     grace(&mut planner);
     let plan = planner.plan(Desired::default());
-    assert!(!plan.ops.is_empty() && planner.notices().next().is_none(), "it comes in when there is room");
+    assert!(
+        !plan.ops.is_empty() && planner.notices().next().is_none(),
+        "the service is added when there is room"
+    );
 }
 
 #[test]
@@ -236,11 +240,15 @@ fn what_was_used_before_a_restart_is_pending_and_fresh_entries_are_not() {
     grace(&mut first);
     first.plan(one("s", Some(port(vip(1), 1..=2))));
     let mut planner = Planner::restore(first.tables().clone(), Limits::default());
-    // Slots 0-3 and backends 2 and 3 were released a moment ago.
+    // Slots 0-3 and backends 2 and 3 have just been released.
     let early = ops(&mut planner, one("t", Some(port(vip(2), 10..=11))));
     assert!(early.iter().any(|op| op.starts_with("write backend 4:")), "{early:?}");
     assert!(early.iter().any(|op| op.starts_with("write slots 6+2:")), "{early:?}");
-    assert_eq!(ops(&mut planner, one("s", Some(port(vip(1), [1])))), [""; 0], "its other record may be read");
+    assert_eq!(
+        ops(&mut planner, one("s", Some(port(vip(1), [1])))),
+        [""; 0],
+        "the other record may still be read"
+    );
     grace(&mut planner);
     let late = ops(&mut planner, one("u", Some(port(vip(3), 20..=23))));
     assert!(
@@ -250,8 +258,8 @@ fn what_was_used_before_a_restart_is_pending_and_fresh_entries_are_not() {
     assert!(late.iter().any(|op| op.starts_with("write slots 0+1: 0.1")), "{late:?}");
 }
 
-/// A crash between two operations of a deletion leaves a name whose record points at retired backends. Their ids
-/// and slots may be another service's by then: they are not taken for its own.
+/// A crash between two operations of a deletion leaves a name whose record points at retired backends. Their ids and
+/// slots may belong to another service by then, and the restart must not attribute them to the deleted one.
 #[test]
 fn a_deletion_left_half_way_is_completed_without_touching_its_neighbours() {
     let mut first = planner();
@@ -269,10 +277,10 @@ fn a_deletion_left_half_way_is_completed_without_touching_its_neighbours() {
     assert_eq!(ops, ["delete name 0"]);
 }
 
-/// A crash between the name and the record of a new service: the id is used again, and the record is still that of
-/// its last owner.
+/// A crash between the name and the record of a new service leaves a reused id whose record is still that of the
+/// previous owner.
 #[test]
-fn a_creation_left_half_way_begins_anew() {
+fn a_creation_left_half_way_starts_again() {
     let mut first = planner();
     first.plan(one("early", Some(port(vip(1), [1]))));
     first.plan(one("other", Some(port(vip(2), [2]))));
@@ -297,10 +305,10 @@ fn a_creation_left_half_way_begins_anew() {
     assert_eq!(ops(&mut planner, Desired { services, complete: true, ..Desired::default() }), expected);
 }
 
-/// Two failures in a row: the first leaves a backend of a service that never came to be, the second the service that
-/// got its id, with the same endpoint.
+/// Two failures in a row: the first leaves a backend of a service that was never completed, the second leaves the
+/// service that got its id, with the same endpoint.
 #[test]
-fn an_endpoint_that_stands_twice_is_the_one_in_the_slots() {
+fn of_an_endpoint_with_two_backends_the_one_in_the_slots_is_kept() {
     let mut tables = Tables::default();
     let desired = || Desired {
         services: one("s", Some(port(vip(1), [1]))).services,
@@ -319,7 +327,7 @@ fn an_endpoint_that_stands_twice_is_the_one_in_the_slots() {
     );
 }
 
-/// Slots of a dead record lie where another service's are now.
+/// The slots of a dead record now belong to another service.
 #[test]
 fn a_record_that_points_at_foreign_slots_owns_nothing() {
     let mut first = planner();
@@ -398,7 +406,7 @@ fn a_bit_that_the_sweep_cleared_is_set_again() {
     planner.observe(&Op::ClearInterest { bit: bits[0] });
     let again = planner.plan(one("s", Some(port(vip(1), [1])))).ops;
     assert_eq!(again[0], Op::SetInterest { bit: bits[0] });
-    assert!(again[1].kind() > OpKind::SetInterest, "the other is still there");
+    assert!(again[1].kind() > OpKind::SetInterest, "the other bit is still set");
 }
 
 fn prefix(ip: &str, len: u8) -> Prefix {
@@ -454,13 +462,14 @@ fn a_port_with_another_name_at_the_same_address_is_the_same_service() {
     let services = BTreeMap::from([(name("s"), None), (other.clone(), Some(port(vip(1), [1, 2])))]);
     let renamed = Desired { services, complete: false, ..Desired::default() };
     assert_eq!(ops(&mut planner, renamed), ["write name 0: default/s:web/TCP/IPv4"]);
-    // At another address it is another one.
+    // A port at another address is another service.
     let services = BTreeMap::from([(other, None), (name("s"), Some(port(vip(2), [1, 2])))]);
     let moved = ops(&mut planner, Desired { services, complete: false, ..Desired::default() });
     assert!(moved.contains(&"delete frontend 10.96.0.1:80/TCP".to_owned()), "{moved:?}");
 }
 
-/// Its first record is not proven to be in force everywhere, so that the second waits; without it everybody would be let in.
+/// The first record of the service is not proven to be in force everywhere, so the second waits; without it every
+/// client would be admitted.
 #[test]
 fn a_load_balancer_address_with_ranges_waits_for_the_record_that_guards_it() {
     let mut planner = planner();
@@ -500,11 +509,11 @@ fn an_address_of_the_node_that_comes_or_goes_is_one_write() {
         ..Desired::default()
     };
     let first = ops(&mut planner, addresses(&[1, 2]));
-    assert!(first[0].starts_with("set coarse interest "), "their block: {}", first[0]);
+    assert!(first[0].starts_with("set coarse interest "), "the block comes first: {}", first[0]);
     assert_eq!(first[1..], ["put local address 10.0.0.1", "put local address 10.0.0.2"]);
     assert_eq!(ops(&mut planner, addresses(&[1, 2, 3])), ["put local address 10.0.0.3"]);
     assert_eq!(ops(&mut planner, addresses(&[2, 3])), ["delete local address 10.0.0.1"]);
-    assert_eq!(ops(&mut planner, Desired::default()), [""; 0], "as they are");
+    assert_eq!(ops(&mut planner, Desired::default()), [""; 0], "without a list the addresses stay");
     let mut again = Planner::restore(planner.tables().clone(), Limits::default());
     assert_eq!(ops(&mut again, addresses(&[2, 3])), [""; 0]);
 }
@@ -531,7 +540,7 @@ fn a_range_of_services_has_bits_and_a_cluster_ip_in_it_a_rule_of_its_own() {
         "a load balancer address is not ours to refuse on"
     );
 
-    // A restart without a change.
+    // A restart without a change writes nothing.
     let mut again = Planner::restore(planner.tables().clone(), Limits::default());
     let services = BTreeMap::from([(name("s"), Some(port))]);
     let same = Desired { services, complete: true, ..ranges(prefix("10.96.0.0", 12)) };

@@ -1,5 +1,5 @@
-//! The function that chooses the sets, over the full product of what it looks at, against a second implementation that
-//! was written from the rules: one readable condition after the other, on plain lists.
+//! The function that chooses the sets, over the full product of its inputs, against a second implementation written
+//! from the rules: one readable condition after the other, on plain lists.
 
 #![allow(clippy::unwrap_used, reason = "a test: a panic is its failure")]
 
@@ -17,14 +17,14 @@ use lb_userspace::objects::service::{Policy, Service, ServiceKind, ServicePort};
 use lb_userspace::objects::slice::{Hints, Slice, SliceEndpoint, SlicePort};
 use proptest::prelude::*;
 
-/// How a Service can be reached besides its ClusterIP.
+/// How a Service can be reached in addition to its ClusterIP.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Reach {
     ClusterIp,
     NodePort,
-    /// An address that nodes serve (`ipMode` VIP), no NodePort.
+    /// An address that nodes serve (`ipMode` VIP), without a NodePort.
     Balanced,
-    /// As `ipMode` Proxy leaves it: a load balancer, and nothing for nodes to serve.
+    /// A load balancer with `ipMode` Proxy, so nodes have nothing to serve.
     BalancedElsewhere,
     ExternalIp,
 }
@@ -39,7 +39,7 @@ struct Policies {
     reach: Reach,
 }
 
-/// What hints name: nothing, this node or zone, or another.
+/// What hints name: nothing, this node or zone, or another one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Hint {
     None,
@@ -59,7 +59,7 @@ struct Kind {
     zone: Hint,
 }
 
-/// Every kind of endpoint that there is: 144.
+/// All 144 kinds of endpoint.
 fn kinds() -> Vec<Kind> {
     let mut kinds = Vec::new();
     for bits in 0..16_u8 {
@@ -90,17 +90,17 @@ fn policies() -> Vec<Policies> {
     all
 }
 
-/// Endpoints by their place in the list.
+/// Endpoints are given by their place in the list.
 #[derive(Debug, PartialEq)]
 struct Chosen {
     cluster: BTreeSet<usize>,
     local: BTreeSet<usize>,
-    /// By client: pod, host, outside.
+    /// Outcomes by client: pod, host, outside.
     cluster_ip: [Outcome; 3],
     external: [Outcome; 3],
 }
 
-/// The rules, as KEP-1669, KEP-2086, KEP-2433, KEP-3015 and k/k pkg/proxy/topology.go state them.
+/// The rules as stated in KEP-1669, KEP-2086, KEP-2433, KEP-3015 and k/k pkg/proxy/topology.go.
 fn naive(policies: Policies, endpoints: &[Kind], has_zone: bool) -> Chosen {
     let all: Vec<usize> = (0..endpoints.len()).collect();
     let only = |list: &[usize], test: &dyn Fn(&Kind) -> bool| -> Vec<usize> {
@@ -188,7 +188,8 @@ fn service(policies: Policies) -> Service {
         service.external_ips = vec![ip("192.0.2.2")];
     }
     service.internal_policy = policy(policies.internal_local);
-    // That a Service for nobody outside has none is what `Service::new` makes of the object; a rule of its own tests it.
+    // `Service::new` removes the external policy of a Service without external addresses; another test covers that
+    // rule.
     service.external_policy = policy(policies.external_local && policies.reach != Reach::ClusterIp);
     service
 }
@@ -219,14 +220,14 @@ fn slice(endpoints: &[Kind]) -> Slice {
     slice
 }
 
-/// A model with one Service, whose endpoints are replaced: as an agent lives.
+/// A model with one Service whose endpoints are replaced again and again, as in an agent.
 struct Subject {
     policies: Policies,
     model: Model,
 }
 
 impl Subject {
-    /// One for each combination of policies.
+    /// One subject for each combination of policies.
     fn all(has_zone: bool) -> Vec<Self> {
         let node =
             Node { name: ObjectName::new("", NODE), zone: has_zone.then(|| "z1".into()), ..Node::default() };
@@ -262,19 +263,19 @@ fn assert_like_the_rules(subjects: &mut [Subject], endpoints: &[Kind], has_zone:
         let policies = subject.policies;
         let (chosen, mut expected) = (subject.choose(), naive(policies, endpoints, has_zone));
         if matches!(policies.reach, Reach::ClusterIp | Reach::BalancedElsewhere) {
-            // There is no frontend that this could be asked of.
+            // There is no frontend for this question.
             expected.external = chosen.external;
         }
         assert_eq!(chosen, expected, "{policies:?} {endpoints:?} zone {has_zone}");
     }
 }
 
-/// (policies) x (readiness x locality x hints, of none, one and any two endpoints) x (zone or none).
+/// (policies) x (readiness x locality x hints of none, one and any two endpoints) x (zone or none).
 #[test]
 fn the_sets_are_those_of_the_rules_for_every_pair_of_endpoints() {
     let mut counts = Vec::new();
     for has_zone in [true, false] {
-        // Without a zone, all zones are others'.
+        // Without a zone, every zone belongs to others, so one kind of hint is enough.
         let kinds: Vec<Kind> =
             kinds().into_iter().filter(|kind| has_zone || kind.zone != Hint::Other).collect();
         let mut count = 0_u32;
@@ -296,7 +297,7 @@ fn the_sets_are_those_of_the_rules_for_every_pair_of_endpoints() {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Where it takes more than two endpoints to go wrong.
+    /// Covers errors that need more than two endpoints.
     #[test]
     fn the_sets_are_those_of_the_rules_for_more_endpoints(
         endpoints in prop::collection::vec(prop::sample::select(kinds()), 3..8),

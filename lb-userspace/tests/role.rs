@@ -1,4 +1,4 @@
-//! `deploy/base/rbac.yaml` grants what the agent asks for, and nothing else: `lb check` and the manifest agree.
+//! `deploy/base/rbac.yaml` grants exactly what the agent needs: `lb check` and the manifest agree.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,8 +11,8 @@ use serde::Deserialize;
 #[test]
 fn the_role_grants_what_is_needed_and_no_more() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/base/rbac.yaml");
-    let text = fs::read_to_string(&path).expect("deploy/base/rbac.yaml");
-    let first = serde_yaml_ng::Deserializer::from_str(&text).next().expect("a document");
+    let text = fs::read_to_string(&path).expect("deploy/base/rbac.yaml can be read");
+    let first = serde_yaml_ng::Deserializer::from_str(&text).next().expect("the file has a document");
     let role = ClusterRole::deserialize(first).expect("the ClusterRole comes first");
     let mut granted = BTreeSet::new();
     for rule in role.rules.into_iter().flatten() {

@@ -1,4 +1,4 @@
-//! Metrics move when they should, under kube-proxy's names.
+//! Metrics change when they should, under kube-proxy's names.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use prometheus::TextEncoder;
 
 const NODE: &str = "n1";
 
-/// A model and what the loop would tell of it.
+/// A model, and the telemetry that the agent's loop would report about it.
 struct Loop {
     telemetry: Telemetry,
     model: Model,
@@ -71,7 +71,7 @@ impl Loop {
         TextEncoder::new().encode_to_string(&self.telemetry.registry().gather()).expect("metrics")
     }
 
-    /// The value of a series, as the text has it.
+    /// The value of a series, as written in the text.
     fn value(&self, series: &str) -> Option<String> {
         let line = |line: &str| Some(line.strip_prefix(series)?.strip_prefix(' ')?.to_owned());
         self.text().lines().find_map(line)
@@ -108,7 +108,7 @@ fn changes_are_counted_and_pend_until_the_tables_follow() {
     assert_eq!(agent.value(&name("endpoint_changes_pending")).unwrap(), "2");
     let desired = agent.model.desired();
     agent.synced(&desired, 5, false);
-    assert_eq!(agent.value(&name("endpoint_changes_pending")).unwrap(), "2", "some waits for a grace period");
+    assert_eq!(agent.value(&name("endpoint_changes_pending")).unwrap(), "2", "one waits for a grace period");
     agent.synced(&Desired::default(), 1, true);
     assert_eq!(agent.value(&name("service_changes_pending")).unwrap(), "0");
     assert_eq!(agent.value(&name("endpoint_changes_pending")).unwrap(), "0");
@@ -129,12 +129,12 @@ fn a_pass_is_timed_by_family_and_extent() {
     agent.settle();
     assert_eq!(count(&agent, "").as_deref(), Some("2"));
     assert_eq!(count(&agent, "partial_").as_deref(), Some("1"));
-    // Nothing changed, nothing was written.
+    // Nothing changed and nothing was written.
     agent.synced(&Desired::default(), 0, true);
     assert_eq!(count(&agent, "").as_deref(), Some("2"));
     assert_eq!(agent.value("lb_sync_operations_sum").as_deref(), Some("6"));
     let text = agent.text();
-    // 3 ms are above 2 and below 4.
+    // 3 ms lie between the bounds 2 ms and 4 ms.
     for line in [
         "# TYPE kubeproxy_sync_proxy_rules_duration_seconds histogram",
         "# HELP kubeproxy_sync_proxy_rules_duration_seconds [ALPHA] SyncProxyRules latency in seconds",
@@ -173,7 +173,7 @@ fn network_programming_goes_from_the_trigger_to_the_tables() {
     assert_eq!(
         agent.value(&series("count{ip_family=\"IPv4\"}")),
         None,
-        "it happened before the agent was there"
+        "the trigger happened before the agent started"
     );
 
     let trigger = agent.now.wall.checked_add(1.second()).unwrap().to_string();
@@ -186,7 +186,7 @@ fn network_programming_goes_from_the_trigger_to_the_tables() {
     assert_eq!(agent.value(&series("bucket{ip_family=\"IPv4\",le=\"4\"}")).as_deref(), Some("1"));
     assert_eq!(agent.value(&series("bucket{ip_family=\"IPv4\",le=\"0\"}")).as_deref(), Some("0"));
     assert_eq!(agent.value(&series("bucket{ip_family=\"IPv4\",le=\"300\"}")).as_deref(), Some("1"));
-    // The same slice again, as after a watch that was cut.
+    // The same slice comes again, as after an interrupted watch.
     agent.take([slice(NODE, Some(&trigger))]);
     agent.settle();
     assert_eq!(agent.value(&series("count{ip_family=\"IPv4\"}")).as_deref(), Some("1"));

@@ -1,6 +1,6 @@
 //! A real Kubernetes API: kube-apiserver on etcd, in a network namespace, with no controller behind it.
 //!
-//! Nobody but the test writes objects: EndpointSlices, Nodes and `status.loadBalancer` are its own.
+//! Only the test writes objects, including EndpointSlices, Nodes and `status.loadBalancer`.
 //!
 //! ```no_run
 //! # use lb_tests::{cluster::Cluster, world::{Layout, World}};
@@ -42,22 +42,22 @@ use xtask::control_plane::Program;
 use self::daemon::{Daemon, Keeper};
 use crate::world::{Home, Netns, World};
 
-/// Where the API is served, on loopback of the namespace.
+/// The address of the API, on loopback of the namespace.
 pub const ADDRESS: &str = "127.0.0.1:6443";
-/// The Service ranges, those of the worlds. The first address of the first is `default/kubernetes`.
+/// The Service ranges, which are those of the worlds. The first address of the first range is `default/kubernetes`.
 pub const SERVICE_RANGES: &str = "10.96.0.0/16,fd00:10:96::/112";
 
 const ETCD: &str = "http://127.0.0.1:2379";
 const ETCD_PEERS: &str = "http://127.0.0.1:2380";
 
-/// Three to four seconds where nothing else runs.
+/// A start takes three to four seconds on an idle machine.
 const READY_LIMIT: Duration = Duration::from_secs(90);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 const STEP: Duration = Duration::from_millis(20);
 
-/// Gone, with its processes, when dropped: before the world that it is in.
+/// Dropping a cluster ends its processes. It must be dropped before its world.
 pub struct Cluster {
-    // In the order of their end.
+    // Fields are dropped in this order.
     caller: Caller,
     apiserver: Option<Daemon>,
     etcd: Option<Daemon>,
@@ -65,22 +65,22 @@ pub struct Cluster {
     netns: Netns,
     folder: PathBuf,
     extra: Vec<String>,
-    /// Where it is in no world.
+    /// Set if the cluster is in no world.
     _home: Option<Home>,
 }
 
 impl Cluster {
-    /// On the node of a world: the agent reaches it by loopback.
+    /// Starts a cluster on the node of a world, where the agent reaches it over loopback.
     pub fn in_world(world: &World) -> Result<Self> {
         Self::start(world.node().clone(), world.folder().path().join("cluster"), None, &[])
     }
 
-    /// In a namespace of its own, with loopback only.
+    /// Starts a cluster in its own namespace, which has only loopback.
     pub fn alone() -> Result<Self> {
         Self::alone_with(&[])
     }
 
-    /// In a namespace of its own, with further flags of kube-apiserver.
+    /// Like [`alone`](Self::alone), with further flags of kube-apiserver.
     pub fn alone_with(flags: &[&str]) -> Result<Self> {
         let home = Home::create()?;
         Self::start(home.netns().clone(), home.folder().path().join("cluster"), Some(home), flags)
@@ -92,7 +92,7 @@ impl Cluster {
         let key = key(&folder);
         let mut openssl = Command::new("openssl");
         openssl.args(["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out"]).arg(&key);
-        crate::world::run(&mut openssl).context("a key for the tokens of service accounts")?;
+        crate::world::run(&mut openssl).context("cannot make a key for the tokens of service accounts")?;
 
         let keeper = Keeper::start(&netns);
         let extra = flags.iter().map(ToString::to_string).collect();
@@ -104,28 +104,28 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// The namespace that it is in.
+    /// The namespace of the cluster.
     pub fn netns(&self) -> &Netns {
         &self.netns
     }
 
-    /// Logs, tokens, certificates, etcd's data.
+    /// The folder with logs, tokens, certificates and etcd's data.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The authority that signed the server's certificate, with that certificate: PEM.
+    /// The file with the server's certificate and the authority that signed it, in PEM.
     pub fn certificate(&self) -> PathBuf {
         self.folder.join("certificates/apiserver.crt")
     }
 
-    /// The file of a kubeconfig for one of [`USERS`].
+    /// Writes a kubeconfig for one of [`USERS`]; returns its path.
     pub fn kubeconfig(&self, user: &str) -> Result<PathBuf> {
-        let address = ADDRESS.parse().expect("it is an address");
+        let address = ADDRESS.parse().expect("ADDRESS is an address and a port");
         self.kubeconfig_at(user, address)
     }
 
-    /// As [`kubeconfig`](Self::kubeconfig), by way of another address.
+    /// Like [`kubeconfig`](Self::kubeconfig), with another address of the server.
     pub fn kubeconfig_at(&self, user: &str, address: SocketAddr) -> Result<PathBuf> {
         let by = if address.to_string() == ADDRESS { String::new() } else { format!("-{}", address.port()) };
         let file = self.folder.join(format!("{user}{by}.kubeconfig"));
@@ -136,7 +136,7 @@ impl Cluster {
     fn start_etcd(&mut self) -> Result<()> {
         let data = self.data();
         let data = data.to_string_lossy();
-        // A test's data need not outlive the machine.
+        // The data of a test need not survive a crash of the machine.
         let args = [
             ["--data-dir", &data],
             ["--listen-client-urls", ETCD],
@@ -157,16 +157,16 @@ impl Cluster {
         self.wait_until_ready()
     }
 
-    /// Starts kube-apiserver and does not wait.
+    /// Starts kube-apiserver without waiting.
     pub fn spawn_apiserver(&mut self) -> Result<()> {
-        assert!(self.apiserver.is_none(), "kube-apiserver is running already");
+        assert!(self.apiserver.is_none(), "kube-apiserver is already running");
         let path = |path: PathBuf| path.to_string_lossy().into_owned();
-        let (ip, port) = ADDRESS.split_once(':').expect("it is an address and a port");
+        let (ip, port) = ADDRESS.split_once(':').expect("ADDRESS is an address and a port");
         let key = path(key(&self.folder));
         let args = [
             ("etcd-servers", ETCD),
             ("bind-address", ip),
-            // Without, it looks for a default route, and ends where there is none.
+            // Without this flag, it looks for a default route, and ends if there is none.
             ("advertise-address", ip),
             ("secure-port", port),
             ("cert-dir", &path(self.folder.join("certificates"))),
@@ -176,9 +176,9 @@ impl Cluster {
             ("service-account-key-file", &key),
             ("service-account-signing-key-file", &key),
             ("token-auth-file", &path(tokens(&self.folder))),
-            // It may not write a loopback address into the endpoints of `default/kubernetes`.
+            // Endpoints of `default/kubernetes` may not have a loopback address.
             ("endpoint-reconciler-type", "none"),
-            // The tests write fast.
+            // The tests write at a high rate.
             ("max-requests-inflight", "0"),
             ("max-mutating-requests-inflight", "0"),
             ("enable-priority-and-fairness", "false"),
@@ -191,7 +191,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits for the answer `ok` of `/readyz`, and for what the server itself creates.
+    /// Waits for the answer `ok` of `/readyz`, and for the objects that the server itself creates.
     pub fn wait_until_ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + READY_LIMIT;
         loop {
@@ -212,7 +212,7 @@ impl Cluster {
 
     fn is_ready(&mut self) -> Result<()> {
         if !self.certificate().exists() {
-            bail!("it has no certificate yet");
+            bail!("the server has no certificate yet");
         }
         if !self.caller.is_connected() {
             self.caller.connect(&self.kubeconfig("admin")?)?;
@@ -227,7 +227,7 @@ impl Cluster {
         })
     }
 
-    /// Runs what needs a client in the namespace of the cluster, as a user who may do everything.
+    /// Runs work with a client in the namespace of the cluster, as a user who may do everything.
     pub fn run<F, T>(&self, work: impl FnOnce(Client) -> F) -> Result<T>
     where
         F: Future<Output = Result<T>> + Send + 'static,
@@ -236,24 +236,25 @@ impl Cluster {
         self.caller.run(work)
     }
 
-    /// SIGKILL: connections are reset.
+    /// Sends SIGKILL: connections are reset.
     pub fn kill_apiserver(&mut self) -> Result<()> {
         self.apiserver.take().context("kube-apiserver is not running")?.kill()
     }
 
-    /// SIGTERM, and waits for the end: watches are ended in order.
+    /// Sends SIGTERM, and waits until the server has ended: watches end in an orderly way.
     pub fn stop_apiserver(&mut self) -> Result<()> {
         self.apiserver.take().context("kube-apiserver is not running")?.stop(STOP_LIMIT)
     }
 
-    /// SIGSTOP, until what is given is dropped: connections are made and stay, and nothing is answered.
+    /// Sends SIGSTOP. Until the returned value is dropped, connections are accepted and stay open, but no request is
+    /// answered.
     pub fn freeze_apiserver(&self) -> Result<Frozen> {
         let pid = self.apiserver.as_ref().context("kube-apiserver is not running")?.pid();
         kill(pid, Signal::SIGSTOP)?;
         Ok(Frozen(pid))
     }
 
-    /// The server comes back with a certificate that nobody has seen: kubeconfigs are to be written anew.
+    /// Restarts the server with a new certificate: kubeconfigs must be written again.
     pub fn renew_certificate(&mut self) -> Result<()> {
         self.kill_apiserver()?;
         fs::remove_dir_all(self.folder.join("certificates"))?;
@@ -261,8 +262,7 @@ impl Cluster {
         self.start_apiserver()
     }
 
-    /// A copy of everything that is stored now, for [`restore`](Self::restore). The server does without etcd for a
-    /// moment.
+    /// Copies everything that is stored now, for [`restore`](Self::restore). etcd is stopped for a moment.
     pub fn save(&mut self) -> Result<Saved> {
         static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
         let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -276,7 +276,7 @@ impl Cluster {
         Ok(saved)
     }
 
-    /// Ends the server, puts the state of that time in place, and starts the server.
+    /// Ends the server, restores the saved state, and starts the server.
     pub fn restore(&mut self, saved: &Saved) -> Result<()> {
         if self.apiserver.is_some() {
             self.kill_apiserver()?;
@@ -293,17 +293,17 @@ impl Cluster {
     }
 }
 
-/// A server that hangs.
+/// A server that hangs until this is dropped.
 pub struct Frozen(Pid);
 
 impl Drop for Frozen {
     fn drop(&mut self) {
-        // It may have been ended meanwhile.
+        // The server may have ended meanwhile.
         kill(self.0, Signal::SIGCONT).ok();
     }
 }
 
-/// What was stored at a time.
+/// A copy of what was stored at a time.
 #[derive(Debug)]
 pub struct Saved {
     folder: PathBuf,

@@ -1,4 +1,4 @@
-//! The image of `cargo xtask image`, unpacked, and programs of it that run as the DaemonSet's manifest says.
+//! Unpacks the image of `cargo xtask image`, and runs its programs as the manifest of the DaemonSet says.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -15,17 +15,17 @@ use tar::Archive;
 
 use crate::world::{Agent, Cgroup, World};
 
-/// An OCI image layout, unpacked; every digest in it was compared.
+/// An unpacked OCI image layout. Each digest is verified when its file is read.
 pub struct Image {
     folder: tempfile::TempDir,
-    /// The one entry of `index.json`.
+    /// The only entry of `index.json`.
     pub entry: Value,
     pub manifest: Value,
     pub config: Value,
 }
 
 impl Image {
-    /// `$LB_IMAGE`, or what `cargo xtask image` made in this workspace.
+    /// Opens `$LB_IMAGE`, or the image that `cargo xtask image` made in this workspace.
     pub fn open() -> Result<Self> {
         let archive = archive()?;
         let folder = tempfile::tempdir()?;
@@ -45,27 +45,27 @@ impl Image {
 
     /// Unpacks the layers into a folder.
     pub fn unpack(&self, root: &Path) -> Result<()> {
-        let layers = self.manifest["layers"].as_array().context("layers")?;
-        let plain = self.config["rootfs"]["diff_ids"].as_array().context("diff_ids")?;
+        let layers = self.manifest["layers"].as_array().context("the image has no layers")?;
+        let plain = self.config["rootfs"]["diff_ids"].as_array().context("the image has no diff_ids")?;
         ensure!(layers.len() == plain.len(), "{} layers, {} diff_ids", layers.len(), plain.len());
         for (layer, expected) in layers.iter().zip(plain) {
             let packed = File::open(blob(self.folder.path(), layer)?)?;
             let mut files = Vec::new();
             GzDecoder::new(packed).read_to_end(&mut files)?;
-            ensure!(digest(&files) == *expected, "a layer is not {expected}");
+            ensure!(digest(&files) == *expected, "a layer does not have the digest {expected}");
             Archive::new(&*files).unpack(root)?;
         }
         Ok(())
     }
 }
 
-/// The file of a descriptor, whose size and digest are right.
+/// The file of a descriptor, after a check of its size and digest.
 fn blob(folder: &Path, descriptor: &Value) -> Result<PathBuf> {
     let expected = descriptor["digest"].as_str().context("a descriptor without a digest")?;
     let path = folder.join("blobs").join(expected.replace(':', "/"));
     let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
-    ensure!(digest(&bytes) == expected, "{} is not what its name says", path.display());
-    ensure!(descriptor["size"] == bytes.len(), "{descriptor}: it has {} bytes", bytes.len());
+    ensure!(digest(&bytes) == expected, "{} does not have the digest in its name", path.display());
+    ensure!(descriptor["size"] == bytes.len(), "{descriptor}: the file has {} bytes", bytes.len());
     Ok(path)
 }
 
@@ -82,41 +82,41 @@ fn archive() -> Result<PathBuf> {
     let archives = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut archives = archives.filter(|path| path.extension().is_some_and(|extension| extension == "tar"));
     archives.next().with_context(|| {
-        format!("no image in {}: type `cargo xtask image`, or set LB_IMAGE", folder.display())
+        format!("no image in {}: run `cargo xtask image`, or set LB_IMAGE", folder.display())
     })
 }
 
-/// The pod that the DaemonSet of `deploy/lb.yaml` makes.
+/// The pod of the DaemonSet in `deploy/lb.yaml`.
 pub fn pod() -> Result<PodSpec> {
     let text = fs::read_to_string(manifest())?;
     let is_daemon_set = |document: &&str| document.lines().any(|line| line == "kind: DaemonSet");
-    let document = text.split("---\n").find(is_daemon_set).context("a DaemonSet in deploy/lb.yaml")?;
+    let document = text.split("---\n").find(is_daemon_set).context("deploy/lb.yaml has no DaemonSet")?;
     let daemon_set: DaemonSet = serde_yaml_ng::from_str(document)?;
-    daemon_set.spec.and_then(|spec| spec.template.spec).context("a DaemonSet without a pod")
+    daemon_set.spec.and_then(|spec| spec.template.spec).context("the DaemonSet has no pod")
 }
 
-/// What the container is started with.
+/// The arguments of the container.
 pub fn args() -> Result<Vec<String>> {
     let container = pod()?.containers.into_iter().next();
-    container.and_then(|container| container.args).context("arguments of the container")
+    container.and_then(|container| container.args).context("the container has no arguments")
 }
 
-/// The names of its variables.
+/// The names of the container's environment variables.
 pub fn variables() -> Result<Vec<String>> {
     let container = pod()?.containers.into_iter().next();
     let variables = container.and_then(|container| container.env).unwrap_or_default();
     Ok(variables.into_iter().map(|variable| variable.name).collect())
 }
 
-/// The one file that is applied to a cluster.
+/// The manifest that is applied to a cluster.
 pub fn manifest() -> PathBuf {
     xtask::toolchain::root().join("deploy/lb.yaml")
 }
 
-/// Its container's, with `CAP_` before each.
+/// The capabilities of the container, each with the prefix `CAP_`.
 pub fn capabilities() -> Result<Vec<String>> {
     let context = security_context()?;
-    let capabilities = context.capabilities.context("capabilities of the container")?;
+    let capabilities = context.capabilities.context("the container has no capabilities")?;
     ensure!(capabilities.drop == Some(vec!["ALL".into()]), "{capabilities:?}");
     let add = capabilities.add.unwrap_or_default();
     Ok(add.iter().map(|name| format!("CAP_{name}")).collect())
@@ -124,24 +124,25 @@ pub fn capabilities() -> Result<Vec<String>> {
 
 pub fn security_context() -> Result<SecurityContext> {
     let pod = pod()?;
-    let container = pod.containers.into_iter().next().context("a container")?;
-    container.security_context.context("a security context of the container")
+    let container = pod.containers.into_iter().next().context("the pod has no container")?;
+    container.security_context.context("the container has no security context")
 }
 
-/// The host's, in the manifest.
+/// The cgroup folder of the host in the manifest.
 const CGROUP: &str = "/sys/fs/cgroup";
 
-/// Where the container has the host's cgroup, for `--cgroup`: an agent of a test does not go to the root.
+/// Where the container sees the host's cgroup: a test needs the path for `--cgroup`, because its agent must not attach
+/// to the root cgroup.
 pub fn cgroup() -> Result<String> {
     let pod = pod()?;
     let mut volumes = pod.volumes.into_iter().flatten();
     let volume = volumes.find(|volume| volume.host_path.as_ref().is_some_and(|host| host.path == CGROUP));
-    let volume = volume.context("a volume of /sys/fs/cgroup")?;
+    let volume = volume.context("no volume of /sys/fs/cgroup")?;
     let mut mounts = pod.containers.into_iter().flat_map(|container| container.volume_mounts).flatten();
-    Ok(mounts.find(|mount| mount.name == volume.name).context("a mount of it")?.mount_path)
+    Ok(mounts.find(|mount| mount.name == volume.name).context("the volume is not mounted")?.mount_path)
 }
 
-/// A root file system with the image's content, on the node of a world. What the manifest mounts is bound into it.
+/// A root file system with the image's content, on the node of a world. The volumes of the manifest are bound into it.
 pub struct Container<'a> {
     world: &'a World,
     root: PathBuf,
@@ -149,7 +150,7 @@ pub struct Container<'a> {
     runtime: PathBuf,
     binds: Vec<String>,
     env: Vec<String>,
-    /// What stands for the host's root cgroup.
+    /// Takes the place of the host's root cgroup.
     cgroup: Cgroup,
 }
 
@@ -172,7 +173,7 @@ impl<'a> Container<'a> {
         Ok(container)
     }
 
-    /// The volumes of the manifest that are the node's. The world has a bpffs and a cgroup of its own.
+    /// Binds the host paths of the manifest. The world has its own bpffs and cgroup.
     fn bind_host_paths(&mut self) -> Result<()> {
         let pod = pod()?;
         let mounts = pod.containers.into_iter().flat_map(|container| container.volume_mounts);
@@ -182,9 +183,10 @@ impl<'a> Container<'a> {
             let outside = match host.path.as_str() {
                 "/sys/fs/bpf" => self.world.folder().pins(),
                 CGROUP => self.cgroup.path().to_path_buf(),
-                path => bail!("the test knows nothing of {path}"),
+                path => bail!("the test has no folder for the host path {path}"),
             };
-            let mount = mounts.iter().find(|mount| mount.name == volume.name).context("a mount of it")?;
+            let mount =
+                mounts.iter().find(|mount| mount.name == volume.name).context("the volume is not mounted")?;
             let inside = &mount.mount_path;
             fs::create_dir_all(self.root.join(inside.trim_start_matches('/')))?;
             let mode = if mount.read_only == Some(true) { ":ro" } else { "" };
@@ -193,7 +195,7 @@ impl<'a> Container<'a> {
         Ok(())
     }
 
-    /// A folder of the node, read-only.
+    /// Binds a folder of the node, read-only.
     pub fn bind(mut self, outside: &Path, inside: &str) -> Result<Self> {
         fs::create_dir_all(self.root.join(inside.trim_start_matches('/')))?;
         self.binds.push(format!("{}:{inside}:ro", outside.display()));
@@ -216,14 +218,14 @@ impl<'a> Container<'a> {
         args
     }
 
-    /// Runs `lb` with these arguments and capabilities.
+    /// A command that runs `lb` with these arguments and capabilities.
     pub fn command(&self, capabilities: &[String], lb: &[&str]) -> Command {
         let mut command = self.world.node().command(&self.runtime);
         command.args(self.args(capabilities, lb));
         command
     }
 
-    /// What it prints, or an error with what it said.
+    /// Runs `lb` and returns its output, or an error with its messages.
     pub fn output(&self, capabilities: &[String], lb: &[&str]) -> Result<String> {
         let output = self.command(capabilities, lb).output()?;
         if !output.status.success() {
@@ -232,7 +234,7 @@ impl<'a> Container<'a> {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Starts `lb` with the arguments of an agent, and waits until it is ready.
+    /// Starts an agent with these arguments, and waits until it is ready.
     pub fn agent(&self, capabilities: &[String], lb: &[&str]) -> Result<Agent> {
         self.world.start_agent_by(&self.runtime, self.args(capabilities, lb))
     }

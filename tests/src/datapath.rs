@@ -1,4 +1,4 @@
-//! The programs and maps of lb, loaded for packet tests: no link, no agent, a bpffs of their own.
+//! The programs and maps of lb, loaded for packet tests: without links and agent, and with their own pin folder.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -29,12 +29,12 @@ use tempfile::TempDir;
 use crate::packet::{Packet, Place};
 use crate::program::{Outcome, Run, run_xdp};
 
-/// Verdicts, as tc and TCX number them.
+/// Verdicts, with the numbers of tc and TCX.
 pub const CONTINUE: i32 = -1;
 pub const DROP: i32 = 2;
 pub const REDIRECT: i32 = 7;
 
-/// Loaded programs over tables of their own.
+/// Loaded programs with their own tables.
 pub struct Datapath {
     object: Ebpf,
     pub kernel: Kernel,
@@ -44,14 +44,14 @@ pub struct Datapath {
     _folder: TempDir,
 }
 
-/// A change of the tables that has begun.
+/// A change of the tables that is under way.
 pub struct Change {
     plan: migrate::MigrationPlan,
     before: Set,
     usual: Ebpf,
 }
 
-/// A service port in few words.
+/// A service port from the texts of its frontend and backends (`ADDRESS:PORT`).
 pub fn service(proto: Proto, frontend: &str, backends: &[&str]) -> (ServicePortName, DesiredPort) {
     let frontend = endpoint(frontend);
     let backends: BTreeSet<Endpoint> = backends.iter().map(|text| endpoint(text)).collect();
@@ -77,7 +77,7 @@ pub fn service(proto: Proto, frontend: &str, backends: &[&str]) -> (ServicePortN
     (name, port)
 }
 
-/// The same service on another frontend too; `kind` NodePort takes the port alone.
+/// The same service with one more frontend; for kind NodePort, only the port of `frontend` counts.
 pub fn also_on(
     (name, mut port): (ServicePortName, DesiredPort),
     kind: FrontendKind,
@@ -102,15 +102,15 @@ fn of(addr: SocketAddr) -> Endpoint {
 
 impl Datapath {
     /// # Errors
-    /// Without root, or where the kernel refuses the programs.
+    /// If the caller is not root, or the kernel refuses the programs.
     pub fn new() -> Result<Self> {
         Self::with(Constants::default())
     }
 
-    /// As `new`, with other settings of the packet path.
+    /// Like `new`, with other settings of the packet path.
     ///
     /// # Errors
-    /// As `new`.
+    /// The same as those of `new`.
     pub fn with(constants: Constants) -> Result<Self> {
         let folder =
             tempfile::Builder::new().prefix("lbt-datapath").tempdir_in("/run").context("needs root")?;
@@ -123,7 +123,7 @@ impl Datapath {
         Ok(Self { object, kernel, planner, services, pins, _folder: folder })
     }
 
-    /// Adds or changes service ports; what a packet meets afterwards is the new state.
+    /// Adds or changes service ports. Packets meet the new state as soon as this returns.
     pub fn set(&mut self, services: impl IntoIterator<Item = (ServicePortName, DesiredPort)>) -> Result<()> {
         self.services.extend(services.into_iter().map(|(name, port)| (name, Some(port))));
         self.settle()
@@ -135,13 +135,13 @@ impl Datapath {
         self.settle()
     }
 
-    /// The node's own addresses that NodePorts answer on.
+    /// Sets the node's own addresses on which NodePorts are served.
     pub fn set_node_addresses(&mut self, addresses: &[&str]) -> Result<()> {
         let addresses = addresses.iter().map(|text| Ok(text.parse::<IpAddr>()?.into()));
         self.desire(Desired { node_addresses: Some(addresses.collect::<Result<_>>()?), ..Desired::default() })
     }
 
-    /// Where ClusterIPs are, beside those of the services.
+    /// Sets the ranges of ClusterIPs, which apply in addition to the ClusterIPs of the services.
     pub fn set_service_ranges(&mut self, ranges: ServiceRanges) -> Result<()> {
         self.desire(Desired { service_ranges: Some(ranges), ..Desired::default() })
     }
@@ -151,7 +151,7 @@ impl Datapath {
         self.desire(Desired { services, ..Desired::default() })
     }
 
-    /// Adds or changes what is named; the rest stays as it is.
+    /// Applies the given part of a state; the rest stays as it is.
     pub fn desire(&mut self, mut desired: Desired) -> Result<()> {
         loop {
             let plan = self.planner.plan(std::mem::take(&mut desired));
@@ -166,7 +166,7 @@ impl Datapath {
         }
     }
 
-    /// So many passes of the sweep, and clears the bits that it finds idle, as an agent does.
+    /// Runs this many passes of the sweep, and clears the bits that the sweep finds idle, as an agent does.
     pub fn sweep(&mut self, passes: usize) -> Result<()> {
         let mut sweep = Sweep::default();
         for _ in 0..passes {
@@ -181,13 +181,13 @@ impl Datapath {
         Ok(())
     }
 
-    /// Is this bit of the bitmaps set?
+    /// Whether this bit of the bitmaps is set.
     pub fn has_bit(&self, bit: u32) -> bool {
         Interest::from_words(self.kernel.maps.interest.words()).contains(bit)
     }
 
-    /// Puts tables of other sizes, or of this schema where those in force are older, in the place of those in force,
-    /// as a starting agent does. The programs are those that look for flows in the tables before, too.
+    /// Replaces the current tables by tables of other sizes, or of this schema if the current ones are older, as a
+    /// starting agent does. Until the change ends, the programs also look for flows in the previous tables.
     pub fn change(&mut self, sizes: Sizes, converters: &[Converter]) -> Result<Change> {
         let opened = load::open(&self.pins, Constants::default(), sizes, converters)?;
         let Migration { plan, before, reading_through } = opened.migration.context("nothing has changed")?;
@@ -198,8 +198,8 @@ impl Datapath {
         Ok(Change { plan, before, usual: opened.object })
     }
 
-    /// Ends the change: the flows that no packet asked for are copied, and the programs are the usual ones. How many
-    /// entries were copied.
+    /// Ends the change: copies the flows that no packet asked for, and puts the usual programs in place. Returns how
+    /// many entries were copied.
     pub fn end(&mut self, change: Change) -> Result<usize> {
         let copied = migrate::copy_flows(&change.plan, &change.before, &self.pins.tables())?;
         change.before.remove()?;
@@ -207,7 +207,7 @@ impl Datapath {
         Ok(copied)
     }
 
-    /// Where a map is pinned.
+    /// The path at which a map is pinned.
     pub fn pin(&self, map: &str) -> std::path::PathBuf {
         self.pins.map(map)
     }
@@ -216,29 +216,29 @@ impl Datapath {
         load::program(&mut self.object, name)
     }
 
-    /// What XDP finds for a frame. The agent does not load that program, so that it is loaded here.
+    /// What XDP finds for a frame. The agent does not load this program, so this function does.
     pub fn look_up(&mut self, packet: &Packet) -> Result<Finding> {
-        let program = self.object.program_mut(names::XDP_LOOKUP).context("no program of XDP")?;
+        let program = self.object.program_mut(names::XDP_LOOKUP).context("no program for XDP")?;
         let program: &mut Xdp = program.try_into()?;
         if program.fd().is_err() {
             program.load()?;
         }
         let number = run_xdp(program, packet)?;
-        Finding::from_number(number).with_context(|| format!("{number} is no finding"))
+        Finding::from_number(number).with_context(|| format!("{number} is not a finding"))
     }
 
-    /// What the kernel says of a program, of whatever kind.
+    /// What the kernel reports about a program of any kind.
     pub fn info(&self, name: &str) -> Result<ProgramInfo> {
         let program = self.object.program(name).with_context(|| format!("no program {name}"))?;
         Ok(program.info()?)
     }
 
-    /// A packet from a pod.
+    /// Runs the program for packets from a pod.
     pub fn from_pod(&mut self, packet: &Packet) -> Result<Outcome> {
         Run::new().packet(self.program(names::POD_INGRESS)?, packet)
     }
 
-    /// A packet to a pod.
+    /// Runs the program for packets to a pod.
     pub fn to_pod(&mut self, packet: &Packet) -> Result<Outcome> {
         Run::new().packet(self.program(names::POD_EGRESS)?, packet)
     }
@@ -247,12 +247,12 @@ impl Datapath {
         self.kernel.maps.counter(counter)
     }
 
-    /// All flows, direct ones too.
+    /// All flows, including direct ones.
     pub fn flows(&self) -> Result<Vec<FlowView>> {
         flows::read(&self.kernel.maps, true)
     }
 
-    /// Entries of the flow table: two a flow.
+    /// The keys of the flow table: two for each flow.
     pub fn flow_keys(&self) -> Result<Vec<FlowKey>> {
         let mut keys = Vec::new();
         self.kernel.maps.for_each_flow(|_, key, _| keys.push(*key))?;
@@ -263,7 +263,7 @@ impl Datapath {
 impl Drop for Datapath {
     fn drop(&mut self) {
         if let Err(error) = self.pins.remove() {
-            eprintln!("the test's bpffs stays: {error:#}");
+            eprintln!("cannot remove the test's pin folder: {error:#}");
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Servers that say who they are: what a backend pod runs.
+//! Servers that answer with their name: what a backend pod runs.
 //!
-//! TCP: the name as a line, then every byte comes back. UDP: the name, a space, then the datagram. Both
-//! families, each port in both protocols. They note who asked.
+//! Over TCP, a server sends its name as a line and then returns every byte that it receives. Over UDP, it answers
+//! with its name, a space and the datagram. Each port is served in both families and both protocols. The servers
+//! record their clients.
 
 use crate::world::Netns;
 use anyhow::{Context, Result};
@@ -27,7 +28,7 @@ pub struct Visit {
     pub at: Instant,
 }
 
-/// Servers on some ports of a pod, until dropped. Connections are reset then, as when a pod is killed.
+/// Servers on some ports of a pod. Dropping them resets their connections, as if the pod were killed.
 pub struct Echo {
     name: String,
     visits: Arc<Mutex<Vec<Visit>>>,
@@ -37,7 +38,7 @@ pub struct Echo {
 }
 
 impl Echo {
-    /// Starts servers that answer with this name, TCP and UDP on each port.
+    /// Starts servers that answer with this name, over TCP and UDP on each port.
     pub fn start(netns: &Netns, name: &str, ports: &[u16]) -> Result<Self> {
         let listen = || ports.iter().map(|port| Listener::on(*port)).collect::<Result<Vec<_>>>();
         let listeners = netns.enter(listen).with_context(|| format!("echo servers of {name}"))?;
@@ -53,22 +54,22 @@ impl Echo {
         &self.name
     }
 
-    /// Everything seen so far, in order.
+    /// All visits so far, in order.
     pub fn visits(&self) -> Vec<Visit> {
         lock(&self.visits).clone()
     }
 
-    /// Connections or datagrams seen so far.
+    /// The number of connections or datagrams so far.
     pub fn count(&self, proto: Proto) -> usize {
         lock(&self.visits).iter().filter(|visit| visit.proto == proto).count()
     }
 
-    /// TCP connections that are open.
+    /// The number of open TCP connections.
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// The addresses that asked, each once.
+    /// The addresses of the clients, each once.
     pub fn sources(&self) -> Vec<IpAddr> {
         let mut sources: Vec<_> = lock(&self.visits).iter().map(|visit| visit.from.ip()).collect();
         sources.sort_unstable();
@@ -94,7 +95,7 @@ fn lock(visits: &Mutex<Vec<Visit>>) -> std::sync::MutexGuard<'_, Vec<Visit>> {
     visits.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The two sockets of a port, listening from the moment they exist.
+/// The two sockets of a port, which listen as soon as they exist.
 struct Listener {
     port: u16,
     tcp: std::net::TcpListener,
@@ -133,21 +134,21 @@ fn serve(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()
-        .expect("a runtime needs descriptors only");
+        .expect("a runtime needs only descriptors");
     runtime.block_on(async move {
         let mut servers = JoinSet::new();
         for Listener { port, tcp, udp } in listeners {
             let note = Note { port, visits: visits.clone(), open: open.clone() };
-            let tcp = TcpListener::from_std(tcp).expect("the socket is not blocking");
+            let tcp = TcpListener::from_std(tcp).expect("the socket is non-blocking");
             servers.spawn(serve_tcp(tcp, name.to_string(), note.clone()));
-            let udp = UdpSocket::from_std(udp).expect("the socket is not blocking");
+            let udp = UdpSocket::from_std(udp).expect("the socket is non-blocking");
             servers.spawn(serve_udp(udp, name.to_string(), note));
         }
         stop.await.ok();
     });
 }
 
-/// Where a server notes its visits.
+/// Where a server records its visits.
 #[derive(Clone)]
 struct Note {
     port: u16,
@@ -157,7 +158,7 @@ struct Note {
 
 impl Note {
     fn visit(&self, proto: Proto, from: SocketAddr) {
-        // Sockets of both families see IPv4 as mapped IPv6.
+        // A socket of both families shows an IPv4 address as a mapped IPv6 address.
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
         lock(&self.visits).push(Visit { proto, port: self.port, from, at: Instant::now() });
     }
@@ -168,7 +169,7 @@ async fn serve_tcp(listener: TcpListener, name: String, note: Note) {
     loop {
         tokio::select! {
             accepted = listener.accept() => {
-                // An error is that of one connection, gone before it was taken.
+                // An error concerns one connection, which ended before it was accepted.
                 let Ok((stream, from)) = accepted else { continue };
                 note.visit(Proto::Tcp, from);
                 note.open.fetch_add(1, Ordering::Relaxed);
@@ -181,7 +182,7 @@ async fn serve_tcp(listener: TcpListener, name: String, note: Note) {
     }
 }
 
-/// The client's end tells of errors; this side just ends.
+/// The client reports errors; this side only ends.
 async fn echo_stream(mut stream: TcpStream, name: String) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     stream.write_all(format!("{name}\n").as_bytes()).await?;
@@ -192,7 +193,7 @@ async fn echo_stream(mut stream: TcpStream, name: String) -> std::io::Result<()>
             return stream.shutdown().await;
         }
         stream.write_all(&buffer[..len]).await?;
-        // A bulk transfer fills larger pieces; a thousand idle connections keep small ones.
+        // A bulk transfer gets a larger buffer; a thousand idle connections keep small ones.
         if len == buffer.len() && len < 256 << 10 {
             buffer.resize(len * 2, 0);
         }

@@ -1,14 +1,14 @@
-//! The harness of lb's tests; the tests are beside it in `tests/`.
+//! The harness of lb's tests. The tests themselves are in `tests/`, next to `src/`.
 //!
 //! | to show that | use |
 //! | --- | --- |
 //! | a program turns this packet into that one | [`packet`] and [`program`] |
 //! | objects become these tables, step by step | [`scenario`] |
 //! | traffic between real sockets works | [`world`], with [`echo`] servers and [`load`] |
-//! | it does so on a real Kubernetes API | [`cluster`] |
-//! | it does so in the container of `deploy/` | [`container`] |
+//! | the same works on a real Kubernetes API | [`cluster`] |
+//! | the same works in the container of `deploy/` | [`container`] |
 //!
-//! `docs/testing.md` says more.
+//! `docs/testing.md` describes them in detail.
 
 pub mod cluster;
 pub mod container;

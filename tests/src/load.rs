@@ -1,6 +1,6 @@
-//! Clients: many short requests, connections that are held, bulk transfers, floods.
+//! Clients: many short requests, held connections, bulk transfers, floods.
 //!
-//! Every answer is checked: it must come from the address that was asked, with the bytes that were sent.
+//! Every answer is checked: it must come from the target of the request, with the bytes that were sent.
 
 mod bulk;
 mod chance;

@@ -1,8 +1,8 @@
 //! Packets as sentences: `tcp("10.244.1.10:4000", "10.96.0.10:80").syn().vlan(7)`.
 //!
-//! A [`Packet`] is a plain value. [`Packet::bytes`] writes it as a frame with checksums of its own computing,
-//! [`Packet::parse`] reads a frame back and verifies them, so that a test compares values and prints the
-//! fields that differ. Nothing here is shared with the code under test.
+//! A [`Packet`] is a plain value. [`Packet::bytes`] writes a packet as a frame and computes its checksums;
+//! [`Packet::parse`] reads a frame and verifies them. A test can thus compare values and print the fields that
+//! differ. This module shares no code with the code under test.
 
 mod checksum;
 mod read;
@@ -38,7 +38,7 @@ pub struct Packet {
     pub transport: Transport,
 }
 
-/// An IPv6 extension header: its number, and its bytes after next header and length.
+/// An IPv6 extension header: its number, and the bytes after its fields for the next header and the length.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Extension {
     pub kind: u8,
@@ -53,7 +53,7 @@ impl Extension {
     pub const DESTINATION: u8 = 60;
 }
 
-/// Position of a piece in its datagram.
+/// The position of a fragment in its datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fragment {
     pub id: u32,
@@ -62,15 +62,15 @@ pub struct Fragment {
     pub more: bool,
 }
 
-/// What IP carries.
+/// The payload of IP.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Transport {
     Tcp(Tcp),
     Udp(Udp),
     Sctp(Sctp),
-    /// ICMP or ICMPv6, by the family of the packet.
+    /// ICMP or ICMPv6, depending on the family of the packet.
     Icmp(Icmp),
-    /// Any other protocol, or a piece of a fragmented datagram.
+    /// Any other protocol, or a fragment of a datagram.
     Other {
         proto: u8,
         bytes: Vec<u8>,
@@ -83,7 +83,7 @@ pub struct Tcp {
     pub dport: u16,
     pub seq: u32,
     pub ack: u32,
-    /// `Tcp::SYN` and its siblings.
+    /// A combination of `Tcp::SYN` and the other flags.
     pub flags: u8,
     pub window: u16,
     /// A multiple of 4 bytes.
@@ -127,17 +127,17 @@ pub struct Icmp {
 }
 
 impl Packet {
-    /// Source with port (0 where there is none).
+    /// The source with its port; the port is 0 if the transport has none.
     pub fn from(&self) -> SocketAddr {
         SocketAddr::new(self.src, self.ports().map_or(0, |(sport, _)| sport))
     }
 
-    /// Destination with port (0 where there is none).
+    /// The destination with its port; the port is 0 if the transport has none.
     pub fn to(&self) -> SocketAddr {
         SocketAddr::new(self.dst, self.ports().map_or(0, |(_, dport)| dport))
     }
 
-    /// Source and destination port.
+    /// The source port and the destination port, if the transport has ports.
     pub fn ports(&self) -> Option<(u16, u16)> {
         match &self.transport {
             Transport::Tcp(tcp) => Some((tcp.sport, tcp.dport)),
@@ -147,7 +147,7 @@ impl Packet {
         }
     }
 
-    /// IANA number of what IP carries.
+    /// The IANA protocol number of the transport.
     pub fn proto(&self) -> u8 {
         match (&self.transport, self.src) {
             (Transport::Tcp(_), _) => 6,
@@ -159,7 +159,7 @@ impl Packet {
         }
     }
 
-    /// TCP header, if it is TCP.
+    /// The TCP segment, if the packet has one.
     pub fn tcp(&self) -> Option<&Tcp> {
         match &self.transport {
             Transport::Tcp(tcp) => Some(tcp),
@@ -167,7 +167,7 @@ impl Packet {
         }
     }
 
-    /// Payload of TCP, UDP or SCTP; empty for others.
+    /// The payload of TCP, UDP or SCTP; empty for other protocols.
     pub fn data(&self) -> &[u8] {
         match &self.transport {
             Transport::Tcp(tcp) => &tcp.payload,

@@ -1,7 +1,7 @@
 //! Runs a loaded program on a packet (`BPF_PROG_TEST_RUN`), without a link or a socket.
 //!
-//! aya can do this too, but for `BPF_F_TEST_SKB_CHECKSUM_COMPLETE`. With that flag the kernel holds a checksum
-//! over the packet, as real NICs deliver, and fails the run (EBADMSG) when the program lets it go wrong.
+//! aya can do the same, except for `BPF_F_TEST_SKB_CHECKSUM_COMPLETE`. With that flag, the kernel keeps a checksum
+//! over the packet, as a real NIC delivers it, and fails the run (EBADMSG) if the program makes the checksum wrong.
 
 use crate::packet::Packet;
 use crate::sys;
@@ -17,29 +17,29 @@ use std::time::Duration;
 const CHECKSUM_COMPLETE: u32 = 4;
 const SKB_LEN: usize = 192;
 
-/// How to run: what the program finds in its context, how often, on which kind of checksum.
+/// How to run a program: its context, the number of repetitions, and the kind of checksum.
 #[derive(Clone, Debug)]
 pub struct Run {
     context: [u8; SKB_LEN],
     repeat: u32,
     flags: u32,
-    /// Of the calling thread's namespace.
+    /// Whether the context names a link of the calling thread's namespace.
     has_link: bool,
 }
 
-/// What came out of a run.
+/// The result of a run.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// The program's return value: a TC_ACT_* or TCX_* number.
     pub verdict: i32,
     pub frame: Vec<u8>,
-    /// Mean time of a run; meaningful with many repeats.
+    /// The mean time of a run; meaningful only with many repetitions.
     pub time: Duration,
     context: [u8; SKB_LEN],
 }
 
 impl Outcome {
-    /// The packet that came out, its checksums verified.
+    /// The resulting packet, with verified checksums.
     pub fn packet(&self) -> Result<Packet> {
         Packet::parse(&self.frame)
     }
@@ -55,14 +55,14 @@ impl Outcome {
     }
 }
 
-// Offsets in `struct __sk_buff` (linux/bpf.h) that the kernel lets a test set.
+// Offsets of the fields of `struct __sk_buff` (linux/bpf.h) that a test may set.
 const MARK: usize = 8;
 const INGRESS_IFINDEX: usize = 36;
 const IFINDEX: usize = 40;
 const CB: usize = 48;
 
 fn word(context: &[u8; SKB_LEN], at: usize) -> u32 {
-    u32::from_ne_bytes(context[at..at + 4].try_into().expect("four bytes"))
+    u32::from_ne_bytes(context[at..at + 4].try_into().expect("the slice has four bytes"))
 }
 
 impl Default for Run {
@@ -76,12 +76,12 @@ impl Run {
         Self::default()
     }
 
-    /// The link that the packet is on; it must exist in the namespace of the calling thread.
+    /// Sets the link of the packet, which must exist in the namespace of the calling thread.
     pub fn on_link(self, index: u32) -> Self {
         self.set(IFINDEX, index)
     }
 
-    /// The link that the packet came by.
+    /// Sets the link by which the packet arrived.
     pub fn came_by(self, index: u32) -> Self {
         self.set(INGRESS_IFINDEX, index)
     }
@@ -90,13 +90,13 @@ impl Run {
         self.set(MARK, mark)
     }
 
-    /// The kernel keeps a checksum over the packet, as real NICs deliver, and checks it afterwards.
+    /// Makes the kernel keep a checksum over the packet, as a real NIC delivers it, and check it after the run.
     pub fn checksum_complete(mut self) -> Self {
         self.flags |= CHECKSUM_COMPLETE;
         self
     }
 
-    /// Runs this often on the same buffer, for [`Outcome::time`]. The program sees its own changes.
+    /// Repeats the run on the same buffer, for [`Outcome::time`]. The program sees its own changes.
     pub fn repeat(mut self, times: u32) -> Self {
         self.repeat = times;
         self
@@ -113,7 +113,7 @@ impl Run {
         self.frame(program, &packet.bytes()).with_context(|| format!("run on {packet}"))
     }
 
-    /// Runs the program on any bytes; the kernel wants 14 of them at least.
+    /// Runs the program on any bytes; the kernel requires at least 14 of them.
     pub fn frame(&self, program: &SchedClassifier, frame: &[u8]) -> Result<Outcome> {
         let program = program.fd().context("the program is not loaded")?.as_fd();
         let mut out = vec![0; frame.len() + 512];
@@ -123,14 +123,14 @@ impl Run {
             sys::test_run(program, frame, &mut out, before, &mut context, repeat, flags)
         };
         let done = if self.has_link { run() } else { nowhere(run) }
-            .context("BPF_PROG_TEST_RUN (EBADMSG: the program broke the checksum that the kernel keeps)")?;
+            .context("BPF_PROG_TEST_RUN (EBADMSG: the program made the kernel's checksum wrong)")?;
         out.truncate(done.data_size_out as usize);
         let time = Duration::from_nanos(done.duration.into());
         Ok(Outcome { verdict: done.retval as i32, frame: out, time, context })
     }
 }
 
-/// What a program of XDP returns for a packet. The kernel's default context stands for the link.
+/// Runs a program for XDP on a packet and returns its result. The kernel's default context takes the place of a link.
 pub fn run_xdp(program: &Xdp, packet: &Packet) -> Result<u32> {
     let program = program.fd().context("the program is not loaded")?.as_fd();
     let frame = packet.bytes();
@@ -141,15 +141,16 @@ pub fn run_xdp(program: &Xdp, packet: &Packet) -> Result<u32> {
     Ok(done.retval)
 }
 
-/// Runs a closure in a namespace that holds nothing: what a program sends by itself (`bpf_clone_redirect`) ends there.
-/// The calling thread comes back: a thread of its own for each packet would cost more than the packet.
+/// Runs a closure in an empty namespace, so that packets which the program sends itself (`bpf_clone_redirect`) end
+/// there. The calling thread then returns to its namespace, because a thread for each packet would cost more than the
+/// packet.
 fn nowhere<T>(work: impl FnOnce() -> T) -> T {
     static NOWHERE: OnceLock<File> = OnceLock::new();
     let make = || {
-        unshare(CloneFlags::CLONE_NEWNET).expect("a namespace can be made (root?)");
+        unshare(CloneFlags::CLONE_NEWNET).expect("root can make a namespace");
         own_namespace()
     };
-    let nowhere = NOWHERE.get_or_init(|| thread::spawn(make).join().expect("it makes a namespace"));
+    let nowhere = NOWHERE.get_or_init(|| thread::spawn(make).join().expect("the thread makes a namespace"));
     let here = own_namespace();
     enter(nowhere);
     let _back = Back(here);
@@ -161,10 +162,10 @@ fn own_namespace() -> File {
 }
 
 fn enter(namespace: &File) {
-    setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).expect("it can be entered (root?)");
+    setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).expect("root can enter a namespace");
 }
 
-/// Where the thread goes when this is dropped.
+/// The namespace to which the thread returns when this is dropped.
 struct Back(File);
 
 impl Drop for Back {
@@ -173,7 +174,7 @@ impl Drop for Back {
     }
 }
 
-/// One run with nothing special; the verdict and the packet that came out.
+/// Runs a program once with the default context; returns the verdict and the resulting packet.
 pub fn run(program: &SchedClassifier, packet: &Packet) -> Result<(i32, Packet)> {
     let outcome = Run::new().packet(program, packet)?;
     Ok((outcome.verdict, outcome.packet()?))

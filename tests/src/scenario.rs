@@ -1,20 +1,20 @@
 //! Golden scenarios: text files of steps, YAML and expected output.
 //!
-//! A step is a line `== command`; what follows up to the next step is its body. Text before the first step says
-//! what the scenario shows.
+//! A step is a line `== command`; the lines up to the next step are its body. Text before the first step says what
+//! the scenario shows.
 //!
 //! | command | meaning |
 //! | --- | --- |
-//! | `node NAME [FLAGS]` | the agent starts, on this node, with the tables as they are. Flags: `--nodeport-addresses=`, `--external-ip-cidrs=`, `--service-cidrs=`, `--service-proxy-name=` |
-//! | `addresses A,..` | these are the addresses of the node's interfaces; then the agent plans and applies |
-//! | `apply` | the objects in the body (YAML) are new or changed; then the agent plans and applies |
-//! | `delete KIND NAMESPACE/NAME` | the object is gone; then the agent plans and applies |
-//! | `restart` | the agent ends and starts again; the objects are listed anew |
-//! | `grace` | a grace period passes; then the agent plans what waited for it |
-//! | `services`, `backends` | expect what these commands of `lb` print |
-//! | `rules` | expect what `lb services --manifests` prints, with source ranges and the addresses of NodePorts |
+//! | `node NAME [FLAGS]` | the agent starts on this node, with the tables as they are. Flags: `--nodeport-addresses=`, `--external-ip-cidrs=`, `--service-cidrs=`, `--service-proxy-name=` |
+//! | `addresses A,..` | the interfaces of the node have these addresses; then the agent plans and applies |
+//! | `apply` | the objects in the body (YAML) are added or changed; then the agent plans and applies |
+//! | `delete KIND NAMESPACE/NAME` | the object is deleted; then the agent plans and applies |
+//! | `restart` | the agent ends and starts again; the objects are listed again |
+//! | `grace` | a grace period passes; then the agent plans what waited for the period |
+//! | `services`, `backends` | expect the output of these commands of `lb` |
+//! | `rules` | expect the output of `lb services --manifests`, with source ranges and the addresses of NodePorts |
 //! | `ops` | expect the operations of the last plan (without interest bits, whose numbers are hashes) |
-//! | `notices` | expect what is said of the objects |
+//! | `notices` | expect the notices about the objects |
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -34,11 +34,11 @@ use lb_userspace::source::manifests::{Object, parse};
 use lb_userspace::tables::op::Op;
 use lb_userspace::tables::plane::Plane;
 
-/// Runs every `*.txt` of a folder, each on a plane of its own that `plane` makes empty. With `UPDATE=1` in the
-/// environment, rewrites what is expected. Returns the number of scenarios.
+/// Runs every `*.txt` of a folder, each on a new, empty plane that `plane` makes. With `UPDATE=1` in the environment,
+/// rewrites the expected output. Returns the number of scenarios.
 ///
 /// # Errors
-/// Names the files that did not go as written, with the first line that differs in each.
+/// If the output of a scenario is not as written. The error names each such file and the first line that differs.
 pub fn run_all(
     dir: &Path,
     mut plane: impl FnMut() -> anyhow::Result<Box<dyn Plane>>,
@@ -63,10 +63,10 @@ pub fn run_all(
     Ok(count)
 }
 
-/// Runs one scenario and returns its text with what really came out.
+/// Runs one scenario and returns its text with the actual output.
 ///
 /// # Errors
-/// Where a step cannot be understood or carried out; names its line.
+/// If a step cannot be understood or carried out. The error names the line of the step.
 pub fn run(text: &str, plane: &mut dyn Plane) -> anyhow::Result<String> {
     let mut agent = None;
     let mut output = String::new();
@@ -105,7 +105,7 @@ fn steps(text: &str) -> Vec<Step<'_>> {
 }
 
 impl Step<'_> {
-    /// Returns what came out, where the step expects something.
+    /// Returns the actual output, if the step expects any.
     fn run(&self, agent: &mut Option<Agent>, plane: &mut dyn Plane) -> anyhow::Result<Option<String>> {
         let words: Vec<&str> = self.command.split_whitespace().collect();
         if let ["node", name, flags @ ..] = &words[..] {
@@ -240,8 +240,7 @@ impl Agent {
 fn rules_of(flags: &[&str]) -> anyhow::Result<Rules> {
     let mut rules = Rules::default();
     for flag in flags {
-        let (flag, value) =
-            flag.split_once('=').with_context(|| format!("{flag}: --FLAG=VALUE is expected"))?;
+        let (flag, value) = flag.split_once('=').with_context(|| format!("{flag}: expected --FLAG=VALUE"))?;
         match flag {
             "--nodeport-addresses" => rules.node_port_addresses = value.parse().map_err(Error::msg)?,
             "--external-ip-cidrs" => rules.external_ip_cidrs = value.parse().map_err(Error::msg)?,
@@ -253,7 +252,7 @@ fn rules_of(flags: &[&str]) -> anyhow::Result<Rules> {
     Ok(rules)
 }
 
-/// The table, and below it what has no column.
+/// The table, followed by the facts that have no column.
 fn rules(model: &Model) -> String {
     let services = services::of_model(model);
     let mut text = services::table(&services);
@@ -301,5 +300,5 @@ fn difference(expected: &str, actual: &str) -> Option<String> {
             }
         }
     }
-    Some("line ends differ".to_owned())
+    Some("line endings differ".to_owned())
 }

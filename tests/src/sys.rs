@@ -9,7 +9,7 @@ use std::process::Command;
 /// Makes a command start in this network namespace, and in no other new namespace.
 pub fn start_in(command: &mut Command, netns: RawFd) {
     // SAFETY: between fork and exec only setns is called, which is async-signal-safe; the caller keeps the
-    // descriptor open until the command was spawned.
+    // descriptor open until the command has been spawned.
     unsafe {
         command.pre_exec(move || match libc::setns(netns, libc::CLONE_NEWNET) {
             0 => Ok(()),
@@ -18,7 +18,7 @@ pub fn start_in(command: &mut Command, netns: RawFd) {
     }
 }
 
-/// The kernel kills the command when the thread that started it ends.
+/// Makes the kernel kill the command when the thread that started it ends.
 pub fn end_with_parent(command: &mut Command) {
     // SAFETY: between fork and exec only prctl is called, which is async-signal-safe.
     unsafe {
@@ -29,11 +29,11 @@ pub fn end_with_parent(command: &mut Command) {
     }
 }
 
-/// Has something done when the process exits, after `main`.
+/// Registers a function that runs when the process exits, after `main`.
 pub fn at_exit(work: extern "C" fn()) {
-    // SAFETY: the function is never gone; it takes nothing.
+    // SAFETY: the function lives as long as the process, and takes no argument.
     let refused = unsafe { libc::atexit(work) };
-    assert_eq!(refused, 0, "32 places are promised, and no other is taken");
+    assert_eq!(refused, 0, "atexit guarantees room for 32 functions, and this is the only one");
 }
 
 /// The arguments of `BPF_PROG_TEST_RUN`, as `union bpf_attr` of linux/bpf.h lays them out.
@@ -47,7 +47,7 @@ pub struct TestRun {
     pub data_in: u64,
     pub data_out: u64,
     pub repeat: u32,
-    /// Mean nanoseconds of a run.
+    /// The mean time of a run, in nanoseconds.
     pub duration: u32,
     pub ctx_size_in: u32,
     pub ctx_size_out: u32,
@@ -103,7 +103,7 @@ pub fn packet_socket(link: u32, protocol: u16) -> io::Result<OwnedFd> {
     if raw < 0 {
         return Err(Error::last_os_error());
     }
-    // SAFETY: the kernel just gave this descriptor to us alone.
+    // SAFETY: the kernel has just returned this descriptor, and nothing else owns it.
     let socket = unsafe { OwnedFd::from_raw_fd(raw) };
     // SAFETY: zeros are a valid sockaddr_ll.
     let mut address: libc::sockaddr_ll = unsafe { zeroed() };
@@ -116,7 +116,7 @@ pub fn packet_socket(link: u32, protocol: u16) -> io::Result<OwnedFd> {
     if bound < 0 { Err(Error::last_os_error()) } else { Ok(socket) }
 }
 
-/// Sends frames through a packet socket in one call; says how many went out.
+/// Sends frames through a packet socket in one call; returns how many were sent.
 pub fn send_frames(socket: BorrowedFd, frames: &[Vec<u8>]) -> io::Result<usize> {
     let mut parts: Vec<libc::iovec> = frames
         .iter()

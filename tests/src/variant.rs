@@ -1,7 +1,7 @@
-//! Other builds of `lb`: copies of the one under test with another packet path.
+//! Variants of `lb`: copies of the binary under test with another packet path.
 //!
-//! `lb` carries its programs as an ELF object. A few of its instructions are changed in a copy, so that the
-//! product needs no hook for tests.
+//! `lb` contains its programs as an ELF object. A variant changes a few instructions of the object, so the product
+//! needs no hook for tests.
 
 use crate::world::lb_binary;
 use anyhow::{Context, Result, ensure};
@@ -16,7 +16,7 @@ const EXECUTABLE: u64 = 4;
 
 const CALL: u8 = 0x85;
 const SHIFT_RIGHT: [u8; 2] = [0x74, 0x77];
-/// Number of the helper `bpf_jiffies64`, which each program calls to learn the beat.
+/// Number of the helper `bpf_jiffies64`, which each program calls to learn the current beat.
 const JIFFIES64: i32 = 118;
 const NO_SUCH_HELPER: i32 = 9_999;
 
@@ -27,7 +27,7 @@ pub struct Variant {
 }
 
 impl Variant {
-    /// Every program differs from that of `lb`, and does the same: its beats are twice as long (512 jiffies).
+    /// Every program differs from that of `lb` but does the same: only its beats are twice as long (512 jiffies).
     pub fn with_other_programs() -> Result<Self> {
         Self::make(|code| {
             let mut changed = 0;
@@ -43,7 +43,7 @@ impl Variant {
         })
     }
 
-    /// The kernel refuses its programs: they call a helper that does not exist.
+    /// The kernel refuses the programs, because they call a helper that does not exist.
     pub fn that_does_not_load() -> Result<Self> {
         Self::make(|code| {
             let calls = calls(code, JIFFIES64);
@@ -58,7 +58,7 @@ impl Variant {
         &self.path
     }
 
-    /// `change` gets each section of instructions, and says how many it changed.
+    /// `change` gets each section of instructions, and returns how many instructions it changed.
     fn make(change: impl Fn(&mut [u8]) -> usize) -> Result<Self> {
         let original = lb_binary()?;
         let mut image = fs::read(&original).with_context(|| original.display().to_string())?;
@@ -67,19 +67,19 @@ impl Variant {
         for (start, len) in sections(&image[object..])? {
             changed += change(&mut image[object + start..][..len]);
         }
-        ensure!(changed > 0, "the packet path has no instruction of the kind that is to be changed");
-        // Beside the original: there it may be executed, and it is not in memory.
-        let parent = original.parent().context("a folder of lb")?;
+        ensure!(changed > 0, "the packet path has no instruction to change");
+        // Next to the original, where files can be executed and do not occupy memory.
+        let parent = original.parent().context("lb is in no folder")?;
         let folder = tempfile::Builder::new().prefix("lbt-variant").tempdir_in(parent)?;
         let path = folder.path().join("lb");
-        // With the original's permissions.
+        // The copy has the permissions of the original.
         fs::copy(&original, &path)?;
         fs::write(&path, image)?;
         Ok(Self { path, _folder: folder })
     }
 }
 
-/// Where the eBPF object begins.
+/// The offset of the eBPF object.
 fn object(image: &[u8]) -> Option<usize> {
     let is_object = |at: &usize| {
         let header = &image[*at..];
@@ -88,7 +88,7 @@ fn object(image: &[u8]) -> Option<usize> {
     (0..image.len()).step_by(4).find(is_object)
 }
 
-/// Offset and length of each section of instructions, of a little-endian 64-bit ELF file.
+/// The offset and length of each section of instructions in a little-endian 64-bit ELF file.
 fn sections(elf: &[u8]) -> Result<Vec<(usize, usize)>> {
     let bytes = |at: usize, len: usize| elf.get(at..at + len).context("the object is cut short");
     let word = |at| Ok::<_, anyhow::Error>(u64::from_le_bytes(bytes(at, 8)?.try_into()?));
@@ -105,11 +105,11 @@ fn sections(elf: &[u8]) -> Result<Vec<(usize, usize)>> {
     Ok(found)
 }
 
-/// Offsets of the calls of a helper.
+/// The offsets of the calls to a helper.
 fn calls(code: &[u8], helper: i32) -> Vec<usize> {
     let is_call = |at: &usize| {
         let instruction = &code[*at..*at + 8];
-        // A source register that is not 0 makes it a call of a function.
+        // A source register other than 0 means a call to a function.
         instruction[0] == CALL && instruction[1] >> 4 == 0 && instruction[4..] == helper.to_le_bytes()
     };
     (0..code.len() / 8).map(|number| number * 8).filter(is_call).collect()

@@ -6,9 +6,9 @@
 //! client2 10.244.1.30 ─ veth-client2 ┘           └ veth-b2 ── b2 10.244.1.12 ...
 //! ```
 //!
-//! Nothing outside of these namespaces is touched, but for names under `/run/netns` and a folder under `/run`.
-//! Both carry the pid: dropping a world removes them and asserts so, and what a killed run left is removed by
-//! the next one.
+//! A world touches nothing outside its namespaces, except for names under `/run/netns` and a folder under `/run`.
+//! Both contain the pid. Dropping a world removes them and asserts that they are gone; the next run removes what a
+//! killed run left behind.
 
 mod agent;
 mod cgroup;
@@ -47,7 +47,7 @@ use std::process::Output;
 /// The name of the node in manifests.
 pub const NODE_NAME: &str = "node-1";
 
-/// Where an agent's objects come from.
+/// The source of an agent's objects.
 #[derive(Clone, Copy, Debug)]
 pub enum Source<'a> {
     /// The world's folder of manifests.
@@ -56,18 +56,18 @@ pub enum Source<'a> {
     Api(&'a Path),
 }
 
-/// Made by [`World::new`]; gone, with all that is in it, when dropped.
+/// Made by [`World::new`]. Dropping a world removes everything in it.
 pub struct World {
     name: String,
     layout: Layout,
-    /// Every namespace that was made, for the end.
+    /// Every namespace that was made, to be removed at the end.
     namespaces: Vec<Netns>,
     node: Option<Netns>,
     outside: Option<Netns>,
     pods: Vec<Pod>,
     folder: Option<Folder>,
     policy: Option<Ebpf>,
-    /// The `lb` to run, where it is not [`lb_binary`].
+    /// The `lb` to run, if it is not [`lb_binary`].
     lb: Option<PathBuf>,
 }
 
@@ -87,7 +87,7 @@ impl World {
             policy: None,
             lb: None,
         };
-        // On failure, dropping the half-made world removes what is there.
+        // On failure, dropping the unfinished world removes what was made.
         world.build().with_context(|| format!("cannot make the world {:?}", world.layout))?;
         Ok(world)
     }
@@ -121,7 +121,7 @@ impl World {
         Ok(netns)
     }
 
-    /// Runs this `lb` instead of the one beside the test.
+    /// Runs this `lb` instead of the one next to the test.
     pub fn with_lb(mut self, binary: &Path) -> Result<Self> {
         let absolute = binary.canonicalize().with_context(|| binary.display().to_string())?;
         self.lb = Some(absolute);
@@ -136,14 +136,14 @@ impl World {
         &self.layout
     }
 
-    /// The namespace that the agent runs in.
+    /// The namespace in which the agent runs.
     pub fn node(&self) -> &Netns {
-        self.node.as_ref().expect("a world that was made has a node")
+        self.node.as_ref().expect("a finished world has a node")
     }
 
-    /// What is beyond the node's uplink.
+    /// The namespace beyond the node's uplink.
     pub fn outside(&self) -> &Netns {
-        self.outside.as_ref().expect("a world that was made has an outside")
+        self.outside.as_ref().expect("a finished world has an outside")
     }
 
     pub fn pods(&self) -> &[Pod] {
@@ -160,67 +160,67 @@ impl World {
         self.pod("client")
     }
 
-    /// All `b<n>`, in order.
+    /// All backend pods (`b1`, `b2`, ...), in order.
     pub fn backends(&self) -> &[Pod] {
         &self.pods[self.layout.clients..]
     }
 
-    /// `b<number>`, from 1.
+    /// The backend pod `b<number>`; numbers start at 1.
     pub fn backend(&self, number: usize) -> &Pod {
         self.pod(&format!("b{number}"))
     }
 
     pub fn folder(&self) -> &Folder {
-        self.folder.as_ref().expect("a world that was made has a folder")
+        self.folder.as_ref().expect("a finished world has a folder")
     }
 
-    /// The folder of YAML that the agent follows.
+    /// The folder of manifests that the agent watches.
     pub fn manifests(&self) -> Manifests {
         Manifests::new(self.folder().manifests())
     }
 
-    /// Takes a pod's link away, both ends of it.
+    /// Removes both ends of a pod's link.
     pub fn unplug(&self, pod: &Pod) -> Result<()> {
         self.node().ip(&format!("link del {}\n", pod.link))
     }
 
-    /// Gives a pod that was unplugged a link of the same name, and waits until it carries packets.
+    /// Gives an unplugged pod a link of the same name, and waits until the link carries packets.
     pub fn plug(&self, pod: &Pod) -> Result<()> {
         wiring::pod(self.node(), pod, &self.layout)?;
         settle::settle([self.node(), &pod.netns].into_iter())
     }
 
-    /// Puts the toy policy on the links of a world that was made without.
+    /// Attaches the toy policy to the links of a world that was made without it.
     pub fn add_policy(&mut self) -> Result<()> {
         self.policy = Some(policy::attach(self.node(), &self.pods)?);
         Ok(())
     }
 
-    /// The toy policy's programs and maps, in a layout with it.
+    /// The programs and maps of the toy policy, if the world has it.
     pub fn policy(&self) -> Option<&Ebpf> {
         self.policy.as_ref()
     }
 
-    /// Starts `lb agent` on the node, following the folder of manifests, and waits until it is ready.
+    /// Starts `lb agent` on the node with the folder of manifests as its source, and waits until the agent is ready.
     pub fn start_agent(&self, args: &[&str]) -> Result<Agent> {
         let mut agent = self.spawn_agent(args)?;
         agent.wait_until_ready()?;
         Ok(agent)
     }
 
-    /// As [`start_agent`](Self::start_agent), following the API server of a kubeconfig.
+    /// Like [`start_agent`](Self::start_agent), with the API server of a kubeconfig as the source.
     pub fn start_agent_on_api(&self, kubeconfig: &Path, args: &[&str]) -> Result<Agent> {
         let mut agent = self.spawn_agent_of(&self.lb_path()?, Source::Api(kubeconfig), args)?;
         agent.wait_until_ready()?;
         Ok(agent)
     }
 
-    /// Starts `lb agent` on the node, following the folder of manifests, and does not wait.
+    /// Like [`start_agent`](Self::start_agent), without waiting.
     pub fn spawn_agent(&self, args: &[&str]) -> Result<Agent> {
         self.spawn_agent_of(&self.lb_path()?, Source::Manifests, args)
     }
 
-    /// The same with another `lb` (an upgrade), or from another source.
+    /// Like [`spawn_agent`](Self::spawn_agent), with another `lb` (an upgrade) or another source.
     pub fn spawn_agent_of(&self, binary: &Path, source: Source, args: &[&str]) -> Result<Agent> {
         let manifests = self.folder().manifests();
         let source = match source {
@@ -230,14 +230,14 @@ impl World {
         Agent::start(binary, self.node(), self.folder(), source, args)
     }
 
-    /// Starts a program on the node that becomes `lb agent`, and waits until it is ready.
+    /// Starts a program on the node that becomes `lb agent`, and waits until the agent is ready.
     pub fn start_agent_by(&self, program: &Path, args: Vec<String>) -> Result<Agent> {
         let mut agent = Agent::start_by(program, self.node(), self.folder(), args)?;
         agent.wait_until_ready()?;
         Ok(agent)
     }
 
-    /// Runs an `lb` command on the node, on this world's pins; its output, or an error with what it said.
+    /// Runs an `lb` command on the node with this world's pins; returns its output, or an error with its messages.
     pub fn lb(&self, args: &[&str]) -> Result<String> {
         let output = self.lb_output(args)?;
         let said = String::from_utf8_lossy(&output.stderr);
@@ -245,7 +245,7 @@ impl World {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// The same, for commands that are expected to fail.
+    /// Like [`lb`](Self::lb), for commands that are expected to fail.
     pub fn lb_output(&self, args: &[&str]) -> Result<Output> {
         let binary = self.lb_path()?;
         let mut command = self.node().command(&binary);
@@ -253,7 +253,7 @@ impl World {
         command.output().with_context(|| binary.display().to_string())
     }
 
-    /// Removes everything; what could not be removed is the error.
+    /// Removes everything. The error lists what could not be removed.
     fn remove(&mut self) -> Result<()> {
         let mut left = Vec::new();
         for netns in &self.namespaces {
@@ -262,7 +262,7 @@ impl World {
                 left.push(format!("{error:#}"));
             }
             if Path::new(netns::FOLDER).join(netns.name()).exists() {
-                left.push(format!("namespace {} is still there", netns.name()));
+                left.push(format!("namespace {} still exists", netns.name()));
             }
             match netns.threads_inside()? {
                 0 => {}
@@ -273,23 +273,27 @@ impl World {
             left.push(format!("{error:#}"));
         }
         if Path::new(folder::PARENT).join(&self.name).exists() {
-            left.push(format!("folder {} is still there", self.name));
+            left.push(format!("folder {} still exists", self.name));
         }
-        if left.is_empty() { Ok(()) } else { bail!("world {} left: {}", self.name, left.join("; ")) }
+        if left.is_empty() {
+            Ok(())
+        } else {
+            bail!("world {} left something behind: {}", self.name, left.join("; "))
+        }
     }
 }
 
-/// A thousand connections have two ends here each; the usual limit is 1,024 descriptors.
+/// Both ends of a thousand connections are in this process, and the usual limit is 1,024 descriptors.
 fn raise_descriptor_limit() -> Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("raise the limit of open files")
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the limit of open files")
 }
 
 impl Drop for World {
     fn drop(&mut self) {
         match self.remove() {
             Ok(()) => {}
-            // A second panic would abort the process, and hide the first.
+            // A second panic would abort the process and hide the first one.
             Err(error) if std::thread::panicking() => eprintln!("{error:#}"),
             Err(error) => panic!("{error:#}"),
         }

@@ -1,4 +1,4 @@
-//! Tables are legible with `bpftool`, by field names, for whoever has nothing else at hand.
+//! The tables are legible with `bpftool` by their field names, without any other tool.
 
 use std::net::IpAddr;
 use std::process::Command;
@@ -46,7 +46,7 @@ fn bpftool_prints_every_table_with_named_fields() -> Result<()> {
     path.to_pod(&udp(backend, "10.244.1.10:4001").payload("answer"))?;
     for (map, fields) in SHOWN {
         let output = Command::new("bpftool").args(["map", "dump", "pinned"]).arg(path.pin(map)).output();
-        let output = output.context("bpftool, which set-up installs")?;
+        let output = output.context("bpftool, which the set-up installs")?;
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{map}: {}", String::from_utf8_lossy(&output.stderr));
         for field in fields {

@@ -1,4 +1,4 @@
-//! The packet builder against itself and against another implementation.
+//! Tests the packet builder against itself and against another implementation.
 
 use anyhow::Result;
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
@@ -38,12 +38,12 @@ fn another_parser_finds_the_same_checksums() -> Result<()> {
         let bytes = packet.bytes();
         let sliced = SlicedPacket::from_ethernet(&bytes)?;
         let (src, dst) = (packet.src, packet.dst);
-        let net = sliced.net.expect("an IP packet");
+        let net = sliced.net.expect("every sample is an IP packet");
         if let NetSlice::Ipv4(v4) = &net {
             let header = v4.header().to_header();
             assert_eq!(header.calc_header_checksum(), header.header_checksum, "{packet}");
         }
-        match (sliced.transport.expect("a transport"), src, dst) {
+        match (sliced.transport.expect("every sample has a transport"), src, dst) {
             (TransportSlice::Tcp(tcp), IpAddr::V4(src), IpAddr::V4(dst)) => {
                 assert_eq!(tcp.calc_checksum_ipv4(src.octets(), dst.octets())?, tcp.checksum());
             }
@@ -79,7 +79,7 @@ fn damage_is_noticed() {
         let mut bytes = packet.bytes();
         let last = bytes.len() - 1;
         bytes[last] ^= 1;
-        let error = Packet::parse(&bytes).expect_err("a flipped bit");
+        let error = Packet::parse(&bytes).expect_err("a flipped bit breaks the checksum");
         assert!(format!("{error:#}").contains("checksum"), "{error:#}");
     }
 }

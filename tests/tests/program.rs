@@ -1,4 +1,4 @@
-//! `BPF_PROG_TEST_RUN` as the harness calls it, on the toy policy.
+//! `BPF_PROG_TEST_RUN` as the test harness calls it, with the toy policy.
 
 use anyhow::{Context, Result};
 use aya::Ebpf;

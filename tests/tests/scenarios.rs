@@ -1,4 +1,4 @@
-//! The golden scenarios, without a kernel and on real maps.
+//! The golden scenarios, run without a kernel and on real maps.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ fn scenarios_go_as_written() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Maps of the kernel, of their own for each scenario.
+/// Maps of the kernel, new for each scenario.
 struct KernelPlane(Datapath);
 
 impl Plane for KernelPlane {
@@ -42,7 +42,7 @@ fn scenarios_go_as_written_on_real_maps() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_scenario_that_goes_otherwise_shows_what_came_out() -> anyhow::Result<()> {
+fn a_scenario_that_differs_shows_its_real_outcome() -> anyhow::Result<()> {
     let wrong = "== node n1\n== ops\nflip 1\n";
     let right = scenario::run(wrong, &mut MemoryPlane::default())?;
     anyhow::ensure!(right == "== node n1\n== ops\n(none)\n", "{right}");

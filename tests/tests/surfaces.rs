@@ -1,4 +1,4 @@
-//! What the agent tells while it runs: health, metrics, its own status, and what it says where a port is taken.
+//! What the agent reports while it runs: health, metrics, its own status, and the message about a taken port.
 
 use anyhow::{Context, Result, ensure};
 use lb_tests::echo::Echo;
@@ -15,7 +15,7 @@ const HEALTH: u16 = 10_256;
 const METRICS: u16 = 10_249;
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// A world with one backend, its Service and the Node.
+/// A world with one backend, its Service, and the Node.
 struct Stage {
     agent: Agent,
     _echo: Echo,
@@ -42,7 +42,7 @@ impl Stage {
         get(self.world.node(), HEALTH, path)
     }
 
-    /// A series of `/metrics`; zero where it is not there.
+    /// The value of a series of `/metrics`; zero if the series is absent.
     fn metric(&self, series: &str) -> Result<f64> {
         let (code, text) = get(self.world.node(), METRICS, "/metrics")?;
         ensure!(code == 200, "{code}: {text}");
@@ -112,7 +112,7 @@ fn traffic_moves_the_metrics_of_its_service_and_backend() -> Result<()> {
 }
 
 #[test]
-fn a_program_that_somebody_took_off_a_link_is_missed_and_put_back() -> Result<()> {
+fn a_program_that_was_detached_from_a_link_is_missed_and_put_back() -> Result<()> {
     let stage = Stage::new()?;
     let (code, body) = stage.health("/healthz")?;
     assert_eq!(code, 200, "{body}");
@@ -120,11 +120,11 @@ fn a_program_that_somebody_took_off_a_link_is_missed_and_put_back() -> Result<()
     let status = stage.status()?;
     let link = status["links"].as_array().into_iter().flatten().find(|link| link["hook"] == "tcx");
     let Some(index) = link.and_then(|link| link["index"].as_u64()) else {
-        // This kernel has no TCX: netlink tells of clsact filters that go, and they are put back at once.
+        // This kernel has no TCX: netlink reports removed clsact filters, and the agent puts them back at once.
         return Ok(());
     };
     let pin = glob(&stage.world.folder().pins(), &format!("{index}_ingress"))?;
-    // The last look at the links is more than a second ago.
+    // The last look at the links must be more than a second ago.
     sleep(Duration::from_millis(1100));
     detach_pinned(&pin)?;
     let (code, body) = stage.health("/healthz")?;
@@ -135,7 +135,7 @@ fn a_program_that_somebody_took_off_a_link_is_missed_and_put_back() -> Result<()
     Ok(())
 }
 
-/// Wherever the layout of the folder puts it.
+/// Finds a file by its name, wherever the layout of the folder puts it.
 fn glob(folder: &std::path::Path, name: &str) -> Result<std::path::PathBuf> {
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -158,7 +158,7 @@ fn status_tells_what_only_the_living_agent_knows() -> Result<()> {
     let status = stage.status()?;
     let agent = &status["agent"];
     assert_eq!(agent["nodeName"], NODE_NAME);
-    assert_eq!(agent["pid"], stage.agent.pid().context("it runs")?);
+    assert_eq!(agent["pid"], stage.agent.pid().context("the agent runs")?);
     assert_eq!(agent["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(agent["healthy"], true);
     assert_eq!(agent["nodeEligible"], true);
@@ -184,12 +184,12 @@ fn roles_that_were_given_to_the_agent_are_in_force_in_its_status() -> Result<()>
     assert_eq!(role(&status, "lo"), Some("uplink".into()));
     let status: Value =
         serde_json::from_str(&world.lb(&["status", "-o", "json", "--link-role", "lo=none"])?)?;
-    assert_eq!(role(&status, "lo"), Some("none".into()), "what is given here wins");
+    assert_eq!(role(&status, "lo"), Some("none".into()), "the command's own option wins");
     Ok(())
 }
 
 #[test]
-fn a_taken_port_is_told_with_its_owner_and_does_not_stop_the_data_path() -> Result<()> {
+fn a_taken_port_is_reported_with_its_owner_and_does_not_stop_the_data_path() -> Result<()> {
     let world = World::new(Layout::routed())?;
     let taken = world.node().enter(|| TcpListener::bind(("0.0.0.0", METRICS)))?;
     let mut agent = world.start_agent(&[])?;

@@ -1,4 +1,5 @@
-//! The worlds themselves, without lb: traffic between pods, what layouts promise, and that nothing is left.
+//! The worlds themselves, without `lb`: traffic between pods, the properties of layouts, and that a world leaves
+//! nothing behind.
 
 use anyhow::Result;
 use lb_common::Proto;
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 const PORT: u16 = 8_080;
 
-/// TCP and UDP, both families, from the client straight to a pod.
+/// Sends TCP and UDP in both families from the client directly to a pod.
 fn check_direct_traffic(name: &str, layout: Layout) -> Result<()> {
     let world = World::new(layout)?;
     let pod = world.backend(1);
@@ -86,7 +87,7 @@ fn settings_are_those_of_the_layout() -> Result<()> {
 
 #[test]
 fn conntrack_sees_forwarded_packets_where_invalid_is_dropped() -> Result<()> {
-    // Over a bridge without br_netfilter, packets between its ports are seen by no conntrack.
+    // Over a bridge without br_netfilter, conntrack does not see packets between the bridge's ports.
     for (br_netfilter, expected) in [(true, true), (false, false)] {
         let world = World::new(Layout::bridge(br_netfilter, true))?;
         let pod = world.backend(1);
@@ -104,9 +105,9 @@ fn conntrack_sees_forwarded_packets_where_invalid_is_dropped() -> Result<()> {
 
 /// Whether the node's conntrack knows a connection to this address.
 fn is_tracked(world: &World, to: SocketAddr) -> bool {
-    // /proc/net is that of the process; /proc/thread-self/net that of the reading thread's namespace.
+    // /proc/net belongs to the process; /proc/thread-self/net belongs to the namespace of the reading thread.
     let table = world.node().enter(|| fs::read_to_string("/proc/thread-self/net/nf_conntrack"));
-    let table = table.expect("the kernel lists connections (CONFIG_NF_CONNTRACK_PROCFS)");
+    let table = table.expect("the kernel must list connections (CONFIG_NF_CONNTRACK_PROCFS)");
     let (address, port) = (format!("dst={} ", to.ip()), format!("dport={} ", to.port()));
     table.lines().any(|line| line.contains(&address) && line.contains(&port))
 }
@@ -122,8 +123,8 @@ fn the_policy_drops_replies_to_what_it_has_not_seen() -> Result<()> {
     let with = |flags| {
         tap.count(|packet| packet.from() == from && packet.tcp().is_some_and(|tcp| tcp.flags == flags))
     };
-    assert_eq!(with(Tcp::SYN), 1, "a beginning passes");
-    assert_eq!(with(Tcp::SYN | Tcp::ACK), 0, "an answer to nothing does not");
+    assert_eq!(with(Tcp::SYN), 1, "the first packet of a connection passes");
+    assert_eq!(with(Tcp::SYN | Tcp::ACK), 0, "an answer without a request does not pass");
     Ok(())
 }
 
@@ -213,7 +214,7 @@ fn the_flood_arrives() -> Result<()> {
     Ok(())
 }
 
-/// Packets that came to a pod's link.
+/// The number of packets that the link of a pod has received.
 fn received(pod: &Pod) -> Result<u64> {
     let json = pod.netns.run("ip", &["-j", "-s", "link", "show", Pod::LINK])?;
     let links: serde_json::Value = serde_json::from_str(&json)?;
@@ -227,7 +228,7 @@ fn a_world_leaves_nothing() -> Result<()> {
     let folder = world.folder().path().to_path_buf();
     let mut child = world.node().command("sleep").arg("1000").spawn()?;
     drop(world);
-    assert!(!child.wait()?.success(), "the process inside was ended");
+    assert!(!child.wait()?.success(), "the process inside the world is ended");
     for name in names {
         assert!(!Path::new("/run/netns").join(name).exists());
     }
@@ -243,7 +244,7 @@ fn manifests_are_written_whole() -> Result<()> {
     let endpoints = world.backends().iter().map(Endpoint::from).map(Endpoint::terminating);
     world.manifests().write(&service.endpoints(endpoints))?;
     let mut names: Vec<_> = fs::read_dir(world.folder().manifests())?
-        .map(|entry| entry.map(|entry| entry.file_name().into_string().expect("ASCII")))
+        .map(|entry| entry.map(|entry| entry.file_name().into_string().expect("the names are ASCII")))
         .collect::<std::io::Result<_>>()?;
     names.sort();
     assert_eq!(names, ["default.web.yaml", "node-1.yaml"]);

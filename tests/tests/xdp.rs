@@ -1,11 +1,12 @@
-//! The core over an `xdp_md`: parsing, the flow lookup and the standing of a flow give at XDP what they give at tc.
+//! The core over an `xdp_md`: parsing, the flow lookup and the standing of a flow give the same results at XDP as at
+//! tc.
 
 use anyhow::Result;
 use lb_common::{Finding, Proto};
 use lb_tests::datapath::{Datapath, service};
 use lb_tests::packet::{Extension, Packet, tcp, udp};
 
-/// Client, frontend and backend, the last two also without brackets and port.
+/// Client, frontend and backend, in one family.
 struct Ends {
     client: &'static str,
     frontend: &'static str,
@@ -21,7 +22,7 @@ const FAMILIES: [Ends; 2] = [
     },
 ];
 
-/// A service of one backend whose flow a packet has opened at tc.
+/// A service with one backend, whose flow was opened by a packet at tc.
 fn with_flow(proto: Proto, ends: &Ends, first: &Packet) -> Result<Datapath> {
     let mut path = Datapath::new()?;
     path.set([service(proto, ends.frontend, &[ends.backend])])?;
@@ -50,7 +51,8 @@ fn a_flow_of_tc_is_found() -> Result<()> {
 fn the_entry_of_a_reply_is_about_the_other_direction() -> Result<()> {
     for ends in &FAMILIES {
         let mut path = with_flow(Proto::Tcp, ends, &tcp(ends.client, ends.frontend).syn())?;
-        // Replies are of interest by their source; a backend's service makes their destination interesting, too.
+        // Replies are of interest because of their source; the service of a backend also makes their destination
+        // interesting.
         path.set([service(Proto::Tcp, ends.client, &[ends.frontend])])?;
         assert_eq!(path.look_up(&tcp(ends.backend, ends.client).syn_ack())?, Finding::OtherWay);
     }
@@ -87,7 +89,7 @@ fn a_closed_flow_is_over_for_a_syn() -> Result<()> {
         let mut path = with_flow(Proto::Tcp, ends, &to.clone().syn())?;
         path.from_pod(&to.clone().rst())?;
         assert_eq!(path.look_up(&to.clone().syn())?, Finding::Over);
-        assert_eq!(path.look_up(&to.ack())?, Finding::Good, "what is left of the old connection");
+        assert_eq!(path.look_up(&to.ack())?, Finding::Good, "the segment belongs to the old connection");
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: lint, then every test, those of `lb-tests` as root; a plain summary at the end.
+//! `cargo xtask test` runs lint and then every test, those of `lb-tests` as root, and prints a plain summary.
 
 mod lanes;
 mod outcome;
@@ -24,15 +24,15 @@ use crate::{
     setup,
 };
 
-/// For one test program, in seconds. The rest of what it started ends with it.
+/// The time limit of one test program, in seconds. Every process that the program started ends with it.
 const LIMIT: &str = "1200";
 
-/// So many of the slowest tests are named.
+/// How many of the slowest tests are named.
 const SLOWEST: usize = 10;
 
 #[derive(Args)]
 pub struct Options {
-    /// Only tests whose name contains this; neither lint nor doc tests
+    /// Run only tests whose name contains this, without lint and doc tests
     #[arg(long)]
     filter: Option<String>,
 }
@@ -51,7 +51,7 @@ pub fn run(options: &Options) -> Result<()> {
         outcomes.push(Outcome::of_step("build", Err(error), Duration::ZERO));
     }
     if !summarize(&outcomes, begun.elapsed()) {
-        // The summary is the last word, so no error follows it.
+        // The summary comes last, so no error follows it.
         std::process::exit(1);
     }
     Ok(())
@@ -86,7 +86,7 @@ fn command(job: &Job, lb: &Path, image: &Path) -> Result<Command> {
     let mut environment = environment();
     let folder = (&job.package).into();
     environment.extend([("LB_BIN", lb.into()), ("LB_IMAGE", image.into()), ("CARGO_MANIFEST_DIR", folder)]);
-    // `timeout` ends the whole process group; it gets the word when this process is gone.
+    // `timeout` ends the whole process group, and gets SIGTERM when this process is gone.
     let wrapper = "setpriv";
     let mut command = if job.needs_root {
         as_root(wrapper, &environment)?
@@ -100,7 +100,7 @@ fn command(job: &Job, lb: &Path, image: &Path) -> Result<Command> {
     Ok(command)
 }
 
-/// Prints what came of each program, the slowest tests and the whole time; returns true if something ran and nothing
+/// Prints the outcome of each program, the slowest tests and the whole time; returns true if something ran and nothing
 /// failed.
 fn summarize(outcomes: &[Outcome], time: Duration) -> bool {
     let sum = |count: fn(&Outcome) -> u32| outcomes.iter().map(count).sum::<u32>();
@@ -115,7 +115,7 @@ fn summarize(outcomes: &[Outcome], time: Duration) -> bool {
     }
     println!("\nThe whole run took {} min {} s.", time.as_secs() / 60, time.as_secs() % 60);
     if passed + failed == 0 {
-        println!("no test ran: does any have this in its name?");
+        println!("no test ran: no test has this text in its name");
     }
     println!("{passed} passed, {failed} failed");
     failed == 0 && passed > 0

@@ -13,10 +13,10 @@ use crate::global::global;
 
 const RECOMPUTE: u64 = BPF_F_RECOMPUTE_CSUM as u64;
 
-/// Tells the backend of a segment's flow that its client is gone: a backend that left the Service may live on, and would
-/// wait for hours. A copy of the segment becomes a RST and enters by the client's link as if the client had sent it, past
-/// all programs that look at the client's packets there. The segment itself has changed afterwards, and must be
-/// turned into a RST ([`turn_into_reset`]) or dropped.
+/// Tells the backend of a segment's flow that its client is gone: a backend that left the Service may live on, and
+/// would wait for hours. A copy of the segment becomes a RST and enters by the client's link as if the client had sent
+/// it, past all programs that look at the client's packets there. The segment itself has changed afterwards, and must
+/// be turned into a RST ([`turn_into_reset`]) or dropped.
 #[inline(always)]
 pub fn tell_backend(packet: &mut Packet, flow: &Flow) {
     // A hairpin's backend is its client.
@@ -51,8 +51,8 @@ fn fix_check(packet: &Packet, old: u64, new: u64, size: u64) -> bool {
     unsafe { bpf_l4_csum_replace(packet.skb, packet.l4 + tcp::CHECK, old, new, size) == 0 }
 }
 
-/// Sends a copy into the link. `mac`, if it was learned, is the destination of the flow's packets that bypass the host's
-/// stack.
+/// Sends a copy into the link. `mac`, if it was learned, is the destination of the flow's packets that bypass the
+/// host's stack.
 #[inline(always)]
 fn send_copy(packet: &mut Packet, mac: [u8; 6]) -> bool {
     let Some(original) = packet.load::<[u8; 6]>(eth::DST) else { return false };
@@ -126,8 +126,8 @@ fn turn_ip(packet: &mut Packet, old_len: u16, header_len: u32) -> bool {
         && packet.store(packet.l3 + ipv4::CHECK, &[check, s, t, d, e], RECOMPUTE)
 }
 
-/// Whether the checksum field holds only the pseudo header's sum. No helper tells, but `bpf_l4_csum_replace` leaves such
-/// a field alone when a word of the payload changes. The trial change is undone.
+/// Whether the checksum field holds only the pseudo header's sum. No helper tells, but `bpf_l4_csum_replace` leaves
+/// such a field alone when a word of the payload changes. The trial change is undone.
 #[inline(always)]
 fn checksum_is_partial(packet: &mut Packet) -> Option<bool> {
     let at = packet.l4 + tcp::CHECK;

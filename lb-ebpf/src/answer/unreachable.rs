@@ -17,8 +17,8 @@ const QUOTED: u32 = 8;
 const HOPS: u32 = 64;
 
 global!(
-    /// Turns the datagram into the error about it. Returns false if the kernel refused, or if the datagram has IP options
-    /// or extension headers: then there is no answer.
+    /// Turns the datagram into the error about it. Returns false if the kernel refused, or if the datagram has IP
+    /// options or extension headers: then there is no answer.
     pub fn turn_into_error(skb: *mut __sk_buff, headers: &mut Headers) -> bool = turn_datagram, null: false
 );
 

@@ -55,7 +55,7 @@ fn claim(pair: &mut Pair) -> Claim {
     if !owner.is_reverse() || !(same || phase == Phase::Closed || idle > timeout::idle(other.proto, phase)) {
         return Claim::Taken;
     }
-    // The entry is left over from this very client, or from a connection that has ended.
+    // The entry is left over from this same client, or from a connection that has ended.
     if !same {
         *stale = opposite(other, owner);
         maps::flow_remove(Part::Unassured, stale);
@@ -73,7 +73,7 @@ pub fn claim_another_port(pair: &mut Pair) -> Claim {
     let start = unsafe { bpf_get_prandom_u32() };
     let mut search = Search { pair, start, claim: Claim::Taken };
     // SAFETY: the callback gets this very context; `bpf_loop` calls it before it returns. A loop of the
-    // program's own would be verified once a turn.
+    // program's own would be verified once per turn.
     unsafe {
         bpf_loop(TRIES, try_port as *mut c_void, (&raw mut search).cast(), 0);
     }

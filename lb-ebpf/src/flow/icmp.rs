@@ -39,7 +39,7 @@ wire_enum! {
 
 answer!(Fate, Failed);
 
-/// A packet that a message quotes: where it stands, and its tuple.
+/// A packet that a message quotes: its place in the frame, and its tuple.
 struct Quoted {
     key: FlowKey,
     l3: u32,
@@ -65,7 +65,7 @@ fn about_reply(skb: *mut __sk_buff, headers: &mut Headers) -> bool {
         return true;
     };
     let request = quoted.key.reversed();
-    // A client may speak for itself only.
+    // A client may speak only for itself.
     if !packet.key.src.same(request.src)
         || !packet.key.dst.same(request.dst)
         || !maps::interesting(request.dst, request.dport, request.proto)
@@ -151,8 +151,8 @@ fn is_one_of(kind: u8, kinds: [u8; 4]) -> bool {
     kind == kinds[0] || kind == kinds[1] || kind == kinds[2] || kind == kinds[3]
 }
 
-/// Gives the quotation the destination and the source port that the client used. The quoted transport checksum stays: it
-/// is often cut off, and receivers do not verify it.
+/// Gives the quotation the destination and the source port that the client used. The quoted transport checksum stays:
+/// it is often cut off, and receivers do not verify it.
 #[inline(always)]
 fn translate(packet: &mut Packet, quoted: &Quoted, flow: &Flow) -> bool {
     let (old_ports, new_ports) = (quoted.key.ports(), flow.reversed_ports());
@@ -167,8 +167,8 @@ fn translate(packet: &mut Packet, quoted: &Quoted, flow: &Flow) -> bool {
     stored && finish(packet, quoted, address, old_ports, new_ports)
 }
 
-/// Writes the quotation's ports, and makes the message's checksum up for the ports and for `addresses`, which is 0 if a
-/// header checksum of IPv4 makes up for them.
+/// Writes the quotation's ports, and corrects the message's checksum for the ports and for `addresses`, which is 0 if a
+/// header checksum of IPv4 makes up for the addresses.
 #[inline(always)]
 fn finish(packet: &mut Packet, quoted: &Quoted, addresses: u64, old_ports: u32, new_ports: u32) -> bool {
     if !packet.store(quoted.l4, &new_ports, 0) {

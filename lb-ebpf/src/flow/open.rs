@@ -44,7 +44,7 @@ global!(
 #[inline(always)]
 fn open(key: &FlowKey, tcp_flags: u8, previous: u32) -> Opened {
     let begins = !key.is_tcp() || is_syn(tcp_flags);
-    // Loopback is for processes of the node, and they do not send by a link (CVE-2020-8558).
+    // Loopback is for processes of the node, which do not send over a link (CVE-2020-8558).
     if key.dst.is_loopback() {
         return Opened::NotOurs;
     }
@@ -72,8 +72,8 @@ fn open(key: &FlowKey, tcp_flags: u8, previous: u32) -> Opened {
         return Opened::NoEndpoint;
     }
     let hairpin = backend.addr.same(key.src);
-    // A hairpin has both ends translated at once: the pod must not see its own address as the peer's, nor the stack a
-    // packet whose source is local to the link by which it leaves.
+    // A hairpin has both ends translated at once: the pod must not see its own address as the peer's, and the stack
+    // must not see a packet whose source is local to the link by which it leaves.
     let src = if hairpin { key.dst } else { key.src };
     let action = if hairpin { Action::Hairpin } else { Action::Stack };
     new_flow(key, &mut pair.forward, src, backend.addr, backend.port);
@@ -85,8 +85,8 @@ fn open(key: &FlowKey, tcp_flags: u8, previous: u32) -> Opened {
     insert(key, pair, Counter::FlowCreated)
 }
 
-/// For a port that no Service has, a packet that only looked like one for a Service, or a connection straight to a
-/// backend.
+/// Decides about a packet without a frontend: to a port that no Service has, to an address that only looked like a
+/// Service's, or straight to a backend.
 #[inline(always)]
 fn without_frontend(key: &FlowKey, begins: bool, pair: &mut Pair) -> Opened {
     match maps::range_rule(key.dst) {
@@ -153,7 +153,7 @@ fn insert(key: &FlowKey, pair: &mut Pair, counter: Counter) -> Opened {
     match maps::flow_insert_new(Part::Unassured, key, flow) {
         Ok(()) => {}
         Err(EEXIST) => {
-            // Another CPU opened the same flow: its reverse entry stays, and ours goes unless both are one.
+            // Another CPU opened the same flow: its reverse entry stays, and ours is removed unless both are one entry.
             let Some(winner) = maps::flow_in(Part::Unassured, key) else { return Opened::Failed };
             if !winner.dst.addr.same(flow.dst.addr) || winner.src.port != flow.src.port {
                 maps::flow_remove(Part::Unassured, &pair.other);

@@ -25,7 +25,7 @@ pub fn standing(headers: &Headers, flow: &Flow) -> Standing {
     if flow.is_reverse() && !flow.is_hairpin() {
         return Standing::OtherWay;
     }
-    // A direct flow was never answered, and its destination has become a Service's meanwhile.
+    // The direct flow was never answered, and meanwhile its destination has become a Service's.
     if !flow.has_service()
         && flow.is_in(Phase::New)
         && (!headers.is_tcp() || headers.is_syn())

@@ -1,4 +1,4 @@
-//! Keeping flows: what a packet changes about the flow that it belongs to.
+//! Keeping flows: what a packet changes in the flow to which it belongs.
 
 use lb_common::{Counter, Flow, FlowKey, Phase};
 
@@ -134,8 +134,8 @@ fn promote(key: &FlowKey, flow: &mut Flow, other: &FlowKey) {
     maps::count(Counter::FlowAssured);
 }
 
-/// Notes a FIN or RST. When both sides have closed, or one has reset, the flow leaves `flows`. The table therefore holds
-/// live flows only, whether an agent runs or not.
+/// Notes a FIN or RST. When both sides have closed, or one has reset, the flow leaves `flows`. The table therefore
+/// holds live flows only, whether an agent runs or not.
 #[inline(always)]
 fn close(key: &FlowKey, flow: &mut Flow, part: Part, other: &FlowKey, side: u8, reset: bool) {
     if !reset {

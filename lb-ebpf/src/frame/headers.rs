@@ -1,10 +1,10 @@
-//! What was read of a frame.
+//! What was read from a frame.
 
 use lb_common::FlowKey;
 
 use super::layout::{eth, tcp};
 
-/// What was read of a frame. Offsets are in bytes from the start of the frame. Holds no pointer, so that global
+/// What was read from a frame. Offsets are in bytes from the start of the frame. Holds no pointer, so that global
 /// functions can take it, and no context, so that every hook can.
 #[repr(C)]
 pub struct Headers {
@@ -54,7 +54,8 @@ impl Headers {
         self.tcp_flags & (tcp::FIN | tcp::RST | tcp::SYN) != 0
     }
 
-    /// Whether the packet is a datagram without a checksum (RFC 768; over IPv6, RFC 6935), or SCTP, as it is parsed.
+    /// Whether the packet is a datagram without a checksum (RFC 768; over IPv6, RFC 6935), or SCTP, whose
+    /// checksum is parsed as 0.
     #[inline(always)]
     pub const fn has_no_checksum(&self) -> bool {
         !self.is_tcp() && self.l4_check == 0

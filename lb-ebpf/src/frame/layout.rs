@@ -1,7 +1,7 @@
 //! Headers as they lie in a frame: offsets, lengths and flags, each named once.
 //!
-//! The views are arrays of words, read at any address: a load of a whole header is a few instructions, where a packed
-//! struct would be read byte by byte.
+//! The views are arrays of words, read at any address: a load of a whole header is a few instructions, whereas a
+//! packed struct would be read byte by byte.
 
 /// Types of which any bit pattern is a valid value: integers, arrays of them, and the views below.
 pub trait Bytes: Copy {}

@@ -1,4 +1,4 @@
-//! The link that a frame came by.
+//! The link by which a frame came.
 
 /// How a pod's link is attached to the host.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -9,7 +9,7 @@ pub enum Link {
     BridgePort,
     /// As `Routed`, but the link is a tap, which has no peer in the pod.
     RoutedTap,
-    /// As `BridgePort`, but a tap.
+    /// As `BridgePort`, but the link is a tap.
     BridgeTap,
 }
 

@@ -1,4 +1,4 @@
-//! A frame at tc and what was read of it. Writes go through helpers, which work on shared and on paged frames alike.
+//! A frame at tc, and what was read from it. Writes go through helpers, which work on shared and on paged frames alike.
 
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
@@ -24,7 +24,7 @@ const PACKET_HOST: u32 = 0;
 /// `TCP_ESTABLISHED` of `net/tcp_states.h`: the state of a UDP socket, too, once it is connected.
 const ESTABLISHED: u32 = 1;
 
-/// A frame at tc, and what was read of it.
+/// A frame at tc, and what was read from it.
 pub struct Packet<'a> {
     pub skb: *mut __sk_buff,
     pub headers: &'a mut Headers,

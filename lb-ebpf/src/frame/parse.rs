@@ -1,4 +1,4 @@
-//! Reads headers, once a packet.
+//! Reads headers, once per packet.
 
 use core::mem::MaybeUninit;
 
@@ -23,11 +23,11 @@ wire_enum! {
         Transport = 0,
         /// ICMP or ICMPv6: addresses and protocol are filled.
         Icmp = 1,
-        /// A fragment of one of them: the tuple is not whole.
+        /// A fragment of one of these: the tuple may be incomplete.
         Fragment = 2,
         /// More VLAN tags or extension headers than are followed.
         TooDeep = 3,
-        /// Nothing that a Service can be about.
+        /// No traffic that concerns a Service.
         Other = 4,
     }
 }
@@ -138,7 +138,7 @@ fn parse_v6(packet: &mut Packet) -> Parsed {
     Parsed::TooDeep
 }
 
-/// A whole packet, or a fragment: the first one has the ports, and so can be counted.
+/// Parses a whole packet, or a fragment. The first fragment has the ports, so that it can be counted.
 #[inline(always)]
 fn parse_piece(packet: &mut Packet, piece: bool, first: bool) -> Parsed {
     if !piece {
@@ -159,7 +159,7 @@ fn parse_l4(packet: &mut Packet) -> Parsed {
             packet.tcp_flags = tcp.flags();
         }
         proto if proto == Proto::Udp.number() => {}
-        // The checksum of SCTP covers no address, so that no checksum is to be changed.
+        // The checksum of SCTP covers no address, so that it does not change.
         proto if proto == Proto::Sctp.number() => {
             let Some([ports, ..]) = packet.load::<[u32; sctp::LEN as usize / 4]>(packet.l4) else {
                 return Parsed::Other;

@@ -28,7 +28,7 @@ impl Frame for *mut xdp_md {
     }
 }
 
-/// Bytes of the linear part, or `None` if the frame ends before.
+/// Bytes of the linear part, or `None` if the frame ends earlier.
 #[inline(always)]
 fn peek<T: Bytes>(frame: impl Frame, offset: usize) -> Option<T> {
     let (data, end) = frame.bounds();

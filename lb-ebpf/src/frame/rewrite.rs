@@ -21,7 +21,7 @@ use crate::global::global;
 const BPF_F_IPV6: u64 = 1 << 7;
 
 /// Gives the packet the source and destination of its flow. Returns false if the kernel refused: the packet may be
-/// half rewritten then and must not go on.
+/// half rewritten then and must not continue.
 #[inline(always)]
 #[must_use]
 pub fn as_flow_says(packet: &mut Packet, flow: &Flow) -> bool {
@@ -91,7 +91,7 @@ fn fix_l4(packet: &mut Packet, from: u32, to: u32, flags: u64) -> bool {
     let (offset, flags) = if packet.is_tcp() {
         (packet.l4 + tcp::CHECK, flags)
     } else {
-        // A sum that comes out as 0 is written as its other form: 0 means none.
+        // A sum of 0 is written in its other form, because 0 means no checksum.
         (packet.l4 + udp::CHECK, flags | u64::from(BPF_F_MARK_MANGLED_0))
     };
     // SAFETY: a plain helper call on the context.

@@ -2,7 +2,7 @@
 
 use lb_common::Counter;
 
-/// The outcome for a packet that goes on.
+/// The outcome for a packet that continues.
 #[must_use]
 #[derive(Clone, Copy)]
 pub enum Verdict {

@@ -1,5 +1,5 @@
 //! The host's own processes. Their packets pass no pod's link: the peer is translated when a process names it, and
-//! given back when the process asks for it. No packet is touched.
+//! restored when the process asks for it. No packet is touched.
 
 use aya_ebpf::{
     bindings::bpf_sock_addr,

@@ -1,4 +1,4 @@
-//! What XDP reads of a frame and finds in the flow table. The core is the one of tc: only the context differs.
+//! What XDP reads from a frame and finds in the flow table. The core is that of tc: only the context differs.
 
 use aya_ebpf::bindings::xdp_md;
 use lb_common::Finding;

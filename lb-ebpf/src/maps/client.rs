@@ -36,7 +36,7 @@ pub fn socket(key: &SocketKey) -> Option<Socket> {
 
 #[inline(always)]
 pub fn socket_insert(key: &SocketKey, socket: &Socket) {
-    // Without memory for the entry the socket works, too: its process sees the backend's name.
+    // If there is no memory for the entry, the socket still works: its process sees the backend's name.
     let _ = SOCKETS.insert(key, socket, u64::from(BPF_ANY));
 }
 

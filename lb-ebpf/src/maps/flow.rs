@@ -45,11 +45,11 @@ pub struct Pair {
 /// This CPU's room for a flow in the making; its content is what another packet left.
 #[inline(always)]
 pub fn scratch<'a>() -> Option<&'a mut Pair> {
-    // SAFETY: this CPU's own value; taken once a packet.
+    // SAFETY: this CPU's own value; taken once per packet.
     SCRATCH.get_ptr_mut(0).map(|pair| unsafe { &mut *pair })
 }
 
-/// The three parts of the flow table.
+/// The parts of the flow table. The protocol of the key decides which of the two LRUs is meant.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// Flows whose far end has answered.

@@ -24,7 +24,7 @@ impl Sticky {
         Self { key: AffinityKey { client, service }, timeout, range, set }
     }
 
-    /// The backend that the client had last if that is still a member of the set, otherwise any.
+    /// The backend that the client had last if that backend is still a member of the set, otherwise any member.
     #[inline(always)]
     pub fn choose(&self) -> Option<(Slot, &'static Backend)> {
         if self.range.len == 0 {

@@ -16,7 +16,7 @@ pub fn random(range: SlotRange) -> Option<(Slot, &'static Backend)> {
     by(range, unsafe { bpf_get_prandom_u32() })
 }
 
-/// The backend of the set to which a number from the whole range of `u32` falls.
+/// The backend of the set that a number from the whole range of `u32` selects.
 #[inline(always)]
 pub fn by(range: SlotRange, random: u32) -> Option<(Slot, &'static Backend)> {
     if range.len == 0 {

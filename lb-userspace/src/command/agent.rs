@@ -11,10 +11,10 @@ use crate::dataplane::load::Constants;
 use crate::model::Rules;
 use crate::observe::http::ServerOptions;
 
-/// Runs the agent, or writes the configuration that it would have.
+/// Runs the agent, or writes the configuration that the agent would use.
 ///
 /// # Errors
-/// A configuration that does not read, and those of [`agent::run`].
+/// If the configuration cannot be parsed or written, and the errors of [`agent::run`].
 pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     start_log();
     let settings = config::Settings::new(&Flags {
@@ -64,8 +64,8 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
 }
 
 fn start_log() {
-    // The first warns of every attribute that is longer than it knows, once a link; the others of what `api` says
-    // in its own words.
+    // netlink_packet_route warns of every attribute that is longer than expected, once for each link. The kube crates
+    // log what `api` reports in its own words.
     let filter = tracing_subscriber::EnvFilter::try_from_env("LB_LOG").unwrap_or_else(|_| {
         tracing_subscriber::EnvFilter::new("info,netlink_packet_route=error,kube_client=off,kube_runtime=off")
     });
@@ -77,7 +77,7 @@ fn start_log() {
         .init();
 }
 
-/// As the kubelet names it: lower case (k/k pkg/util/node, GetHostname).
+/// The name of the node, in lower case as the kubelet has it (k/k pkg/util/node, GetHostname).
 fn node_name(given: Option<String>) -> anyhow::Result<String> {
     let name = match given.filter(|name| !name.is_empty()) {
         Some(name) => name,

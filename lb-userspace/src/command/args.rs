@@ -1,4 +1,4 @@
-//! What can be typed.
+//! The command line.
 
 mod groups;
 
@@ -14,7 +14,7 @@ pub use groups::{
     ApiArgs, KubeProxyArgs, Output, OutputArgs, PinArgs, RoleArgs, RuleArgs, SizeArgs, SourceArgs,
 };
 
-/// Kubernetes Services by eBPF, in place of kube-proxy.
+/// Serve Kubernetes Services with eBPF, in place of kube-proxy.
 #[derive(Parser)]
 #[command(name = "lb", version, arg_required_else_help = true)]
 pub struct Cli {
@@ -24,17 +24,17 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Keep the node's tables true; runs until SIGTERM, and leaves the data path working
+    /// Run the node agent. On SIGTERM the agent stops; the data path keeps working
     Agent(Box<AgentArgs>),
-    /// Service ports: frontends, endpoints, policies
+    /// List Service ports: frontends, endpoints, policies
     Services(ViewArgs),
-    /// Backends: one endpoint of one service port each
+    /// List backends: each is one endpoint of one Service port
     Backends(ViewArgs),
-    /// What is remembered of connections
+    /// List tracked connections
     Flows(FlowArgs),
-    /// Agent, links, tables and counters of this node
+    /// Show the agent, links, tables and counters of this node
     Status(StatusArgs),
-    /// Can this node run the agent, and what is in the way; changes nothing. Exit status 1 if anything is
+    /// Check whether this node can run the agent. Changes nothing; exits with 1 if a check fails
     Check(CheckArgs),
     /// Detach from every link and remove the tables; connections through them end
     Cleanup(CleanupArgs),
@@ -44,7 +44,7 @@ pub enum Command {
 pub struct FlowArgs {
     #[command(flatten)]
     pub pins: PinArgs,
-    /// Also connections straight to a backend's address
+    /// Also list direct connections to a backend's address
     #[arg(long)]
     pub direct: bool,
     #[command(flatten)]
@@ -69,7 +69,7 @@ pub struct CheckArgs {
     pub roles: RoleArgs,
     #[command(flatten)]
     pub api: ApiArgs,
-    /// KubeProxyConfiguration (v1alpha1) that the agent will be given
+    /// KubeProxyConfiguration file (v1alpha1) that the agent will use
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     #[command(flatten)]
@@ -82,18 +82,18 @@ pub struct CheckArgs {
 pub struct AgentArgs {
     #[command(flatten)]
     pub source: SourceArgs,
-    /// Name of this node's Node object: says which endpoints are local [default: that of the configuration, else the
-    /// host name]
+    /// Name of this node's Node object, which decides which endpoints are local [default: the name in the
+    /// configuration, otherwise the host name]
     #[arg(long, value_name = "NAME", env = "NODE_NAME", visible_alias = "hostname-override")]
     pub node_name: Option<String>,
     #[command(flatten)]
     pub kube_proxy: KubeProxyArgs,
-    /// Service ports, and backends, that metrics show the traffic of
+    /// Maximum number of service ports (and of backends) with per-series traffic metrics
     #[arg(long, value_name = "COUNT", default_value_t = 1000)]
     pub metrics_limit: usize,
     #[command(flatten)]
     pub pins: PinArgs,
-    /// How programs hang on links
+    /// How to attach programs to links
     #[arg(long, value_enum, default_value_t)]
     pub attach: Mode,
     #[command(flatten)]
@@ -102,8 +102,8 @@ pub struct AgentArgs {
     pub rules: RuleArgs,
     #[command(flatten)]
     pub host_sockets: SocketOptions,
-    /// Pass TCP segments of unknown connections on to the kernel instead of answering with a RST: while
-    /// connections of kube-proxy drain
+    /// Pass TCP segments of unknown connections to the kernel instead of answering with a RST, while connections of
+    /// kube-proxy drain
     #[arg(long)]
     pub adopt: bool,
     #[command(flatten)]
@@ -114,17 +114,17 @@ pub struct AgentArgs {
 pub struct CleanupArgs {
     #[command(flatten)]
     pub pins: PinArgs,
-    /// Remove what kube-proxy left instead: its rules in iptables (legacy and nft) and nftables, kube-ipvs0,
-    /// ipsets, virtual servers. Ours stays
+    /// Remove what kube-proxy left instead: its rules in iptables (legacy and nft) and nftables, kube-ipvs0, ipsets
+    /// and virtual servers. Nothing of lb is removed
     #[arg(long)]
     pub kube_proxy: bool,
-    /// Print the commands that would do it, and do nothing
+    /// Print the commands that would clean up, and change nothing
     #[arg(long, requires = "kube_proxy")]
     pub dry_run: bool,
-    /// Also while kube-proxy runs
+    /// Clean up even if kube-proxy is still running
     #[arg(long, requires = "kube_proxy")]
     pub force: bool,
-    /// Where the host's file system is mounted, for its iptables-legacy and ipvsadm
+    /// Folder on which the host's file system is mounted, for its iptables-legacy and ipvsadm
     #[arg(long, value_name = "DIR", default_value = "/", requires = "kube_proxy")]
     pub host_root: PathBuf,
 }
@@ -133,10 +133,10 @@ pub struct CleanupArgs {
 pub struct ViewArgs {
     #[command(flatten)]
     pub pins: PinArgs,
-    /// Compute the view from a folder of manifests instead: no root, no kernel
+    /// Compute the view from a folder of manifests instead, without root and without the kernel
     #[arg(long, value_name = "DIR", requires = "node_name")]
     pub manifests: Option<PathBuf>,
-    /// With --manifests: the node whose view it is
+    /// With --manifests: the node whose view is computed
     #[arg(long, value_name = "NAME", requires = "manifests")]
     pub node_name: Option<String>,
     /// With --manifests: the addresses of the node's interfaces, as `ip address` prints them [default: the InternalIPs
@@ -149,16 +149,19 @@ pub struct ViewArgs {
     pub output: OutputArgs,
 }
 
-/// An address, with or without the length of its prefix.
+/// Parses an address, with or without a prefix length.
 fn interface_address(text: &str) -> Result<Addr, String> {
     let address = text.split_once('/').map_or(text, |(address, _)| address);
     let ip: std::net::IpAddr =
-        address.trim().parse().map_err(|_| format!("{text}: ADDRESS or CIDR is expected"))?;
+        address.trim().parse().map_err(|_| format!("{text}: expected ADDRESS or CIDR"))?;
     Ok(ip.into())
 }
 
 impl ViewArgs {
-    /// The folder and the node to compute a view from, instead of the tables in the kernel.
+    /// The folder and the node from which the view is computed; `None` for the tables in the kernel.
+    ///
+    /// # Errors
+    /// If rules are given without `--manifests`.
     pub fn files(&self) -> anyhow::Result<Option<(&Path, Viewpoint)>> {
         match (&self.manifests, &self.node_name) {
             (Some(dir), Some(name)) => {
@@ -167,8 +170,8 @@ impl ViewArgs {
             }
             _ if self.rules.is_empty() => Ok(None),
             _ => anyhow::bail!(
-                "--nodeport-addresses, --external-ip-cidrs, --service-cidrs and --service-proxy-name belong to \
-                 --manifests: the tables in the kernel follow what the agent was told"
+                "--nodeport-addresses, --external-ip-cidrs, --service-cidrs and --service-proxy-name need \
+                 --manifests: the tables in the kernel follow the flags of the agent"
             ),
         }
     }

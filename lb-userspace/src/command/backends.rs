@@ -14,10 +14,10 @@ use crate::objects::wire::authority;
 use crate::tables::Tables;
 use crate::tables::op::state_name;
 
-/// Prints the backends, of the tables or of a folder.
+/// Prints the backends of the tables or of a folder.
 ///
 /// # Errors
-/// Where the tables or the folder cannot be read.
+/// If the tables or the folder cannot be read.
 pub fn run(args: &ViewArgs) -> anyhow::Result<()> {
     let tables = match args.files()? {
         Some((dir, at)) => {
@@ -38,7 +38,7 @@ pub struct BackendView {
     pub id: u32,
     pub namespace: String,
     pub name: String,
-    /// Empty where the Service has one unnamed port.
+    /// Empty if the Service has one unnamed port.
     pub port_name: String,
     /// `TCP`, `UDP` or `SCTP`.
     pub protocol: String,
@@ -46,16 +46,17 @@ pub struct BackendView {
     pub family: String,
     /// `address:port`.
     pub address: String,
-    /// `active`, or `draining`: it terminates or does not serve, and keeps its flows.
+    /// `active`, or `draining`: the endpoint terminates or does not serve, and keeps its flows.
     pub state: String,
     /// Counts the uses of the id.
     pub generation: u32,
     pub weight: u16,
-    /// Which sets list it: of `cluster` and `local`. None means that it only keeps its flows.
+    /// Of `cluster` and `local`, the sets that list the backend. If empty, the backend only keeps its flows.
     pub sets: Vec<String>,
 }
 
-/// Every backend in use, sorted by service and address. Those of a service without a readable name are left out.
+/// Every backend in use, sorted by service and address. Backends of a service without a readable name are left
+/// out.
 pub fn of_tables(tables: &Tables) -> Vec<BackendView> {
     let mut rows = Vec::new();
     let ids = |range: SlotRange| -> BTreeSet<u32> {

@@ -1,4 +1,5 @@
-//! `lb check`: can this node run `lb agent`, and what is in the way? Changes nothing; what cannot be seen is said.
+//! `lb check`: whether this node can run `lb agent`, and what is in the way. The command changes nothing, and reports
+//! what it cannot see.
 
 mod api;
 mod config;
@@ -23,10 +24,10 @@ use crate::node::netdev::Netdev;
 use crate::node::role::Overrides;
 use std::process::ExitCode;
 
-/// Prints what was found; fails if the agent cannot run.
+/// Prints what was found. The exit code is a failure if the agent cannot run.
 ///
 /// # Errors
-/// Where there is nothing to print to.
+/// If standard output cannot be written.
 pub async fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
     let CheckArgs { pins, roles, api, config, sizes, output } = args;
     let options = Options {
@@ -38,18 +39,18 @@ pub async fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
     };
     let report = look(&options).await;
     print(output.output, &report, || text(&report))?;
-    // The report has said what there is to say.
+    // The report says everything; no message is added.
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// How bad it is.
+/// How serious a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     Ok,
-    /// The agent works, and something does not as it could; or it could not be seen.
+    /// The agent works, but a part of it does not work as it could, or the fact could not be checked.
     Warning,
-    /// The agent does not work, or somebody else does its work too.
+    /// The agent does not work, or connections are misdirected.
     Error,
 }
 
@@ -63,14 +64,14 @@ impl Level {
     }
 }
 
-/// One thing that was looked at.
+/// One finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Line {
-    /// What was looked at; one word of docs/check.md.
+    /// What was checked: a word of docs/check.md.
     pub check: &'static str,
     pub level: Level,
     pub found: String,
-    /// What to do; absent where nothing is to be done.
+    /// What to do; absent if nothing is to be done.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
 }
@@ -91,25 +92,25 @@ fn unseen(check: &'static str, why: &dyn std::fmt::Display) -> Line {
     warning(check, format!("not seen: {why}"), "run as root, in the network namespace of the node")
 }
 
-/// As `lb check -o json` shows it (docs/output.md).
+/// The report as `lb check -o json` shows it (docs/output.md).
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// No line is an error.
+    /// Whether no line is an error.
     pub ok: bool,
     pub checks: Vec<Line>,
 }
 
-/// What the agent will be given.
+/// The options that the agent will get.
 pub struct Options {
     pub pins: Pins,
     pub roles: Overrides,
     pub api: crate::source::api::Access,
-    /// `--config` among them.
+    /// These include `--config`.
     pub flags: Flags,
     pub sizes: Sizes,
 }
 
-/// Looks at everything. In the network namespace of the calling thread.
+/// Makes all checks, in the network namespace of the calling thread.
 async fn look(options: &Options) -> Report {
     let mut checks = rights::check();
     let may_try = checks.iter().all(|line| line.level == Level::Ok);
@@ -136,7 +137,7 @@ async fn look(options: &Options) -> Report {
     Report { ok: checks.iter().all(|line| line.level != Level::Error), checks }
 }
 
-/// The report for people: a line each, and what to do below it.
+/// The report for people: a line for each finding, and below it what to do.
 pub fn text(report: &Report) -> String {
     let mut text = String::new();
     for Line { check, level, found, advice } in &report.checks {

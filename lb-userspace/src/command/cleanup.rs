@@ -1,4 +1,4 @@
-//! `lb cleanup`: what is ours, or what kube-proxy left.
+//! `lb cleanup`: removes what is ours, or what kube-proxy left.
 
 pub mod kube_proxy;
 mod own;
@@ -9,10 +9,10 @@ use super::args::CleanupArgs;
 use kube_proxy::Cleanup;
 use kube_proxy::host::Host;
 
-/// Removes it, and prints what was done.
+/// Cleans up, and prints what was done.
 ///
 /// # Errors
-/// Where something cannot be removed, or is still in use.
+/// If something cannot be removed, or is still in use.
 pub async fn run(args: CleanupArgs) -> anyhow::Result<()> {
     let CleanupArgs { pins, kube_proxy, dry_run, force, host_root } = args;
     let done = if kube_proxy {

@@ -1,4 +1,4 @@
-//! `lb flows`: what is remembered of connections.
+//! `lb flows`: the tracked connections.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use crate::objects::wire::authority;
 /// Prints the flows in the kernel's tables.
 ///
 /// # Errors
-/// Where there are no tables, or a map cannot be read.
+/// If there are no tables, or a map cannot be read.
 pub fn run(args: &FlowArgs) -> anyhow::Result<()> {
     let maps = Maps::open(&Pins::new(&args.pins.pin_dir), false)?;
     let flows = read(&maps, args.direct)?;
@@ -30,9 +30,9 @@ pub fn run(args: &FlowArgs) -> anyhow::Result<()> {
 pub struct FlowView {
     pub protocol: String,
     pub client: String,
-    /// Where the client connected to.
+    /// The address and port to which the client connected.
     pub destination: String,
-    /// Where its packets go.
+    /// The address and port to which the packets go.
     pub backend: String,
     /// The source that the backend sees.
     pub source: String,
@@ -41,7 +41,7 @@ pub struct FlowView {
     pub service: Option<String>,
     pub phase: &'static str,
     pub action: &'static str,
-    /// Part of the table: `flows`, `flows_syn` or `flows_udp`.
+    /// The map that holds the flow: `flows`, `flows_syn` or `flows_udp`.
     pub table: &'static str,
     pub age_seconds: u64,
     pub idle_seconds: u64,
@@ -67,15 +67,15 @@ fn action_name(action: u8) -> &'static str {
     }
 }
 
-/// Ticks to seconds.
+/// Converts ticks to seconds.
 fn seconds(ticks: u32) -> u64 {
     (u64::from(ticks) << TICK_SHIFT) / 1_000_000_000
 }
 
-/// Every flow, by its forward entry; `direct` ones, which no service is about, only on demand.
+/// Every flow, by its forward entry. Direct flows, which belong to no service, are included only if `direct` is set.
 ///
 /// # Errors
-/// Where a map cannot be read.
+/// If a map cannot be read.
 pub fn read(maps: &Maps, direct: bool) -> anyhow::Result<Vec<FlowView>> {
     let mut names = BTreeMap::new();
     for entry in maps.names.iter() {

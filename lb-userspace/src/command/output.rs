@@ -1,4 +1,4 @@
-//! Where what commands show comes from and goes to.
+//! The input and the output of the commands that show something.
 
 use std::io::Write;
 
@@ -9,7 +9,7 @@ use crate::dataplane::pins::Pins;
 use crate::objects::notice::Notice;
 use crate::tables::Tables;
 
-/// The tables in the kernel.
+/// Reads the tables in the kernel.
 pub(super) fn pinned(pins: &PinArgs) -> anyhow::Result<Tables> {
     dataplane::read(&Maps::open(&Pins::new(&pins.pin_dir), false)?)
 }

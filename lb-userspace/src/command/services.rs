@@ -16,10 +16,10 @@ use crate::objects::name::ServicePortName;
 use crate::objects::wire::authority;
 use crate::tables::Tables;
 
-/// Prints the service ports, of the tables or of a folder.
+/// Prints the service ports of the tables or of a folder.
 ///
 /// # Errors
-/// Where the tables or the folder cannot be read.
+/// If the tables or the folder cannot be read.
 pub fn run(args: &ViewArgs) -> anyhow::Result<()> {
     let services = match args.files()? {
         Some((dir, at)) => {
@@ -32,13 +32,13 @@ pub fn run(args: &ViewArgs) -> anyhow::Result<()> {
     print(args.output.output, &services, || table(&services))
 }
 
-/// Every service in the tables, sorted by name. An id whose name cannot be read is left out.
+/// Every service port in the tables, sorted by name. An id whose name cannot be read is left out.
 pub fn of_tables(tables: &Tables) -> Vec<ServiceView> {
     let mut frontends: std::collections::BTreeMap<u32, Vec<FrontendView>> = std::collections::BTreeMap::new();
     for (key, entry) in &tables.frontends {
         let record = tables.record(entry.service);
         let has_sets = (record.cluster.len > 0, record.local.len > 0);
-        // One of an unknown kind is of a newer version: at least its address is told.
+        // A frontend of an unknown kind was written by a newer version: at least its address is shown.
         let kind = FrontendKind::from_number(entry.kind).unwrap_or(FrontendKind::Cluster);
         let view = frontend(key, kind, record.flags, has_sets);
         frontends.entry(entry.service).or_default().push(view);

@@ -1,4 +1,4 @@
-//! `lb status`: is the agent there, what hangs on which link, how full are the tables, what was counted.
+//! `lb status`: the agent, the programs on links, the use of the tables, and the counters.
 
 use anyhow::Context;
 use lb_common::{Counter, SCHEMA, capacity};
@@ -20,23 +20,25 @@ use crate::observe::status_socket::{self, AgentStatus};
 /// Prints the status.
 ///
 /// # Errors
-/// As [`read`].
+/// The errors of [`read`], or of standard output.
 pub async fn run(args: &StatusArgs) -> anyhow::Result<()> {
     let status = read(&Pins::new(&args.pins.pin_dir), &args.roles.overrides()).await?;
     print(args.output.output, &status, || text(&status))
 }
 
-/// As `lb status -o json` shows it (docs/output.md).
+/// The status as `lb status -o json` shows it (docs/output.md).
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
+    /// The version of the tables' layout.
     pub schema: u32,
+    /// Whether an agent holds the pin folder.
     pub agent_running: bool,
-    /// What the agent itself says; absent where none answers.
+    /// What the agent itself reports; absent if no agent answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<AgentStatus>,
     pub links: Vec<LinkStatus>,
-    /// Where processes are served at their sockets; absent where nowhere.
+    /// The cgroup whose processes are served at their sockets; absent if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_sockets: Option<HostSocketStatus>,
     pub tables: Vec<Fill>,
@@ -49,8 +51,9 @@ pub struct LinkStatus {
     pub index: u32,
     pub name: String,
     pub role: Role,
+    /// Why the link has the role, in words.
     pub reason: &'static str,
-    /// Absent where nothing of ours is attached.
+    /// Absent if no program of ours is attached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hook: Option<Hook>,
 }
@@ -59,7 +62,7 @@ pub struct LinkStatus {
 pub struct HostSocketStatus {
     /// The kernel's number of the cgroup v2; 1 is the root.
     pub cgroup: u64,
-    /// How many hang on it; all are 8.
+    /// The number of programs attached to the cgroup; all are 8.
     pub programs: usize,
 }
 
@@ -76,11 +79,11 @@ pub struct Count {
     pub value: u64,
 }
 
-/// Looks at the pinned tables and at the links of this network namespace, and asks the agent. Without `overrides` the
-/// agent's own are in force.
+/// Reads the pinned tables and the links of this network namespace, and asks the agent. If `overrides` is empty, the
+/// overrides of the agent apply.
 ///
 /// # Errors
-/// Where there are no tables, or a map or the links cannot be read.
+/// If there are no tables, or a map or the links cannot be read.
 pub async fn read(pins: &Pins, overrides: &Overrides) -> anyhow::Result<Status> {
     let maps = Maps::open(pins, false)?;
     let tables = crate::dataplane::read(&maps)?;
@@ -134,7 +137,7 @@ async fn links(pins: &Pins, overrides: &Overrides) -> anyhow::Result<Vec<LinkSta
     let mut links = Vec::new();
     for facts in netdev.links().await? {
         let (role, reason) = role(&facts, overrides);
-        // The last of the two.
+        // The program at ingress is attached last.
         let ingress = (facts.index, Direction::Ingress.name().to_owned());
         let hook = if pinned.contains(&ingress) {
             Some(Hook::Tcx)
@@ -199,7 +202,7 @@ pub fn text(status: &Status) -> String {
     let agent = match &status.agent {
         Some(agent) => agent_text(agent),
         None if status.agent_running => "agent   running, but it does not answer\n".to_owned(),
-        None => "agent   not running (the data path goes on without it)\n".to_owned(),
+        None => "agent   not running (the data path keeps working without it)\n".to_owned(),
     };
     let links: Vec<[String; 4]> = status
         .links

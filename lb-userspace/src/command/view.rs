@@ -1,5 +1,5 @@
-//! What commands show: from the tables alone, the same with an agent alive or not; and from files, with no
-//! kernel, where there is more to say. Shapes are documented in docs/output.md.
+//! What commands show: from the tables alone, whether or not an agent runs; and from files, without a kernel but with
+//! more details. docs/output.md documents the shapes.
 
 pub(crate) mod columns;
 pub mod files;

@@ -57,7 +57,7 @@ impl<'de> Deserialize<'de> for GoDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let duration = kube::core::Duration::deserialize(deserializer)?;
         if duration.is_negative() {
-            return Err(serde::de::Error::custom("a duration below zero"));
+            return Err(serde::de::Error::custom("the duration is negative"));
         }
         Ok(Self(duration.into()))
     }

@@ -13,13 +13,14 @@ use super::duration::GoDuration;
 use super::remark::Remark;
 use crate::model::NodePortAddresses;
 
-/// kube-proxy's ports.
+/// kube-proxy's default ports.
 pub(super) const HEALTHZ_PORT: u16 = 10256;
 pub(super) const METRICS_PORT: u16 = 10249;
 
 const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 const KIND: &str = "KubeProxyConfiguration";
 
+/// A configuration file. [`KubeProxyConfiguration::set_defaults`] fills in what the file does not set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct KubeProxyConfiguration {
@@ -28,7 +29,7 @@ pub struct KubeProxyConfiguration {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub feature_gates: BTreeMap<String, bool>,
     pub client_connection: ClientConnection,
-    /// Of no use here, kept as it is.
+    /// Not used here, kept as it is.
     pub logging: Value,
     pub hostname_override: String,
     pub bind_address: String,
@@ -130,18 +131,18 @@ pub struct Conntrack {
 }
 
 impl KubeProxyConfiguration {
-    /// From a file's text, with a remark for each field that is not known. As in Go, null is the same as absent, and
+    /// Parses the text of a file. Returns a remark for each unknown field. As in Go, null is the same as absent, and
     /// only the first document counts.
     ///
     /// # Errors
-    /// Where it is of another version or kind, or a field is of another type.
+    /// If the text has another version or kind, or a field has another type.
     pub fn parse(text: &str) -> anyhow::Result<(Self, Vec<Remark>)> {
         let document = serde_yaml_ng::Deserializer::from_str(text).next().context("the file is empty")?;
         let mut value = Value::deserialize(document)?;
         drop_nulls(&mut value);
         for (field, expected) in [("apiVersion", API_VERSION), ("kind", KIND)] {
             let found = value.get(field).and_then(Value::as_str).unwrap_or_default();
-            ensure!(found == expected, "{field} is \"{found}\", \"{expected}\" is expected");
+            ensure!(found == expected, "{field} is \"{found}\", expected \"{expected}\"");
         }
         let mut unknown = Vec::new();
         let mut track = serde_path_to_error::Track::new();
@@ -151,7 +152,7 @@ impl KubeProxyConfiguration {
         Ok((config.with_context(|| track.path().to_string())?, unknown))
     }
 
-    /// As kube-proxy fills in what is not set.
+    /// Fills in what is not set, as kube-proxy does.
     pub fn set_defaults(&mut self) {
         self.api_version = API_VERSION.to_owned();
         self.kind = KIND.to_owned();
@@ -186,7 +187,7 @@ impl KubeProxyConfiguration {
         self.set_logging_defaults();
     }
 
-    /// k8s.io/component-base logs/api/v1: `SetRecommendedLoggingConfiguration`.
+    /// As `SetRecommendedLoggingConfiguration` of k8s.io/component-base logs/api/v1 does.
     fn set_logging_defaults(&mut self) {
         if !self.logging.is_object() {
             self.logging = json!({});
@@ -205,7 +206,7 @@ impl KubeProxyConfiguration {
         }
     }
 
-    /// That of the mode.
+    /// The sync period of the mode.
     pub fn sync_period(&self) -> Duration {
         match self.mode.as_str() {
             "ipvs" => self.ipvs.sync_period.0,
@@ -215,7 +216,7 @@ impl KubeProxyConfiguration {
     }
 }
 
-/// `nodePortAddresses`, which `--nodeport-addresses` gives too.
+/// Parses `nodePortAddresses`, which `--nodeport-addresses` sets too.
 pub(super) fn parse_node_ports(list: &[String]) -> anyhow::Result<NodePortAddresses> {
     if list.is_empty() {
         return Ok(NodePortAddresses::default());

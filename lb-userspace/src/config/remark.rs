@@ -1,14 +1,15 @@
-//! What is to be said about a configuration.
+//! Remarks about a configuration.
 
 use std::fmt;
 
-/// Something that a configuration says and the agent does not do.
+/// A field of a configuration that has no effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remark {
     /// `section.field`.
     pub field: String,
+    /// Why the field has no effect.
     pub text: &'static str,
-    /// The node behaves otherwise than the field asks. Where not, nothing is missing.
+    /// Whether the node behaves differently from what the field asks for. If not, nothing is missing.
     pub is_warning: bool,
 }
 

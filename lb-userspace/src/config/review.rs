@@ -1,4 +1,4 @@
-//! What of a configuration has no effect here, said once by name.
+//! Reports the fields of a configuration that have no effect here, once and by name.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::kube_proxy::{KubeProxyConfiguration, parse_node_ports};
 use super::remark::Remark;
 
-/// Fields that are used.
+/// The fields that are used.
 const USED: [&str; 13] = [
     "apiVersion",
     "kind",
@@ -25,18 +25,18 @@ const USED: [&str; 13] = [
     "oomScoreAdj",
 ];
 
-const NO_CONNTRACK: &str = "cannot be obeyed: connections are not tracked by the host's conntrack but in tables of our \
-                            own, whose times are fixed";
-const OF_IPVS: &str = "cannot be obeyed: there is no IPVS here";
-const NOT_WINDOWS: &str = "cannot be obeyed: of Windows only";
+const NO_CONNTRACK: &str = "not supported: lb tracks connections in its own tables, whose timeouts are fixed, not in \
+                            the host's conntrack";
+const OF_IPVS: &str = "not supported: lb does not use IPVS";
+const NOT_WINDOWS: &str = "not supported: for Windows only";
 const NO_MASQUERADE: &str =
-    "cannot be obeyed: sources are kept wherever the reply comes back through this node";
+    "not supported: source addresses are kept if the reply comes back through this node";
 const SOURCE_IS_KNOWN: &str =
-    "not needed: the link that a packet came by says whether a pod of this node sent it";
-const AT_ONCE: &str = "not needed: a change is in the tables at once, a storm of them in batches";
-const OWN_CLIENT: &str = "not needed: a few watches are all that the API server is asked for";
+    "not needed: the link on which a packet arrives shows whether a pod of this node sent it";
+const AT_ONCE: &str = "not needed: a change is written at once, a storm of changes in batches";
+const OWN_CLIENT: &str = "not needed: the agent asks the API server for a few watches only";
 
-/// By field or section: whether something is missing, and why it is not used.
+/// By field or section: whether something is missing without it, and why it is not used.
 const UNUSED: [(&str, bool, &str); 28] = [
     ("clientConnection", false, OWN_CLIENT),
     ("clusterCIDR", false, SOURCE_IS_KNOWN),
@@ -44,31 +44,31 @@ const UNUSED: [(&str, bool, &str); 28] = [
     ("conntrack", true, NO_CONNTRACK),
     ("detectLocal", false, SOURCE_IS_KNOWN),
     ("detectLocalMode", false, SOURCE_IS_KNOWN),
-    ("enableProfiling", true, "cannot be obeyed: there is no profiler of Go here"),
-    ("featureGates", true, "cannot be obeyed: a feature gate of Kubernetes"),
-    ("iptables.localhostNodePorts", true, "cannot be obeyed: of the iptables mode only"),
+    ("enableProfiling", true, "not supported: the agent has no Go profiler"),
+    ("featureGates", true, "not supported: lb has no feature gates"),
+    ("iptables.localhostNodePorts", true, "not supported: for the iptables mode only"),
     ("iptables.masqueradeAll", true, NO_MASQUERADE),
-    ("iptables.masqueradeBit", false, "not needed: no mark is put on packets"),
+    ("iptables.masqueradeBit", false, "not needed: packets are not marked"),
     ("iptables.minSyncPeriod", false, AT_ONCE),
-    ("ipvs.excludeCIDRs", false, "not needed: there is no IPVS here"),
+    ("ipvs.excludeCIDRs", false, "not needed: lb does not use IPVS"),
     ("ipvs.minSyncPeriod", false, AT_ONCE),
-    ("ipvs.scheduler", true, "cannot be obeyed: backends are chosen at random"),
+    ("ipvs.scheduler", true, "not supported: backends are chosen at random"),
     (
         "ipvs.strictARP",
         false,
-        "not needed: addresses of Services stand on no interface, so nothing answers ARP for them",
+        "not needed: no interface has addresses of Services, so nothing answers ARP for them",
     ),
     ("ipvs.tcpFinTimeout", true, OF_IPVS),
     ("ipvs.tcpTimeout", true, OF_IPVS),
     ("ipvs.udpTimeout", true, OF_IPVS),
-    ("logging", true, "cannot be obeyed: LB_LOG says what is logged (docs/config.md)"),
+    ("logging", true, "not supported: LB_LOG in the environment selects what is logged (docs/config.md)"),
     (
         "mode",
         false,
-        "not needed: this is a mode of its own, ebpf; what the other wrote, `lb cleanup --kube-proxy` removes",
+        "not needed: lb is a mode of its own, ebpf; `lb cleanup --kube-proxy` removes what the other mode wrote",
     ),
     ("nftables.masqueradeAll", true, NO_MASQUERADE),
-    ("nftables.masqueradeBit", false, "not needed: no mark is put on packets"),
+    ("nftables.masqueradeBit", false, "not needed: packets are not marked"),
     ("nftables.minSyncPeriod", false, AT_ONCE),
     ("portRange", false, "not needed: kube-proxy does not use it either"),
     ("showHiddenMetricsForVersion", false, "not needed: no metric is hidden"),
@@ -76,10 +76,10 @@ const UNUSED: [(&str, bool, &str); 28] = [
     ("winkernel", true, NOT_WINDOWS),
 ];
 
-/// A remark for each field that differs from its default and has no effect.
+/// Returns a remark for each field that differs from its default and has no effect.
 ///
 /// # Errors
-/// Where a value that is used does not read, as kube-proxy refuses it too.
+/// If a value that is used cannot be parsed; kube-proxy rejects it too.
 pub fn review(given: &KubeProxyConfiguration) -> anyhow::Result<Vec<Remark>> {
     check(given)?;
     let leaves = |config: &KubeProxyConfiguration| -> anyhow::Result<BTreeMap<String, Value>> {
@@ -100,7 +100,7 @@ fn remark(field: String) -> Option<Remark> {
         .filter(|remark| !USED.contains(&remark.field.as_str()))
 }
 
-/// Is it that field, or one of that section?
+/// Returns true if `field` is `name`, or lies in the section `name`.
 fn is_within(field: &str, name: &str) -> bool {
     field.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
@@ -113,7 +113,7 @@ fn check(config: &KubeProxyConfiguration) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Scalars and lists by their path.
+/// Collects scalars and lists by their path.
 fn collect(path: &str, value: Value, leaves: &mut BTreeMap<String, Value>) {
     match value {
         Value::Object(fields) => {

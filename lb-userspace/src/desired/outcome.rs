@@ -1,7 +1,7 @@
-//! Who goes where: what a new connection through a frontend gets, by where its client is.
+//! The outcome of a new connection through a frontend, which depends on where the client is.
 //!
-//! Policy, topology, readiness and termination are in the two sets already; only the client's place is left. Rules:
-//! k/k pkg/proxy/nftables/proxier.go and pkg/proxy/iptables/proxier.go, which agree.
+//! The two sets already reflect policy, topology, readiness and termination; only the client's place remains. The rules
+//! are those of k/k pkg/proxy/nftables/proxier.go and pkg/proxy/iptables/proxier.go, which agree.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ pub enum Client {
     Pod,
     /// A process of this node, or a pod on the host network.
     Host,
-    /// Anywhere else, pods of other nodes among them.
+    /// Anywhere else, including pods of other nodes.
     Outside,
 }
 
@@ -33,13 +33,13 @@ pub enum Outcome {
     Local,
     /// No endpoint anywhere: refused at once.
     Reject,
-    /// A Local policy without an endpoint here, while there are some elsewhere: dropped, so that a load balancer which
-    /// is about to turn away tries another node. (kube-proxy in IPVS mode takes the Cluster set instead.)
+    /// The policy is Local, and only other nodes have endpoints: dropped, so that a load balancer that is about to stop
+    /// using this node tries another one. (kube-proxy in IPVS mode uses the Cluster set instead.)
     Drop,
 }
 
 impl Outcome {
-    /// From `ServiceRecord::flags` and whether the two sets have endpoints.
+    /// Decides from `ServiceRecord::flags` and from whether each of the two sets has endpoints.
     pub const fn new(
         flags: u32,
         has_cluster: bool,
@@ -49,8 +49,8 @@ impl Outcome {
     ) -> Self {
         let is_local = match (kind, client) {
             (FrontendKind::Cluster, _) => flags & ServiceRecord::INTERNAL_LOCAL != 0,
-            // From inside, an external address works on every node, as if it went out to a load balancer and came
-            // back: externalTrafficPolicy is not asked.
+            // From inside the cluster, an external address works on every node, as if the packet went out to a load
+            // balancer and came back: externalTrafficPolicy does not apply.
             (_, Client::Pod | Client::Host) => false,
             (_, Client::Outside) => flags & ServiceRecord::EXTERNAL_LOCAL != 0,
         };

@@ -1,4 +1,4 @@
-//! Programs on the node's links, as the links come and go.
+//! Keeps programs on the node's links while links come and go.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,24 +14,24 @@ use crate::node::netdev::{Direction, Facts, Filter, Netdev};
 use crate::node::role::{Overrides, Role, role};
 use crate::observe::health::LinkHealth;
 
-/// Tries to swap programs on links that come or go.
+/// Number of attempts to swap the programs, because links may come and go meanwhile.
 const SWAP_TRIES: u32 = 5;
 const SWAP_AGAIN: Duration = Duration::from_millis(20);
 
-/// The programs, and the links that they hang on.
+/// The programs, and the links to which they are attached.
 pub struct Links {
     pub object: Ebpf,
     pins: Pins,
     netdev: Netdev,
     mode: Mode,
     roles: Overrides,
-    /// By interface index: what hangs there, so that only changes are acted upon.
+    /// What is attached to each link, by interface index, so that only changes cause work.
     attached: BTreeMap<u32, Attached>,
     /// Names of the links that should have programs, by interface index.
     wanted: BTreeMap<u32, String>,
-    /// Those that had none after the last look.
+    /// Those that had none after the last pass.
     missing: BTreeSet<u32>,
-    /// And after the one before: a link may be about to go.
+    /// Those that had none after the pass before it: a link that is about to go may lack programs once.
     missing_before: BTreeSet<u32>,
 }
 
@@ -39,7 +39,7 @@ pub struct Links {
 struct Attached {
     facts: Facts,
     hook: Hook,
-    /// Somebody else's clsact programs were there.
+    /// Number of clsact programs of other owners that were there.
     foreign: usize,
 }
 
@@ -70,7 +70,8 @@ impl Links {
         LinkHealth { wanted: self.wanted.len(), missing: names.collect() }
     }
 
-    /// Finds the links that lost their programs since, from any thread. Of those by clsact netlink tells.
+    /// Returns a function for any thread that finds the links which have lost their programs since. It leaves out links
+    /// by clsact, because netlink reports their changes.
     pub fn probe(&self) -> impl Fn() -> Vec<String> + Send + 'static {
         let pins = self.pins.clone();
         let on_tcx = self.attached.iter().filter(|(_, attached)| attached.hook == Hook::Tcx);
@@ -82,20 +83,20 @@ impl Links {
         }
     }
 
-    /// Attaches to what is new, detaches from what is no pod's link any more. `false` where not all could be
-    /// done: it is to be tried again.
+    /// Attaches to new links of pods, and detaches from links that are no longer a pod's. Returns false if something
+    /// failed and has to be tried again.
     pub async fn reconcile(&mut self) -> bool {
         self.try_reconcile().await.unwrap_or_else(|failed| {
-            error!("links: {failed:#}");
+            error!("cannot update the programs on links: {failed:#}");
             false
         })
     }
 
-    /// Puts the programs of a change of the tables under all links, and takes over the flows that no packet asked
-    /// for meanwhile. The usual programs are then for [`Links::reconcile`] to put there.
+    /// Attaches the programs of a change of the tables to all links, and takes over the flows that no packet asked for
+    /// meanwhile. Afterwards, [`Links::reconcile`] attaches the usual programs.
     ///
     /// # Errors
-    /// Where flows cannot be copied.
+    /// If flows cannot be copied, or the previous tables cannot be removed.
     pub async fn migrate(&mut self, migration: Migration) -> anyhow::Result<()> {
         let Migration { plan, before, reading_through } = migration;
         let usual = std::mem::replace(&mut self.object, reading_through);
@@ -110,13 +111,11 @@ impl Links {
         self.object = usual;
         let links = std::mem::take(&mut self.attached).len();
         let copied = migrate::copy_flows(&plan, &before, &self.pins.tables())?;
-        info!(links, entries = copied, "the tables were replaced, and flows taken over");
+        info!(links, entries = copied, "the tables were replaced, and their flows taken over");
         if all {
             before.remove()
         } else {
-            warn!(
-                "a link still uses the tables before; its flows are taken over by the next start of an agent"
-            );
+            warn!("a link still uses the previous tables; the next start of an agent takes over its flows");
             Ok(())
         }
     }
@@ -166,7 +165,7 @@ impl Links {
                 self.attached.insert(facts.index, Attached { facts: facts.clone(), hook, foreign });
                 true
             }
-            // It may have gone again meanwhile.
+            // The link may have gone meanwhile.
             Err(failed) => {
                 self.attached.remove(&facts.index);
                 warn!("{failed:#}");
@@ -188,7 +187,7 @@ impl Links {
         }
     }
 
-    /// Pins of links whose interface is gone.
+    /// Removes the pins of links whose interface is gone.
     fn collect_stale(&mut self, links: &[Facts]) -> anyhow::Result<()> {
         let there = |index: &u32| links.iter().any(|link| link.index == *index);
         self.attached.retain(|index, _| there(index));
@@ -201,17 +200,17 @@ impl Links {
     }
 }
 
-/// Is the interface still in this network namespace?
+/// Whether the interface is still in this network namespace.
 fn exists(index: u32) -> bool {
     let mut name = [0; libc::IF_NAMESIZE];
-    // SAFETY: the buffer is as long as the call wants it.
+    // SAFETY: the buffer has the length that the call requires.
     !unsafe { libc::if_indextoname(index, name.as_mut_ptr()) }.is_null()
 }
 
-/// Takes our programs off a link, and the clsact that nobody else uses.
+/// Detaches our programs from a link, and removes its clsact unless another program uses it.
 ///
 /// # Errors
-/// The kernel's.
+/// If a pin or a classifier cannot be removed.
 pub async fn detach(pins: &Pins, netdev: &Netdev, link: &Facts) -> anyhow::Result<()> {
     let mut ours = false;
     let mut others = false;

@@ -1,5 +1,4 @@
-//! Sockets of the host's own processes: the cgroup that the programs hang on, and the end of connections whose
-//! backend is gone.
+//! Sockets of the host's own processes: attaches the programs to a cgroup, and ends connections whose backend is gone.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -21,52 +20,52 @@ use crate::node::netns;
 use crate::node::sockdiag::{self, Connected};
 use crate::tables::op::Op;
 
-/// Between looks for sockets whose backend is gone; and after the last, for those that were on their way to it.
+/// Time without a report after which a last pass ends the sockets that were still connecting to a backend that is gone.
 const AGAIN: Duration = Duration::from_secs(1);
-/// However fast backends go.
+/// The shortest time between two passes, however fast backends go.
 const AT_MOST_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct SocketOptions {
-    /// Whose connections are translated at the socket: those of the host's own processes, those of pods too, or none
+    /// Connections translated at the socket: those of the host's own processes, those of pods too, or none
     #[arg(long = "socket-lb", value_enum, default_value_t)]
     pub mode: SocketLb,
-    /// The cgroup v2 folder whose processes these are [default: the root of the host's hierarchy]
+    /// The cgroup v2 folder whose processes are served [default: the root of the host's hierarchy]
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
 }
 
 impl SocketOptions {
-    /// Completes what programs are to know of the host.
+    /// Adds what the programs have to know about the host.
     ///
     /// # Errors
-    /// Where the kernel does not tell network namespaces apart (5.14).
+    /// If the mode is `Host`, and the kernel cannot tell network namespaces apart (before 5.14).
     pub fn constants(&self, constants: Constants) -> anyhow::Result<Constants> {
         let host_netns = match self.mode {
             SocketLb::Off => 0,
             SocketLb::Host => netns::cookie()
-                .context("SO_NETNS_COOKIE (kernel 5.14), for --socket-lb=host; --socket-lb=all needs none")?,
-            // Without, nothing is the host's: NodePorts on loopback are not served.
+                .context("read SO_NETNS_COOKIE (kernel 5.14); --socket-lb=all works without it")?,
+            // Without a cookie, no process counts as the host's: NodePorts on loopback are not served.
             SocketLb::All => netns::cookie().unwrap_or(0),
         };
         Ok(Constants { host_netns, every_netns: self.mode == SocketLb::All, ..constants })
     }
 }
 
-/// The agent's hold on them.
+/// Keeps the programs attached to the host's sockets, and ends the sockets whose backend is gone.
 pub struct HostSockets {
     options: SocketOptions,
-    /// What the programs hang on.
+    /// The cgroup to which the programs are attached.
     cgroup: Option<Cgroup>,
-    /// Why they hang nowhere, as it was logged.
+    /// Why they are not attached, as logged.
     complaint: Option<String>,
-    /// Tells that backends are gone. `None` where nothing is translated.
+    /// Reports that backends are gone. `None` if nothing is translated.
     gone: Option<Sender<()>>,
 }
 
 impl HostSockets {
     /// # Errors
-    /// Where the tables cannot be opened once more, or there is no thread to be had.
+    /// If the table of sockets cannot be opened, or no thread can be started.
     pub fn new(options: SocketOptions, pins: &Pins, maps: &Maps) -> anyhow::Result<Self> {
         let mut gone = None;
         if options.mode == SocketLb::All && !capabilities::has_sys_admin() {
@@ -85,13 +84,13 @@ impl HostSockets {
         Ok(Self { options, cgroup: None, complaint: None, gone })
     }
 
-    /// Hangs the programs on the cgroup, or takes them away, where that is not so. What does not work is logged once,
-    /// returned, and tried again with the next call: the host is never silently without Services.
+    /// Attaches the programs to the cgroup, or detaches them if the mode is `Off`. A failure is logged once, returned,
+    /// and tried again by the next call: the host is never silently without Services.
     pub fn reconcile(&mut self, object: &mut Ebpf, pins: &Pins) -> Option<String> {
         let failed = self.try_reconcile(object, pins).err();
         let complaint = failed.map(|failed| format!("processes of the host reach no Service: {failed:#}"));
         if let Some(complaint) = complaint.as_ref().filter(|_| complaint != self.complaint) {
-            error!("{complaint} (pods do; --socket-lb=off says that this is meant)");
+            error!("{complaint} (pods still do; if this is intended, use --socket-lb=off)");
         }
         self.complaint.clone_from(&complaint);
         complaint
@@ -111,14 +110,14 @@ impl HostSockets {
         Ok(())
     }
 
-    /// Ends the sockets whose backend was just taken out of the tables.
+    /// Ends the sockets whose backend was just removed from the tables.
     pub fn applied(&self, ops: &[Op]) {
         if ops.iter().any(|op| matches!(op, Op::RetireBackend { .. })) {
             self.end_orphans();
         }
     }
 
-    /// Ends the sockets whose backend is gone, of whatever time.
+    /// Ends every socket whose backend is gone, including sockets that an earlier agent left.
     pub fn end_orphans(&self) {
         if let Some(gone) = &self.gone {
             // The thread lives as long as the agent.
@@ -127,17 +126,17 @@ impl HostSockets {
     }
 }
 
-/// Sockets whose backend is gone.
+/// Ends the sockets whose backend is gone.
 struct Orphans {
     table: SocketTable,
-    /// Are sockets in network namespaces of pods translated too?
+    /// Whether sockets in network namespaces of pods are translated, too.
     in_pods: bool,
-    /// What went wrong, as it was logged.
+    /// What failed, as logged.
     complaint: Option<String>,
 }
 
 impl Orphans {
-    /// Ends them whenever it is `told`, and until no one can be on its way to them any more.
+    /// Ends these sockets whenever `told`, and until no socket can still be connecting to a backend that is gone.
     fn end_when(mut self, told: &Receiver<()>) {
         while told.recv().is_ok() {
             loop {
@@ -155,14 +154,14 @@ impl Orphans {
 
     fn pass(&mut self, forget: bool) {
         let failed = self.end(forget).err();
-        let complaint = failed.map(|failed| format!("sockets of backends that are gone: {failed:#}"));
+        let complaint = failed.map(|failed| format!("cannot end sockets whose backend is gone: {failed:#}"));
         if let Some(complaint) = complaint.as_ref().filter(|_| complaint != self.complaint) {
             warn!("{complaint}");
         }
         self.complaint = complaint;
     }
 
-    /// Ends them in each namespace that counts, and `forget`s what was known of them.
+    /// Ends these sockets in each namespace that counts. If `forget`, also removes their entries from the table.
     fn end(&mut self, forget: bool) -> anyhow::Result<()> {
         let mut orphans = BTreeSet::new();
         let mut protocols = BTreeSet::new();
@@ -183,7 +182,7 @@ impl Orphans {
         let mut ended = here()?;
         let there = if self.in_pods { in_pods(here) } else { Ok(0) };
         ended += there.as_ref().unwrap_or(&0);
-        debug!(ended, "sockets of backends that are gone");
+        debug!(ended, "sockets whose backend is gone");
         if forget {
             orphans.iter().for_each(|key| self.table.forget(key));
         }
@@ -191,14 +190,15 @@ impl Orphans {
     }
 }
 
-/// Ends sockets in each network namespace but this one; how many. One that cannot be entered does not keep the others.
+/// Ends sockets in each network namespace except this one, and returns how many. A namespace that cannot be entered
+/// does not affect the others.
 fn in_pods(end: impl Fn() -> io::Result<usize> + Sync) -> anyhow::Result<usize> {
     let others = netns::others()
-        .with_context(|| format!("{}, where namespaces of pods have their names", netns::FOLDER))?;
+        .with_context(|| format!("list {}, which names the network namespaces of pods", netns::FOLDER))?;
     let (ended, failed): (Vec<_>, Vec<_>) =
         others.iter().map(|netns| netns::inside(netns, &end)).partition(Result::is_ok);
     if let Some(Err(error)) = failed.into_iter().next() {
-        return Err(error).context("in network namespaces of pods, which takes CAP_SYS_ADMIN to enter");
+        return Err(error).context("in network namespaces of pods (entering one needs CAP_SYS_ADMIN)");
     }
     Ok(ended.into_iter().flatten().sum())
 }

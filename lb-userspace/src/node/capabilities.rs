@@ -1,5 +1,5 @@
-//! The capabilities that the agent needs: of this process, and of the container in `deploy/`. A test starts the
-//! agent with exactly these, and without each of them.
+//! The capabilities that the agent needs, as a process and in the container of `deploy/`. A test starts the agent with
+//! exactly these capabilities, and again with each one missing.
 
 use std::fs;
 use std::io;
@@ -7,15 +7,15 @@ use std::io;
 /// One of `capabilities(7)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capability {
-    /// As `capabilities(7)` has it. A pod's manifest leaves `CAP_` away.
+    /// As in `capabilities(7)`. A pod's manifest omits `CAP_`.
     pub name: &'static str,
-    /// Its bit, by `linux/capability.h`.
+    /// The number of its bit in `linux/capability.h`.
     pub number: u8,
-    /// What fails without it.
+    /// What the agent needs the capability for.
     pub purpose: &'static str,
 }
 
-/// All that is needed where a bpffs is mounted already. (To mount one takes `CAP_SYS_ADMIN`.)
+/// All that is needed if a bpffs is already mounted. (Mounting one needs `CAP_SYS_ADMIN`.)
 pub const NEEDED: [Capability; 3] = [
     Capability { name: "CAP_BPF", number: 39, purpose: "making maps and loading programs" },
     Capability {
@@ -26,14 +26,14 @@ pub const NEEDED: [Capability; 3] = [
     Capability {
         name: "CAP_PERFMON",
         number: 38,
-        purpose: "having the verifier accept programs that compare pointers into packets",
+        purpose: "loading programs that compare pointers into packets",
     },
 ];
 
-/// Those of [`NEEDED`] that this process does not have in force.
+/// Those of [`NEEDED`] that are not in the effective set of this process.
 ///
 /// # Errors
-/// Where /proc is not mounted.
+/// If /proc is not mounted.
 pub fn missing() -> io::Result<Vec<Capability>> {
     let status = fs::read_to_string("/proc/thread-self/status")?;
     let effective = effective(&status)
@@ -41,7 +41,7 @@ pub fn missing() -> io::Result<Vec<Capability>> {
     Ok(NEEDED.into_iter().filter(|needed| effective >> needed.number & 1 == 0).collect())
 }
 
-/// May this process mount a bpffs, and enter namespaces of pods?
+/// Whether this process may mount a bpffs, and enter namespaces of pods.
 pub fn has_sys_admin() -> bool {
     const SYS_ADMIN: u8 = 21;
     let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn the_effective_set_is_read_from_proc() {
         let status = "CapPrm:\t000001ffffffffff\nCapEff:\t000000c000001000\nCapBnd:\t000001ffffffffff\n";
-        let set = effective(status).expect("a line of its own");
+        let set = effective(status).expect("the text has the line");
         assert!(NEEDED.iter().all(|needed| set >> needed.number & 1 == 1));
         assert_eq!(set.count_ones(), 3);
         assert_eq!(effective("Name:\tlb\n"), None);

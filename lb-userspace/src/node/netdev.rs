@@ -1,4 +1,4 @@
-//! The node's links: what they are, which programs others put on them, and when they change.
+//! The node's links: their properties, the programs that others attached to them, and their changes.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -32,18 +32,18 @@ pub struct Facts {
     pub loopback: bool,
     /// The other end is in another network namespace.
     pub peer_elsewhere: bool,
-    /// A port of a bridge.
+    /// The link is a port of a bridge.
     pub bridge_port: bool,
-    /// A default route leads out of it.
+    /// A default route leaves by the link.
     pub default_route: bool,
 }
 
-/// A classifier that somebody attached by clsact.
+/// A classifier that is attached by clsact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
     pub priority: u16,
     pub handle: (u16, u16),
-    /// Of a BPF program.
+    /// The name of the BPF program, if the classifier is one.
     pub name: Option<String>,
 }
 
@@ -71,14 +71,14 @@ pub struct Netdev {
     handle: Handle,
 }
 
-/// Something about links, their filters or addresses changed; what, is to be looked up.
+/// Something about links, their filters or their addresses has changed; the receiver has to look up what.
 pub struct Changed;
 
 impl Netdev {
-    /// Also gives a stream of changes. Must be called in a tokio runtime.
+    /// Connects, and also returns a stream of changes. Must be called in a tokio runtime.
     ///
     /// # Errors
-    /// Where the kernel gives no netlink socket.
+    /// If the kernel refuses a netlink socket.
     pub fn connect() -> anyhow::Result<(Self, impl Stream<Item = Changed> + Unpin)> {
         let (mut connection, handle, messages) = rtnetlink::new_connection().context("open rtnetlink")?;
         connection
@@ -94,10 +94,10 @@ impl Netdev {
         Ok((Self { handle }, changes))
     }
 
-    /// All links.
+    /// All links, in the order of their indexes.
     ///
     /// # Errors
-    /// The kernel's.
+    /// If the kernel cannot list links or routes.
     pub async fn links(&self) -> anyhow::Result<Vec<Facts>> {
         let routed = self.default_routes().await?;
         let mut links: Vec<Facts> =
@@ -133,7 +133,7 @@ impl Netdev {
     /// Addresses of a link, or of all links.
     ///
     /// # Errors
-    /// The kernel's.
+    /// If the kernel cannot list addresses.
     pub async fn addresses(&self, index: Option<u32>) -> anyhow::Result<Vec<IpAddr>> {
         let messages: Vec<_> = self.handle.address().get().execute().try_collect().await?;
         let of_link =
@@ -144,15 +144,15 @@ impl Netdev {
     /// Removes a link.
     ///
     /// # Errors
-    /// The kernel's.
+    /// If the kernel refuses.
     pub async fn remove_link(&self, index: u32) -> anyhow::Result<()> {
         Ok(self.handle.link().del(index).execute().await?)
     }
 
-    /// The classifiers on a link; none where it has no clsact.
+    /// The classifiers on a link; none if the link has no clsact.
     ///
     /// # Errors
-    /// The kernel's.
+    /// If the kernel cannot list classifiers.
     pub async fn filters(&self, index: u32, direction: Direction) -> anyhow::Result<Vec<Filter>> {
         let handle = self.handle.clone();
         let request = handle.traffic_filter(index as i32).get();
@@ -164,7 +164,7 @@ impl Netdev {
         let mut messages = Box::pin(request.execute());
         loop {
             match messages.try_next().await {
-                // One message a priority stands for the classifier itself, without a handle.
+                // For each priority, one message without a handle stands for the classifier itself.
                 Ok(Some(message)) if u32::from(message.header.handle) != 0 => found.push(filter(&message)),
                 Ok(Some(_)) => {}
                 Ok(None) => return Ok(found),
@@ -178,14 +178,14 @@ impl Netdev {
         }
     }
 
-    /// Removes the clsact qdisc of a link; nothing where there is none.
+    /// Removes the clsact qdisc of a link, if there is one.
     pub async fn remove_clsact(&self, index: u32) {
         let mut request = self.handle.clone().qdisc().del(index as i32);
         let message = request.message_mut();
         message.header.parent = rtnetlink::packet_route::tc::TcHandle::CLSACT;
         message.header.handle = rtnetlink::packet_route::tc::TcHandle { major: 0xffff, minor: 0 };
         if let Err(error) = request.execute().await {
-            tracing::debug!("clsact of link {index} stays: {error}");
+            tracing::debug!("the clsact of link {index} stays: {error}");
         }
     }
 }
@@ -203,7 +203,7 @@ fn filter(message: &TcMessage) -> Filter {
     }
 }
 
-/// The crate leaves the options of this kind as they came: one attribute, full of attributes.
+/// The crate does not decode options of this kind: they are one attribute that contains attributes.
 fn bpf_name(option: &TcOption) -> Option<String> {
     let TcOption::Other(options) = option else { return None };
     let mut bytes = vec![0; options.value_len()];
@@ -243,7 +243,7 @@ fn kind_name(kind: &InfoKind) -> String {
     kind.to_string()
 }
 
-/// The node's end: on a point-to-point link, `IFA_ADDRESS` is the peer's (`linux/if_addr.h`).
+/// The address of the node's end: on a point-to-point link, `IFA_ADDRESS` is the peer's (`linux/if_addr.h`).
 fn own_address(attributes: &[AddressAttribute]) -> Option<IpAddr> {
     let local = attributes.iter().find_map(|attribute| match attribute {
         AddressAttribute::Local(address) => Some(*address),

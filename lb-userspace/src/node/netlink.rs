@@ -1,5 +1,5 @@
-//! The framing of netlink messages, for the subsystems that no crate at hand speaks. Sockets and headers are those of
-//! `rtnetlink`'s own crates.
+//! The framing of netlink messages, for the subsystems that no available crate supports. Sockets and headers come from
+//! the crates of `rtnetlink`.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -18,8 +18,8 @@ const DUMP_INTERRUPTED: u16 = 16;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
 
-/// Room for a part of a dump. The kernel fills what it is offered, up to 32 KiB, and begins each part by going
-/// through the list from its start.
+/// Room for a part of a dump. The kernel fills the room that it is offered, up to 32 KiB, and walks the list from its
+/// start for each part.
 const DATAGRAM: usize = 1 << 16;
 
 /// A socket, in the network namespace of the thread that opened it.
@@ -27,7 +27,7 @@ pub(super) struct Netlink(Socket);
 
 impl Netlink {
     /// # Errors
-    /// The kernel does not know the protocol.
+    /// If the kernel does not know the protocol.
     pub(super) fn open(protocol: isize) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
@@ -53,7 +53,7 @@ impl Netlink {
     /// Sends messages as one datagram.
     pub(super) fn send(&self, bytes: &[u8]) -> io::Result<()> {
         let sent = self.0.send(bytes, 0)?;
-        if sent == bytes.len() { Ok(()) } else { Err(io::Error::other("netlink took a part of a message")) }
+        if sent == bytes.len() { Ok(()) } else { Err(io::Error::other("netlink cut a message short")) }
     }
 
     /// Reads until the end of a dump or the acknowledgement of message `last`; errors count from message `first` on.
@@ -78,7 +78,7 @@ impl Netlink {
                 let sequence = message.sequence_number();
                 interrupted |= message.flags() & DUMP_INTERRUPTED != 0;
                 match message.message_type() {
-                    // What is left of an earlier request that failed.
+                    // The rest of an earlier request that failed.
                     _ if !(first..=last).contains(&sequence) => {}
                     DONE => return Ok(interrupted),
                     ERROR => match body.first_chunk().map(|code| i32::from_ne_bytes(*code)) {

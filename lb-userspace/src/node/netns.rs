@@ -8,14 +8,14 @@ use std::path::Path;
 
 use socket2::{Domain, Socket, Type};
 
-/// Where container runtimes (and `ip netns`) give those of pods their names.
+/// The folder in which container runtimes (and `ip netns`) name the network namespaces of pods.
 pub const FOLDER: &str = "/run/netns";
 
 /// The kernel's number of this thread's network namespace, as programs at sockets see it (`SO_NETNS_COOKIE` of
 /// `linux/socket.h`, kernel 5.14).
 ///
 /// # Errors
-/// The kernel's.
+/// If the kernel is older, or refuses a socket.
 pub fn cookie() -> io::Result<u64> {
     const SO_NETNS_COOKIE: i32 = 71;
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
@@ -34,19 +34,19 @@ pub fn cookie() -> io::Result<u64> {
     if result != 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
 }
 
-/// The namespaces that have a name, each once, without this thread's own.
+/// Every namespace that has a name, once, except this thread's own.
 ///
 /// # Errors
-/// Where the folder of names cannot be read.
+/// If the folder of names cannot be read.
 pub fn others() -> io::Result<Vec<File>> {
     let own = fs::metadata("/proc/thread-self/ns/net")?;
     let mut seen = vec![own.ino()];
     let mut others = Vec::new();
     for entry in fs::read_dir(Path::new(FOLDER))? {
-        // A name that was just taken away.
+        // The name was removed just now.
         let Ok(file) = entry.and_then(|entry| File::open(entry.path())) else { continue };
         let found = file.metadata()?;
-        // A name whose namespace is gone is a file like others.
+        // A name whose namespace is gone is an ordinary file.
         if found.dev() == own.dev() && !seen.contains(&found.ino()) {
             seen.push(found.ino());
             others.push(file);
@@ -55,10 +55,10 @@ pub fn others() -> io::Result<Vec<File>> {
     Ok(others)
 }
 
-/// Works on a thread of its own inside a namespace.
+/// Runs `work` inside a namespace, on a thread of its own.
 ///
 /// # Errors
-/// The kernel's, and those of the work: no right to enter (CAP_SYS_ADMIN).
+/// If the namespace cannot be entered (which needs CAP_SYS_ADMIN), or if `work` fails.
 pub fn inside<T: Send>(netns: &File, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     let enter = || {
         // SAFETY: a plain call on an open descriptor.

@@ -1,5 +1,5 @@
-//! nfnetlink, as far as nftables and ipset need it: requests, dumps, and batches that are carried out whole or
-//! not at all. No crate at hand speaks it without a C library.
+//! The part of nfnetlink that nftables and ipset need: requests, dumps, and batches that are carried out completely or
+//! not at all. No available crate supports it without a C library.
 
 use std::io;
 
@@ -31,12 +31,12 @@ impl Attributes {
         self
     }
 
-    /// Ends with a zero, as the kernel wants.
+    /// Adds a string that ends with a zero, as the kernel requires.
     pub fn text(self, kind: u16, value: &str) -> Self {
         self.bytes(kind, &[value.as_bytes(), &[0]].concat())
     }
 
-    /// Big-endian, as all integers of nfnetlink.
+    /// Adds an integer, big-endian like all integers of nfnetlink.
     pub fn u64(self, kind: u16, value: u64) -> Self {
         self.bytes(kind, &value.to_be_bytes())
     }
@@ -46,12 +46,12 @@ impl Attributes {
     }
 }
 
-/// The value of an attribute; `None` where it is not there.
+/// The value of an attribute; `None` if the attribute is absent.
 pub fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
     all_attributes(attributes).find_map(|(found, value)| (found == kind).then_some(value))
 }
 
-/// Kind and value of each; ends where the bytes make no sense.
+/// Kind and value of each attribute; ends at bytes that are no attribute.
 pub fn all_attributes(attributes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     const NLA_TYPE_MASK: u16 = 0x3fff;
     let mut rest = attributes;
@@ -64,18 +64,18 @@ pub fn all_attributes(attributes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-/// A string attribute, without its zero.
+/// The value of a string attribute, without its final zero.
 pub fn text(attributes: &[u8], kind: u16) -> Option<String> {
     let value = attribute(attributes, kind)?;
     Some(String::from_utf8_lossy(value).trim_end_matches('\0').to_owned())
 }
 
-/// A big-endian integer.
+/// The value of a big-endian integer of 32 bits.
 pub fn be32(attributes: &[u8], kind: u16) -> Option<u32> {
     Some(u32::from_be_bytes(attribute(attributes, kind)?.try_into().ok()?))
 }
 
-/// A big-endian integer.
+/// The value of a big-endian integer of 64 bits.
 pub fn be64(attributes: &[u8], kind: u16) -> Option<u64> {
     Some(u64::from_be_bytes(attribute(attributes, kind)?.try_into().ok()?))
 }
@@ -85,7 +85,7 @@ pub fn be64(attributes: &[u8], kind: u16) -> Option<u64> {
 pub struct Message {
     /// Subsystem and command.
     pub kind: u16,
-    /// `AF_INET` or `AF_INET6`, as `NFPROTO_*` number them too.
+    /// `AF_INET` or `AF_INET6`; `NFPROTO_*` has the same numbers.
     pub family: u8,
     pub attributes: Attributes,
 }
@@ -111,10 +111,10 @@ pub struct Nfnetlink {
 
 impl Nfnetlink {
     /// # Errors
-    /// Where the kernel has no nfnetlink.
+    /// If the kernel has no nfnetlink.
     pub fn open() -> io::Result<Self> {
         let netlink = Netlink::open(NETLINK_NETFILTER)?;
-        // The kernel answers while it is asked: it never takes long. A bound all the same.
+        // The kernel answers within the call that asks, and never takes long; the limit is a safeguard.
         let limit = libc::timeval { tv_sec: 30, tv_usec: 0 };
         netlink.set_option(libc::SO_RCVTIMEO, &limit)?;
         Ok(Self { netlink, sequence: 0 })
@@ -123,15 +123,15 @@ impl Nfnetlink {
     /// Asks for a list; `visit` gets the attributes of each entry.
     ///
     /// # Errors
-    /// The kernel's. `Interrupted` where the list changed meanwhile and is not to be trusted.
+    /// The error of the kernel; `Interrupted` if the list changed meanwhile and cannot be trusted.
     pub fn dump(&mut self, message: &Message, visit: impl FnMut(&[u8])) -> io::Result<()> {
         self.exchange(message, REQUEST | DUMP, visit)
     }
 
-    /// Asks for one thing, or that one thing be done.
+    /// Requests one object, or one action.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The error of the kernel.
     pub fn ask(&mut self, message: &Message, visit: impl FnMut(&[u8])) -> io::Result<()> {
         self.exchange(message, REQUEST | ACK, visit)
     }
@@ -144,11 +144,11 @@ impl Nfnetlink {
         self.receive(self.sequence, self.sequence, visit)
     }
 
-    /// Messages that the subsystem carries out whole or not at all, if nothing changed since generation
-    /// `generation` of its rules.
+    /// Sends messages that the subsystem carries out completely or not at all, and only if its rules are still of
+    /// generation `generation`.
     ///
     /// # Errors
-    /// That of the first message which was refused. ERESTART where the rules are of another generation.
+    /// The error of the first message that was refused; ERESTART if the rules are of another generation.
     pub fn batch(&mut self, subsystem: i32, generation: u32, messages: &[Message]) -> io::Result<()> {
         let Some((last, others)) = messages.split_last() else { return Ok(()) };
         let mut bytes = Vec::new();

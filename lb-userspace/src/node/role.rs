@@ -9,13 +9,13 @@ use super::netdev::Facts;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// A pod is behind it.
+    /// A pod is behind the link.
     Pod,
-    /// It leads out of the node.
+    /// The link leads out of the node.
     Uplink,
-    /// It carries the traffic of an overlay.
+    /// The link carries the traffic of an overlay.
     Tunnel,
-    /// Left alone.
+    /// The link is left alone.
     None,
 }
 
@@ -44,7 +44,7 @@ impl std::str::FromStr for Role {
     }
 }
 
-/// Roles that the operator gave by name; they win.
+/// Roles that the operator set, by the name of the link; they take precedence.
 pub type Overrides = BTreeMap<String, Role>;
 
 /// The role of a link and the reason for it.
@@ -63,7 +63,7 @@ pub fn role(facts: &Facts, overrides: &Overrides) -> (Role, &'static str) {
     } else if pod_kind && facts.bridge_port {
         (Role::Pod, "port of a bridge")
     } else if facts.default_route {
-        // Also where its peer is elsewhere: a node that is itself a container.
+        // Even if the peer is elsewhere, because a node may itself be a container.
         (Role::Uplink, "default route")
     } else if pod_kind && facts.peer_elsewhere {
         (Role::Pod, "peer in another network namespace")

@@ -1,5 +1,5 @@
-//! Ends sockets of this network namespace by `sock_diag(7)`: whoever reads or writes them gets an error
-//! (`ECONNABORTED`) and connects again; the far end of a TCP connection gets a RST.
+//! Ends sockets of this network namespace by `sock_diag(7)`: a process that reads or writes such a socket gets an error
+//! (`ECONNABORTED`) and can connect again; the far end of a TCP connection gets a RST.
 
 use std::io;
 
@@ -12,18 +12,18 @@ use super::netlink::{ACK, DUMP, HEADER, Netlink, REQUEST, write_header};
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 
-/// Length of `struct inet_diag_sockid`, and where it begins in `struct inet_diag_msg`.
+/// Length of `struct inet_diag_sockid`, and its offset in `struct inet_diag_msg`.
 const ID: usize = 48;
 const ID_AT: usize = 4;
-/// All states of `net/tcp_states.h` but TIME_WAIT (6), LISTEN (10) and NEW_SYN_RECV (12): nobody waits at those for an
-/// answer.
+/// All states of `net/tcp_states.h` except TIME_WAIT (6), LISTEN (10) and NEW_SYN_RECV (12), in which no process waits
+/// for an answer.
 const STATES: u32 = 0xfff & !(1 << 6 | 1 << 10 | 1 << 12);
 
 /// A connected socket, as the kernel lists it.
 pub struct Connected {
     family: u8,
     proto: Proto,
-    /// `struct inet_diag_sockid`: what it is found by again.
+    /// `struct inet_diag_sockid`, by which the kernel finds the socket again.
     id: [u8; ID],
 }
 
@@ -50,10 +50,10 @@ impl Connected {
     }
 }
 
-/// Ends the connected sockets of a protocol that `is_over` says; how many.
+/// Ends the connected sockets of a protocol for which `is_over` returns true, and returns how many.
 ///
 /// # Errors
-/// The kernel's: no right (CAP_NET_ADMIN), or it was built without `CONFIG_INET_DIAG_DESTROY`.
+/// If CAP_NET_ADMIN is missing, or if the kernel was built without `CONFIG_INET_DIAG_DESTROY`.
 pub fn end(proto: Proto, is_over: impl Fn(&Connected) -> bool) -> io::Result<usize> {
     let mut diag = Diag::open()?;
     let mut ended = 0;
@@ -63,7 +63,7 @@ pub fn end(proto: Proto, is_over: impl Fn(&Connected) -> bool) -> io::Result<usi
         for socket in over {
             match diag.destroy(&socket) {
                 Ok(()) => ended += 1,
-                // It ended by itself.
+                // The socket ended by itself.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
@@ -89,7 +89,7 @@ impl Diag {
             let id = body.get(ID_AT..ID_AT + ID).and_then(|id| id.first_chunk());
             found.extend(id.map(|id| Connected { family, proto, id: *id }));
         })?;
-        // A socket without a peer serves others as well.
+        // A socket without a peer serves other peers as well.
         found.retain(|socket| socket.peer().1.host() != 0);
         Ok(found)
     }
@@ -99,7 +99,7 @@ impl Diag {
         self.receive(|_| {})
     }
 
-    /// `struct inet_diag_req_v2`.
+    /// Sends a `struct inet_diag_req_v2`.
     fn send(&mut self, kind: u16, flags: u16, family: u8, proto: Proto, id: &[u8; ID]) -> io::Result<()> {
         const REQUEST_BODY: usize = 8 + ID;
         let mut bytes = Vec::with_capacity(HEADER + REQUEST_BODY);
@@ -111,8 +111,8 @@ impl Diag {
         self.netlink.send(&bytes)
     }
 
-    /// Reads until the end of a dump, or the acknowledgement. A list that changed meanwhile is as good as any other: who
-    /// was missed is found by the next pass.
+    /// Reads until the end of a dump, or until the acknowledgement. A list that changed meanwhile is good enough: the
+    /// next pass finds the sockets that were missed.
     fn receive(&mut self, visit: impl FnMut(&[u8])) -> io::Result<()> {
         self.netlink.receive(self.sequence, self.sequence, visit).map(drop)
     }

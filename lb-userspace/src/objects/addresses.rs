@@ -8,8 +8,8 @@ use super::name::Family;
 use super::notice::{Problem, Severity};
 use super::wire::{address, net};
 
-/// `clusterIPs[i]` is of family `ipFamilies[i]`; without families, `clusterIP` alone counts (kube-proxy does so,
-/// and manifests written by hand need it).
+/// `clusterIPs[i]` is of family `ipFamilies[i]`. Without families, only `clusterIP` counts (as in kube-proxy, and as
+/// manifests written by hand need).
 pub(super) fn cluster_ips(spec: &v1::ServiceSpec, problems: &mut Vec<Problem>) -> Vec<Addr> {
     let one = spec.cluster_ip.iter().filter(|ip| !ip.is_empty());
     let many: Vec<&String> = match spec.cluster_ips.as_deref() {
@@ -64,7 +64,7 @@ fn cluster_ip(text: &str, expected: Option<Family>, problems: &mut Vec<Problem>)
     }
 }
 
-/// Where clients of a load balancer connect to: addresses with `ipMode` VIP, or none (KEP-1860).
+/// The addresses to which clients of a load balancer connect: those with `ipMode` VIP or without `ipMode` (KEP-1860).
 pub(super) fn load_balancer_ips(
     status: Option<&v1::ServiceStatus>,
     problems: &mut Vec<Problem>,
@@ -83,8 +83,7 @@ pub(super) fn external_ips(spec: &v1::ServiceSpec, problems: &mut Vec<Problem>) 
     usable("externalIPs", spec.external_ips.iter().flatten().map(String::as_str), problems)
 }
 
-/// `loadBalancerSourceRanges`. What cannot be read does not count, as with kube-proxy (k/k
-/// pkg/proxy/serviceport.go).
+/// `loadBalancerSourceRanges`. A range that cannot be read is ignored, as in kube-proxy (k/k pkg/proxy/serviceport.go).
 pub(super) fn source_ranges(spec: &v1::ServiceSpec, problems: &mut Vec<Problem>) -> Vec<IpNet> {
     let ranges = spec.load_balancer_source_ranges.iter().flatten();
     let mut nets = Vec::new();

@@ -1,4 +1,4 @@
-//! The ranges that ClusterIPs are taken from.
+//! The ranges from which ClusterIPs are allocated.
 
 use ipnet::IpNet;
 use k8s_openapi::api::networking::v1;
@@ -8,9 +8,9 @@ use super::name::{Named, ObjectName};
 /// The compact form of a ServiceCIDR.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceCidr {
-    /// Its namespace is empty.
+    /// The namespace is empty.
     pub name: ObjectName,
-    /// Those that can be read; the API server accepts no others.
+    /// The valid prefixes; the API server accepts no others.
     pub prefixes: Vec<IpNet>,
 }
 

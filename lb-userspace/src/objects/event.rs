@@ -1,4 +1,4 @@
-//! What a source of objects says: the alphabet of kube-rs' watcher, for four kinds.
+//! The events of a source: those of kube-rs' watcher, for four kinds of objects.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,18 +12,18 @@ use super::service::Service;
 use super::slice::Slice;
 use crate::objects::name::ObjectName;
 
-/// One step of a source (the Kubernetes API, or a folder of manifests).
+/// One event of a source (the Kubernetes API, or a folder of manifests).
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     Service(Change<Service>),
     Slice(Change<Slice>),
-    /// Objects of all Nodes may come; only the agent's own counts.
+    /// All Nodes may arrive; only the agent's own Node counts.
     Node(Change<Node>),
-    /// The ranges that ClusterIPs are taken from, where the source knows them: nothing waits for this kind.
+    /// The ranges from which ClusterIPs are allocated, if the source knows them. Nothing waits for this kind.
     ServiceCidr(Change<ServiceCidr>),
-    /// All addresses of the node's interfaces, loopback ones too.
+    /// All addresses of the node's interfaces, including loopback addresses.
     Addresses(BTreeSet<Addr>),
-    /// What is wrong with a file: replaces what was said of it before; empty when it is whole again.
+    /// The notices about a file. They replace its previous notices, and are empty when the file is valid again.
     File {
         file: Arc<str>,
         notices: Vec<Notice>,
@@ -35,10 +35,10 @@ pub enum Event {
 pub enum Change<Object> {
     /// A full list begins; the objects known so far stay in force until its end.
     Init,
-    /// Part of the full list, or else an object that is new or changed.
+    /// An object of the full list, or one that is new or changed.
     Apply(Object),
     Delete(ObjectName),
-    /// An object that cannot be decoded, and why: what was last known of it stays in force.
+    /// An object that cannot be decoded, and the reason. Its last known state stays in force.
     Broken(ObjectName, String),
     /// The full list ends: objects that were not in it are gone.
     InitDone,

@@ -1,12 +1,12 @@
-//! How objects, Service ports and address families are called.
+//! Names of objects, Service ports and address families.
 
 use std::fmt;
 use std::sync::Arc;
 
 use lb_common::{Addr, Proto, ServiceName};
 
-/// Namespace and name within a kind; empty for kinds without namespaces. Copies share their text: an agent of a large
-/// cluster keeps each name in a dozen places.
+/// Namespace and name within a kind. The namespace is empty for kinds without namespaces. Copies share their text,
+/// because an agent in a large cluster keeps each name in a dozen places.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectName {
     pub namespace: Arc<str>,
@@ -75,25 +75,25 @@ pub(crate) trait Named {
 pub struct ServicePortName {
     pub namespace: Arc<str>,
     pub name: Arc<str>,
-    /// Empty where the Service has one unnamed port.
+    /// Empty if the Service has one unnamed port.
     pub port: Arc<str>,
     pub proto: Proto,
     pub family: Family,
 }
 
 impl ServicePortName {
-    /// Not after any other of this Service.
+    /// The name that sorts first among the ports of a Service.
     pub fn first_of(service: ObjectName) -> Self {
         let ObjectName { namespace, name } = service;
         Self { namespace, name, port: Arc::default(), proto: Proto::Tcp, family: Family::Ipv4 }
     }
 
-    /// The Service that it is a port of.
+    /// The Service to which the port belongs.
     pub fn service(&self) -> ObjectName {
         ObjectName::new(self.namespace.clone(), self.name.clone())
     }
 
-    /// As it stands in `names`. Parts longer than 63 bytes, which no DNS label is, would be cut.
+    /// The entry of the map `names`. Parts longer than 63 bytes would be cut, but no DNS label is that long.
     pub fn to_table(&self) -> ServiceName {
         ServiceName {
             namespace: label(&self.namespace),
@@ -105,7 +105,7 @@ impl ServicePortName {
         }
     }
 
-    /// `None` where the entry does not read as a name.
+    /// `None` if the entry is not a valid name.
     pub fn from_table(name: &ServiceName) -> Option<Self> {
         Some(Self {
             namespace: text(&name.namespace)?,
@@ -141,7 +141,7 @@ impl Family {
         if addr.is_v4() { Self::Ipv4 } else { Self::Ipv6 }
     }
 
-    /// The address under which NodePorts stand in `frontends`.
+    /// The address of NodePorts in `frontends`.
     pub const fn unspecified(self) -> Addr {
         match self {
             Self::Ipv4 => Addr::from_v4_word(0),

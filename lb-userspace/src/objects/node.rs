@@ -12,22 +12,23 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 /// With this taint the cluster autoscaler announces that it is about to remove a Node (KEP-3836).
 const LEAVING: &str = "ToBeDeletedByClusterAutoscaler";
 
-/// What counts of a Node.
+/// The compact form of a Node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
-    /// Its namespace is empty.
+    /// The namespace is empty.
     pub name: ObjectName,
-    /// The label `topology.kubernetes.io/zone`: the zone that topology hints are compared with. kube-proxy keeps
-    /// the last zone of a deleted Node until it restarts; here it is gone with the Node.
+    /// The label `topology.kubernetes.io/zone`, with which topology hints are compared. kube-proxy keeps the last zone
+    /// of a deleted Node until it restarts; here the zone disappears with the Node.
     pub zone: Option<String>,
     /// Addresses of type InternalIP, in the order of the object.
     pub internal_ips: Vec<Addr>,
     /// Addresses of type ExternalIP, in the order of the object.
     pub external_ips: Vec<Addr>,
     pub pod_cidrs: Vec<IpNet>,
-    /// It has a `deletionTimestamp`.
+    /// Whether the Node has a `deletionTimestamp`.
     pub is_being_deleted: bool,
-    /// The cluster autoscaler is about to remove it (taint `ToBeDeletedByClusterAutoscaler`, whatever its effect).
+    /// Whether the cluster autoscaler is about to remove the Node (taint `ToBeDeletedByClusterAutoscaler` with any
+    /// effect).
     pub is_leaving: bool,
 }
 
@@ -56,7 +57,7 @@ impl Node {
         }
     }
 
-    /// The primary address of a family: the first InternalIP, else the first ExternalIP (k/k
+    /// The primary address of a family: the first InternalIP, otherwise the first ExternalIP (k/k
     /// staging/src/k8s.io/component-helpers/node/util/ips.go).
     pub fn primary_ip(&self, family: Family) -> Option<Addr> {
         self.internal_ips.iter().chain(&self.external_ips).copied().find(|ip| Family::of(*ip) == family)

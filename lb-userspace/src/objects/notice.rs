@@ -1,4 +1,4 @@
-//! What an operator should know about an object, said once while it lasts.
+//! What an operator should know about an object. A notice is reported once while it lasts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -6,35 +6,35 @@ use std::sync::Arc;
 
 use super::name::Subject;
 
-/// Something about an object that keeps it from working as it reads.
+/// A reason why an object does not work as written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Notice {
     pub severity: Severity,
-    /// The object; `None` where a whole file is meant.
+    /// `None` if the notice is about a whole file.
     pub subject: Option<Subject>,
-    /// Where the object was read from; `None` where it came from the Kubernetes API.
+    /// The file of the object; `None` if the object came from the Kubernetes API.
     pub file: Option<Arc<str>>,
     pub text: String,
-    /// What an Event about the object gives as reason; `None` where none is due.
+    /// The reason of the Kubernetes Event about the object; `None` if no Event is due.
     pub reason: Option<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// Legal, and perhaps only for a moment.
+    /// The state is legal, and perhaps only temporary.
     Info,
-    /// Something is not done that the object asks for.
+    /// Something that the object asks for is not done.
     Warning,
     /// The object or the file cannot be used.
     Error,
 }
 
-/// Something in an object that cannot be used.
+/// A part of an object that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     pub severity: Severity,
     pub text: String,
-    /// What an Event gives as reason; `None` where none is due.
+    /// The reason of the Kubernetes Event; `None` if no Event is due.
     pub reason: Option<&'static str>,
 }
 
@@ -43,7 +43,7 @@ impl Problem {
         Self { severity, text: text.into(), reason: None }
     }
 
-    /// With an Event.
+    /// The same problem, with an Event.
     pub(crate) fn told(self, reason: &'static str) -> Self {
         Self { reason: Some(reason), ..self }
     }
@@ -71,7 +71,7 @@ impl fmt::Display for Severity {
     }
 }
 
-/// The notices that last, by where they come from, and those that nobody was told yet.
+/// The current notices by source, and those that were not reported yet.
 #[derive(Clone, Debug)]
 pub(crate) struct Board<Source> {
     current: BTreeMap<Source, BTreeSet<Notice>>,
@@ -85,7 +85,7 @@ impl<Source> Default for Board<Source> {
 }
 
 impl<Source: Ord> Board<Source> {
-    /// These are all that `source` has to say now.
+    /// Sets all current notices of `source`.
     pub(crate) fn replace(&mut self, source: Source, notices: impl IntoIterator<Item = Notice>) {
         let notices: BTreeSet<Notice> = notices.into_iter().collect();
         let before = self.current.remove(&source).unwrap_or_default();
@@ -95,12 +95,12 @@ impl<Source: Ord> Board<Source> {
         }
     }
 
-    /// What began since the last call.
+    /// Takes the notices that began since the last call.
     pub(crate) fn take_news(&mut self) -> Vec<Notice> {
         std::mem::take(&mut self.news)
     }
 
-    /// What `source` has to say now.
+    /// The current notices of `source`.
     pub(crate) fn of(&self, source: &Source) -> impl Iterator<Item = &Notice> + use<'_, Source> {
         self.current.get(source).into_iter().flatten()
     }

@@ -1,4 +1,4 @@
-//! A Service, as far as it counts for one that programs it.
+//! A Service, reduced to the fields that are used.
 
 use std::sync::Arc;
 
@@ -12,49 +12,49 @@ use super::notice::Severity;
 use super::wire::protocol;
 use crate::objects::notice::Problem;
 
-/// Who serves a Service, where it is not kube-proxy (KEP-2447).
+/// The label that names the proxy of a Service if that is not kube-proxy (KEP-2447).
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 
 /// The compact form of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     pub name: ObjectName,
-    /// Where it was read from; `None` for the Kubernetes API.
+    /// The file of the object; `None` if the object came from the Kubernetes API.
     pub file: Option<Arc<str>>,
     /// Seconds since 1970, from `creationTimestamp`.
     pub created: Option<i64>,
     pub kind: ServiceKind,
     /// The label `service.kubernetes.io/service-proxy-name`.
     pub proxy_name: Option<String>,
-    /// `clusterIP` is None or empty.
+    /// Whether `clusterIP` is None or empty.
     pub is_headless: bool,
-    /// The ClusterIPs that can be used, at most one of each family. None without a name that fits the tables.
+    /// The usable ClusterIPs, at most one of each family. Empty if the Service's name does not fit the tables.
     pub cluster_ips: Vec<Addr>,
     /// Addresses in `status.loadBalancer` that nodes serve.
     pub load_balancer_ips: Vec<Addr>,
-    /// All that can be read, allowed or not.
+    /// All valid externalIPs, whether allowed or not.
     pub external_ips: Vec<Addr>,
     /// `loadBalancerSourceRanges`.
     pub source_ranges: Vec<IpNet>,
     pub ports: Vec<ServicePort>,
     pub internal_policy: Policy,
-    /// Local only where the Service is meant for clients outside the cluster (k/k pkg/api/v1/service/util.go,
+    /// Local only if the Service is meant for clients outside the cluster (k/k pkg/api/v1/service/util.go,
     /// ExternalPolicyLocal).
     pub external_policy: Policy,
-    /// Where load balancers ask whether this node has local endpoints; zero is none.
+    /// The port on which load balancers ask whether this node has local endpoints; zero means none.
     pub health_check_node_port: Port,
-    /// Seconds; 0 is no affinity.
+    /// Seconds; 0 means no affinity.
     pub affinity_timeout: u32,
     pub problems: Vec<Problem>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
-    /// Empty where the Service has one unnamed port.
+    /// Empty if the Service has one unnamed port.
     pub name: Arc<str>,
     pub proto: Proto,
     pub port: Port,
-    /// Zero is none.
+    /// Zero means none.
     pub node_port: Port,
 }
 
@@ -75,8 +75,8 @@ pub enum Policy {
 }
 
 impl Service {
-    /// Rules: which Services count is k/k cmd/kube-proxy/app/server.go and pkg/proxy/util/utils.go
-    /// (ShouldSkipService, GetClusterIPByFamily); affinity is API defaulting (10,800 s).
+    /// Which Services count follows k/k cmd/kube-proxy/app/server.go and pkg/proxy/util/utils.go (ShouldSkipService,
+    /// GetClusterIPByFamily); affinity follows the defaults of the API (10,800 s).
     pub fn new(service: v1::Service, file: Option<Arc<str>>) -> Self {
         let metadata = service.metadata;
         let spec = service.spec.unwrap_or_default();
@@ -152,7 +152,7 @@ impl Service {
         }
     }
 
-    /// What an operator who wrote `loadBalancerSourceRanges`, or asks for health checks, may not expect.
+    /// Reports what an operator who sets `loadBalancerSourceRanges`, or needs health checks, may not expect.
     fn say_what_is_open(&self, problems: &mut Vec<Problem>) {
         for family in Family::BOTH {
             let has_vip = self.vips(family).next().is_some();
@@ -175,7 +175,7 @@ impl Service {
         }
     }
 
-    /// Parts of a Service that the packet path does not know yet: nobody should find out by traffic.
+    /// Reports parts of a Service that the packet path does not support yet, before failed traffic shows it.
     fn say_what_is_not_done(&self, problems: &mut Vec<Problem>) {
         let mut say = |text: &str| problems.push(Problem::new(Severity::Warning, text));
         if !self.load_balancer_ips.is_empty()
@@ -183,7 +183,7 @@ impl Service {
             || self.ports.iter().any(|port| port.node_port != Port::default())
         {
             say(
-                "its node ports, load balancer addresses and externalIPs are served to pods and processes of the node; clients outside the cluster are not yet",
+                "its node ports, load balancer addresses and externalIPs are served to pods and processes of the node, but not yet to clients outside the cluster",
             );
         }
     }
@@ -225,7 +225,7 @@ fn ports(ports: Vec<v1::ServicePort>, problems: &mut Vec<Problem>) -> Vec<Servic
             }
         };
         if name.len() > 63 || usable.iter().any(|other| other.name == name && other.proto == proto) {
-            problems.push(refused("the name is too long, or another port has it".into()));
+            problems.push(refused("the name is too long, or another port has the same name".into()));
             continue;
         }
         let node_port = port_number(port.node_port);
@@ -234,7 +234,7 @@ fn ports(ports: Vec<v1::ServicePort>, problems: &mut Vec<Problem>) -> Vec<Servic
     usable
 }
 
-/// Zero where there is none, or no port can have that number.
+/// Zero if there is no number, or no port can have it.
 fn port_number(number: Option<i32>) -> Port {
     Port::new(number.and_then(|number| u16::try_from(number).ok()).unwrap_or(0))
 }
@@ -248,7 +248,7 @@ fn kind(text: Option<&str>, problems: &mut Vec<Problem>) -> ServiceKind {
         Some(other) => {
             problems.push(Problem::new(
                 Severity::Warning,
-                format!("type: \"{other}\" is not known; taken for ClusterIP"),
+                format!("type: \"{other}\" is not known; ClusterIP is used"),
             ));
             ServiceKind::ClusterIp
         }
@@ -262,7 +262,7 @@ fn policy(field: &str, text: Option<&str>, problems: &mut Vec<Problem>) -> Polic
         Some(other) => {
             problems.push(Problem::new(
                 Severity::Warning,
-                format!("{field}: \"{other}\" is not known; taken for Cluster"),
+                format!("{field}: \"{other}\" is not known; Cluster is used"),
             ));
             Policy::Cluster
         }
@@ -283,14 +283,14 @@ fn affinity(spec: &v1::ServiceSpec, problems: &mut Vec<Problem>) -> u32 {
             }
             problems.push(Problem::new(
                 Severity::Warning,
-                format!("timeoutSeconds {seconds} is not within 1-86400; taken for {AFFINITY_SECONDS}"),
+                format!("timeoutSeconds {seconds} is not within 1-86400; {AFFINITY_SECONDS} is used"),
             ));
             AFFINITY_SECONDS.unsigned_abs()
         }
         Some(other) => {
             problems.push(Problem::new(
                 Severity::Warning,
-                format!("sessionAffinity: \"{other}\" is not known; taken for None"),
+                format!("sessionAffinity: \"{other}\" is not known; None is used"),
             ));
             0
         }

@@ -1,4 +1,4 @@
-//! An EndpointSlice, as far as it counts.
+//! An EndpointSlice, reduced to the fields that are used.
 
 use std::sync::Arc;
 
@@ -13,21 +13,22 @@ use super::wire::{address, protocol};
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// kube-proxy does not see slices with this label.
 const HEADLESS: &str = "service.kubernetes.io/headless";
-/// When the Pod or the Service changed that this slice follows; the controller says so.
+/// The time at which the Pod or Service changed that led to this slice, as set by the controller.
 const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
-/// The compact form of an EndpointSlice. One that does not count has neither ports nor endpoints.
+/// The compact form of an EndpointSlice. A slice that does not count has neither ports nor endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slice {
     pub name: ObjectName,
-    /// Where it was read from; `None` for the Kubernetes API.
+    /// The file of the object; `None` if the object came from the Kubernetes API.
     pub file: Option<Arc<str>>,
-    /// Name of the Service, in the same namespace; `None` where the slice does not count.
+    /// Name of the Service, in the same namespace; `None` if the slice does not count.
     pub service: Option<Arc<str>>,
     pub family: Option<Family>,
     pub ports: Vec<SlicePort>,
     pub endpoints: Vec<SliceEndpoint>,
-    /// The annotation `endpoints.kubernetes.io/last-change-trigger-time`: when the change began that it follows.
+    /// The annotation `endpoints.kubernetes.io/last-change-trigger-time`: the time of the change that led to this
+    /// slice.
     pub trigger_time: Option<Timestamp>,
     pub problems: Vec<Problem>,
 }
@@ -39,7 +40,7 @@ pub struct SlicePort {
     pub port: Port,
 }
 
-/// One endpoint, nil conditions made up for (ready and serving are true, terminating is false; k/k
+/// One endpoint. Conditions that are nil have their defaults (ready and serving are true, terminating is false; k/k
 /// pkg/proxy/endpointslicecache.go).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SliceEndpoint {
@@ -48,11 +49,11 @@ pub struct SliceEndpoint {
     pub serving: bool,
     pub terminating: bool,
     pub node: Option<Box<str>>,
-    /// Boxed, for most endpoints have none.
+    /// Boxed, because most endpoints have no hints.
     pub hints: Option<Box<Hints>>,
 }
 
-/// Topology hints; an empty list is no hint.
+/// Topology hints; an empty list means no hint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hints {
     pub nodes: Vec<String>,
@@ -103,7 +104,10 @@ impl Slice {
         compact.service =
             labels.get(SERVICE_NAME).filter(|name| !name.is_empty()).map(|name| name.as_str().into());
         if compact.service.is_none() {
-            problems.push(Problem::new(Severity::Warning, format!("no label {SERVICE_NAME}: not used")));
+            problems.push(Problem::new(
+                Severity::Warning,
+                format!("no label {SERVICE_NAME}: the slice is not used"),
+            ));
         }
         if let Some(family) = compact.family {
             compact.ports =
@@ -120,7 +124,7 @@ impl Slice {
         compact
     }
 
-    /// The Service that it belongs to.
+    /// The Service to which the slice belongs.
     pub(crate) fn owner(&self) -> Option<ObjectName> {
         Some(ObjectName::new(self.name.namespace.clone(), self.service.clone()?))
     }
@@ -132,8 +136,8 @@ impl Named for Slice {
     }
 }
 
-/// A port without a number means "any" in the API, and is of no use to a proxy: ignored. The API accepts numbers
-/// above 65535: refused, never cut.
+/// A port without a number means "any" in the API; a proxy cannot use it, so it is ignored. The API accepts numbers
+/// above 65535; they are refused, never truncated.
 fn slice_port(port: v1::EndpointPort, problems: &mut Vec<Problem>) -> Option<SlicePort> {
     let name: Arc<str> = port.name.unwrap_or_default().into();
     let number = port.port.filter(|number| *number != 0)?;
@@ -146,7 +150,7 @@ fn slice_port(port: v1::EndpointPort, problems: &mut Vec<Problem>) -> Option<Sli
         .ok()
 }
 
-/// Only the first address counts: the API says that all of an endpoint are alike.
+/// Only the first address counts, because the API says that all addresses of an endpoint are interchangeable.
 fn slice_endpoint(
     endpoint: v1::Endpoint,
     family: Family,

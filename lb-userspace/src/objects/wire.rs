@@ -1,4 +1,4 @@
-//! Addresses and protocols as objects write them.
+//! Addresses and protocols in the notation of objects.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use lb_common::{Addr, Port, Proto};
 
-/// An address that can stand in the tables. Refused: no address, IPv4 written as IPv6, and those that no packet on
-/// a wire may have.
+/// Parses an address for the tables. Refuses IPv4 addresses written as IPv6, and addresses that no packet on a wire may
+/// have.
 pub(crate) fn address(text: &str) -> Result<Addr, String> {
     let ip: IpAddr = decimal(text.trim()).parse().map_err(|_| format!("\"{text}\" is not an IP address"))?;
     if ip != ip.to_canonical() {
@@ -19,7 +19,7 @@ pub(crate) fn address(text: &str) -> Result<Addr, String> {
     Ok(ip.into())
 }
 
-/// A prefix; bits behind it are cleared.
+/// Parses a prefix. Bits after the prefix length are cleared.
 pub(crate) fn net(text: &str) -> Result<IpNet, String> {
     let net: Result<IpNet, _> = decimal(text.trim()).parse();
     match net.map(|net| net.trunc()) {
@@ -31,7 +31,7 @@ pub(crate) fn net(text: &str) -> Result<IpNet, String> {
     }
 }
 
-/// Old objects may have leading zeros in IPv4 addresses; kube-proxy takes them for decimal (k8s.io/utils/net,
+/// Old objects may have leading zeros in IPv4 addresses, which kube-proxy reads as decimal (k8s.io/utils/net,
 /// ParseIPSloppy).
 fn decimal(text: &str) -> Cow<'_, str> {
     let bytes = text.as_bytes();
@@ -51,7 +51,7 @@ fn decimal(text: &str) -> Cow<'_, str> {
     Cow::Owned(octets.collect::<Vec<_>>().join(".") + length)
 }
 
-/// A transport protocol; the API's default is TCP.
+/// Parses a transport protocol. The API's default is TCP.
 pub(crate) fn protocol(text: Option<&str>) -> Result<Proto, String> {
     match text {
         None | Some("" | "TCP") => Ok(Proto::Tcp),
@@ -61,7 +61,7 @@ pub(crate) fn protocol(text: Option<&str>) -> Result<Proto, String> {
     }
 }
 
-/// `address:port`, IPv6 in brackets.
+/// `address:port`, with IPv6 addresses in brackets.
 pub(crate) fn authority(addr: Addr, port: Port) -> String {
     std::net::SocketAddr::new(addr.into(), port.host()).to_string()
 }

@@ -1,5 +1,5 @@
-//! Kubernetes Events about Services, for who looks with `kubectl describe`: where a Service asks for something that it
-//! cannot have. Never waits, never fails loudly, never floods the API server.
+//! Kubernetes Events, for users of `kubectl describe`, about Services that ask for something that they cannot get.
+//! Reporting never waits, never fails loudly, and never floods the API server.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,20 +16,20 @@ use super::metrics::ours::EventOutcome;
 use super::telemetry::Telemetry;
 use crate::objects::name::ObjectName;
 
-/// What the Events say they come from.
+/// The controller that the Events name as their source.
 const CONTROLLER: &str = "lb";
-/// Events that may come at once (client-go's own limits are of this size).
+/// Events that may be sent at once (client-go's own limits are of this size).
 const BURST: u32 = 25;
-/// One more, after a burst.
+/// The interval after which one more Event may be sent.
 const REFILL: Duration = Duration::from_secs(10);
-/// The same reason about the same Service is not told again within.
+/// The same reason about the same Service is not reported again within this time.
 const REPEAT: Duration = Duration::from_secs(300);
-/// Events that wait for the API server; more are dropped.
+/// Events that may wait for the API server; further ones are dropped.
 const WAITING: usize = 64;
 /// The API's limit for a note.
 const NOTE_BYTES: usize = 1024;
 
-/// Where notices are given for publication. Clones are the same recorder.
+/// Accepts notices for publication. All clones are the same recorder.
 #[derive(Clone)]
 pub struct Recorder {
     sender: mpsc::Sender<Report>,
@@ -43,7 +43,8 @@ struct Report {
 }
 
 impl Recorder {
-    /// To be called in a tokio runtime; publishes until all clones are gone. `node_name` says who reports.
+    /// Starts a recorder that publishes until all clones are dropped. Must be called in a tokio runtime. `node_name`
+    /// identifies the reporter.
     pub fn start(client: Client, node_name: &str, telemetry: Arc<Telemetry>) -> Self {
         let (sender, reports) = mpsc::channel(WAITING);
         let reporter = Reporter {
@@ -74,7 +75,7 @@ struct Publisher {
     client: Client,
     recorder: events::Recorder,
     limiter: Limiter,
-    /// That Events may not be written was said.
+    /// Whether the missing permission to write Events was logged.
     said: bool,
     telemetry: Arc<Telemetry>,
 }
@@ -108,8 +109,8 @@ impl Publisher {
         self.recorder.publish(&event, &self.reference(&report.service).await?).await
     }
 
-    /// `kubectl describe` looks for Events by the object's uid, which nothing else here needs to know. Asked by a list,
-    /// which the agent's role grants, unlike `get`.
+    /// `kubectl describe` finds Events by the object's uid, which nothing else in the agent needs. The uid is read by a
+    /// list, which the agent's role grants, unlike `get`.
     async fn reference(&self, name: &ObjectName) -> kube::Result<ObjectReference> {
         let api: Api<Service> = Api::namespaced(self.client.clone(), &name.namespace);
         let only = ListParams::default().fields(&format!("metadata.name={}", name.name));
@@ -132,13 +133,13 @@ impl Publisher {
             self.said = true;
             warn!(
                 "Events about Services cannot be written: {error}; grant create and patch on events (events.k8s.io), \
-                 as deploy/ does. Not said again"
+                 as deploy/ does. This message is not repeated"
             );
         }
     }
 }
 
-/// A bucket of tokens, and a pause for each subject.
+/// A token bucket, and a pause for each subject.
 struct Limiter {
     tokens: u32,
     filled: Instant,
@@ -167,7 +168,7 @@ impl Limiter {
     }
 }
 
-/// Cut to what the API takes, between characters.
+/// Cuts the text to the API's limit, between characters.
 fn note(text: &str) -> String {
     let mut end = text.len().min(NOTE_BYTES);
     while !text.is_char_boundary(end) {

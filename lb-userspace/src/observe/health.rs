@@ -1,24 +1,25 @@
-//! Is the proxy healthy, and may load balancers send traffic to this node?
+//! Whether the proxy is healthy, and whether load balancers may send traffic to this node.
 //!
-//! Rules: k/k pkg/proxy/healthcheck/proxy_health.go. Healthy is a proxy that has no update waiting for longer than
-//! twice its sync period; an idle one is. Ours is stricter in two points: programs must be on every link that should
-//! have them, and on a node without tables of a former agent, `/healthz` waits for the first state.
+//! The rules are those of k/k pkg/proxy/healthcheck/proxy_health.go: a proxy is healthy if no update has waited for
+//! longer than twice its sync period, and therefore also if it is idle. Ours is stricter in two points: programs must
+//! be on every link that should have them, and on a node without tables of an earlier agent, `/healthz` waits for the
+//! first state.
 
 use std::time::Duration;
 
 use super::moment::Moment;
 use crate::objects::node::Node;
 
-/// What health follows from. All times are given by the caller.
+/// The facts that determine health. All times are given by the caller.
 #[derive(Clone, Debug)]
 pub struct Health {
     /// Twice kube-proxy's `syncPeriod`.
     timeout: Duration,
-    /// When the tables last were what the objects ask for.
+    /// When the tables last matched the objects.
     updated: Option<Moment>,
-    /// Since when something waits.
+    /// When the oldest change began to wait for the tables.
     queued: Option<Moment>,
-    /// Tables of a former agent serve meanwhile.
+    /// Whether tables of an earlier agent serve until the first state.
     inherited: bool,
     eligibility: Eligibility,
     links: LinkHealth,
@@ -26,7 +27,7 @@ pub struct Health {
     host_sockets: Option<String>,
 }
 
-/// May load balancers send traffic to this node (KEP-3836)?
+/// Whether load balancers may send traffic to this node (KEP-3836).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Eligibility {
     /// There is no Node object.
@@ -42,7 +43,7 @@ pub enum Eligibility {
 pub struct LinkHealth {
     /// Links that should have programs.
     pub wanted: usize,
-    /// Names of those that have none.
+    /// Names of the links that should have programs but have none.
     pub missing: Vec<String>,
 }
 
@@ -61,28 +62,28 @@ impl Default for Health {
 }
 
 impl Health {
-    /// Twice the sync period of the configuration.
+    /// Sets the timeout: twice the sync period of the configuration.
     pub fn set_timeout(&mut self, timeout: Duration) {
         self.timeout = timeout;
     }
 
-    /// The tables had services when the agent began.
+    /// Notes that the tables had services when the agent started.
     pub fn inherit(&mut self) {
         self.inherited = true;
     }
 
-    /// Something waits to get into the tables.
+    /// Notes that a change waits for the tables.
     pub fn queue(&mut self, now: Moment) {
         self.queued.get_or_insert(now);
     }
 
-    /// Nothing waits any more.
+    /// Notes that no change waits any longer.
     pub fn update(&mut self, now: Moment) {
         self.queued = None;
         self.updated = Some(now);
     }
 
-    /// The own Node, as the model knows it.
+    /// Sets the agent's own Node, as the model knows it.
     pub fn set_node(&mut self, node: Option<&Node>) {
         self.eligibility = match node {
             None => Eligibility::NodeUnknown,
@@ -91,18 +92,18 @@ impl Health {
         };
     }
 
-    /// As found on the links.
+    /// Sets the state of the links, as found.
     pub fn set_links(&mut self, links: LinkHealth) {
         self.links = links;
     }
 
-    /// Why the host's own sockets have no programs, where they should. No restart would help: it is a complaint, and not a
-    /// lack of health.
+    /// Sets the reason why the host's own sockets lack the programs that they should have. A restart would not help, so
+    /// the reason is a complaint, but the agent stays healthy.
     pub fn set_host_sockets(&mut self, complaint: Option<String>) {
         self.host_sockets = complaint;
     }
 
-    /// These had programs and lost them.
+    /// Notes links that lost their programs.
     pub fn lose_links(&mut self, lost: Vec<String>) {
         for link in lost {
             if !self.links.missing.contains(&link) {
@@ -119,31 +120,32 @@ impl Health {
         self.eligibility
     }
 
-    /// When the tables last were what the objects ask for.
+    /// When the tables last matched the objects.
     pub fn updated(&self) -> Option<Moment> {
         self.updated
     }
 
-    /// How long the oldest change waits to get into the tables.
+    /// How long the oldest change has waited for the tables.
     pub fn waiting(&self, now: Moment) -> Option<Duration> {
         self.queued.map(|queued| now.mono.saturating_duration_since(queued.mono))
     }
 
-    /// What `/livez` and the health checks of Services go by: a restart, or another node, might help.
+    /// Whether the agent is healthy, for `/livez` and the health checks of Services. If it is not, a restart or another
+    /// node might help.
     pub fn is_healthy(&self, now: Moment) -> bool {
         self.links.missing.is_empty() && self.waiting(now).is_none_or(|waiting| waiting < self.timeout)
     }
 
-    /// Nothing was ever programmed on this node.
+    /// Whether nothing was ever programmed on this node.
     pub fn is_blank(&self) -> bool {
         self.updated.is_none() && !self.inherited
     }
 
-    /// In words, for people; empty when all is well.
+    /// What is wrong, in words; empty if nothing is.
     pub fn complaints(&self, now: Moment) -> Vec<String> {
         let mut complaints = Vec::new();
         if self.is_blank() {
-            complaints.push("no first state yet: objects of every kind are waited for".to_owned());
+            complaints.push("no first state yet: waiting for the objects of every kind".to_owned());
         }
         if let Some(waiting) = self.waiting(now).filter(|waiting| *waiting >= self.timeout) {
             complaints
@@ -155,9 +157,11 @@ impl Health {
         complaints.extend(self.host_sockets.clone());
         match self.eligibility {
             Eligibility::Eligible => {}
-            Eligibility::NodeUnknown => complaints.push("there is no Node object of this node".to_owned()),
+            Eligibility::NodeUnknown => complaints.push("there is no Node object for this node".to_owned()),
             Eligibility::NodeLeaving => {
-                complaints.push("the Node is being deleted: load balancers are to turn away".to_owned());
+                complaints.push(
+                    "the Node is being deleted: load balancers should send traffic elsewhere".to_owned(),
+                );
             }
         }
         complaints

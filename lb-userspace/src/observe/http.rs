@@ -1,8 +1,8 @@
-//! What other programs ask the agent by HTTP, as they ask kube-proxy: health on 10256, metrics on 10249, and a health
-//! check for each Service that has a `healthCheckNodePort`.
+//! The HTTP servers of the agent, like those of kube-proxy: health on 10256, metrics on 10249, and a health check for
+//! each Service that has a `healthCheckNodePort`.
 //!
-//! All of it runs on a thread of its own: it answers, honestly, also while the loop is busy or hangs. Nothing here can
-//! stop the data path.
+//! The servers run on a thread of their own, so that they answer, truthfully, even while the loop is busy or hangs.
+//! Nothing here can stop the packet path.
 
 mod introspection;
 mod listen;
@@ -30,29 +30,30 @@ use super::telemetry::Telemetry;
 use crate::model::HealthCheck;
 use crate::objects::name::{Family, ObjectName};
 
-/// Where to listen; `None` is nowhere.
+/// The addresses to listen on, and other options. A server whose address is `None` is switched off.
 #[derive(Clone, Debug, Default)]
 pub struct ServerOptions {
     pub healthz: Option<SocketAddr>,
     pub metrics: Option<SocketAddr>,
-    /// A port that cannot be had ends the agent (kube-proxy's `bindAddressHardFail`); else it is tried again.
+    /// Whether a port that cannot be opened ends the agent (kube-proxy's `bindAddressHardFail`). Otherwise the port is
+    /// tried again.
     pub hard_fail: bool,
-    /// kube-proxy's `nodePortAddresses`: which addresses health checks of Services listen on.
+    /// kube-proxy's `nodePortAddresses`: the addresses on which health checks of Services listen.
     pub node_port_addresses: Vec<String>,
     /// The configuration in force, for `/configz`.
     pub configz: serde_json::Value,
 }
 
-/// The servers; they end when this is dropped.
+/// The servers. They end when this value is dropped.
 pub struct Surfaces {
     health_checks: watch::Sender<HealthChecks>,
 }
 
 impl Surfaces {
-    /// Also tells why the agent must end: with `hard_fail` only.
+    /// Starts the servers. The receiver gets the reason why the agent must end, with `hard_fail` only.
     ///
     /// # Errors
-    /// Where there can be no thread. Ports that cannot be had are said in the log.
+    /// If the thread or its runtime cannot be started. Ports that cannot be opened are only logged.
     pub fn start(
         options: ServerOptions,
         telemetry: Arc<Telemetry>,
@@ -66,18 +67,18 @@ impl Surfaces {
             let telemetry = Arc::clone(&telemetry);
             runtime.spawn(async move {
                 if let Err(error) = status_socket::serve(listener, identity, telemetry).await {
-                    error!("`lb status` is not answered any more: {error:#}");
+                    error!("`lb status` is no longer answered: {error:#}");
                 }
             });
         }
         std::thread::Builder::new()
             .name("surfaces".to_owned())
             .spawn(move || runtime.block_on(run(options, telemetry, recorder, changes, fatal)))
-            .context("start a thread")?;
+            .context("cannot start a thread")?;
         Ok((Self { health_checks }, failed))
     }
 
-    /// Does nothing where nothing changed.
+    /// Does nothing if nothing changed.
     pub fn set_health_checks(
         &self,
         checks: &BTreeMap<(ObjectName, Family), HealthCheck>,
@@ -93,7 +94,7 @@ impl Surfaces {
     }
 }
 
-/// Until the agent's loop lets go.
+/// Runs until the agent's loop drops its end.
 async fn run(
     options: ServerOptions,
     telemetry: Arc<Telemetry>,
@@ -101,7 +102,7 @@ async fn run(
     mut changes: watch::Receiver<HealthChecks>,
     fatal: mpsc::Sender<anyhow::Error>,
 ) {
-    // The loop waits at the other end, also where nothing is ever said.
+    // The loop waits at the other end, even if nothing is ever sent.
     let _open = fatal.clone();
     let fatal = options.hard_fail.then_some(fatal);
     if let Some(address) = options.healthz {

@@ -1,5 +1,5 @@
-//! Each metric, by who counts: the loop ([`ours`], [`kube_proxy`], [`rest`]), or whatever is read at a scrape
-//! ([`traffic`], [`sources`], [`process`]).
+//! The metrics: those that the agent counts as it runs ([`ours`], [`kube_proxy`], [`rest`]), and those that are read at
+//! each scrape ([`traffic`], [`sources`], [`process`]).
 
 pub mod kube_proxy;
 pub mod no_local;
@@ -18,10 +18,10 @@ use crate::source::progress::Progress;
 use sources::Sources;
 use traffic::Traffic;
 
-/// Adds what is read at each scrape: traffic, the own process, and the sources of objects.
+/// Registers what is read at each scrape: traffic, the agent's process, and the sources of objects.
 ///
 /// # Errors
-/// Where it was done before.
+/// If this was already done.
 pub fn register_scraped(
     registry: &Registry,
     traffic: Traffic,

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use k8s_openapi::jiff::Timestamp;
 
-/// The wall clock is for people and for other machines, the monotonic one for durations.
+/// The wall clock is for people and other machines, the monotonic clock for durations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
     pub mono: Instant,

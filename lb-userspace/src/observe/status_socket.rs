@@ -1,8 +1,8 @@
-//! What only the living agent knows, told to `lb status` over an abstract Unix socket: how old its state is, what it
-//! complains of, which roles were given to links.
+//! Tells `lb status`, over an abstract Unix socket, what only the running agent knows: the age of its state, its
+//! complaints, and the roles that were given to links.
 //!
-//! The socket's name comes from the pin folder's identity, so that every spelling of its path finds it. Abstract sockets
-//! belong to a network namespace, as the agent's links do. Only root is answered.
+//! The socket's name is derived from the identity of the pin folder, so that every spelling of the folder's path leads
+//! to it. Abstract sockets belong to a network namespace, as the agent's links do. Only root gets an answer.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
@@ -27,11 +27,11 @@ use crate::source::progress::Progress;
 
 /// How long `lb status` waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long the agent before may take to end after it gave the lock back.
+/// How long the previous agent may take to end after it released the lock.
 const HANDOVER: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_millis(20);
 
-/// As `lb status -o json` shows it (docs/output.md).
+/// The agent's part of `lb status -o json` (docs/output.md).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentStatus {
@@ -40,20 +40,20 @@ pub struct AgentStatus {
     /// RFC 3339.
     pub since: String,
     pub node_name: String,
-    /// Where objects come from: an address, or a folder.
+    /// The source of objects: an address, or a folder.
     pub source: String,
-    /// As `--link-role` gave them.
+    /// The roles given by `--link-role`.
     pub link_roles: Overrides,
-    /// What `/livez` answers.
+    /// Whether the agent is healthy, as in `/livez`.
     pub healthy: bool,
-    /// What `/healthz` answers besides.
+    /// Whether load balancers may send traffic to this node, as in `/healthz`.
     pub node_eligible: bool,
-    /// In words; empty when all is well.
+    /// What is wrong, in words; empty if nothing is.
     pub complaints: Vec<String>,
-    /// When the tables last were what the objects ask for, RFC 3339; absent before the first time.
+    /// When the tables last matched the objects, RFC 3339; absent before the first time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub updated: Option<String>,
-    /// What is known of the source, by kind of object.
+    /// The state of the source, by kind of object.
     pub kinds: BTreeMap<String, KindStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<LastError>,
@@ -62,13 +62,14 @@ pub struct AgentStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KindStatus {
-    /// Since the API server last said anything of it, or the folder was looked at; absent before the first word.
+    /// Time since the API server last sent anything of the kind, or the folder was checked; absent before the first
+    /// time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub age_seconds: Option<f64>,
-    /// For how long the watch is interrupted; absent while it is not.
+    /// For how long the watch has been interrupted; absent if it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interrupted_seconds: Option<f64>,
-    /// Why.
+    /// Why the watch is interrupted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
 }
@@ -80,7 +81,7 @@ pub struct LastError {
     pub text: String,
 }
 
-/// What does not change while the agent lives.
+/// The facts that do not change while the agent runs.
 #[derive(Clone, Debug)]
 pub struct Identity {
     pub node_name: String,
@@ -89,10 +90,11 @@ pub struct Identity {
     pub sources: Arc<Progress>,
 }
 
-/// Takes the socket's name; to be answered by [`serve`]. An agent that ends gives the lock back a moment before it.
+/// Binds the socket, which [`serve`] then answers. Waits for an agent that is ending, because it releases the lock a
+/// moment before the socket.
 ///
 /// # Errors
-/// Where another process keeps the name.
+/// If another process keeps the name.
 pub async fn listen(pin_dir: &Path) -> anyhow::Result<UnixListener> {
     let address = address(pin_dir)?;
     let deadline = Instant::now() + HANDOVER;
@@ -101,17 +103,17 @@ pub async fn listen(pin_dir: &Path) -> anyhow::Result<UnixListener> {
             Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
                 tokio::time::sleep(STEP).await;
             }
-            outcome => break outcome.context("the socket that `lb status` asks")?,
+            outcome => break outcome.context("cannot bind the socket of `lb status`")?,
         }
     };
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
 
-/// Answers until it is dropped. To be called in a tokio runtime.
+/// Answers until it is dropped. Must be called in a tokio runtime.
 ///
 /// # Errors
-/// Where the listener is of no use to the runtime.
+/// If the runtime cannot use the listener, or a connection cannot be accepted.
 pub async fn serve(
     listener: UnixListener,
     identity: Identity,
@@ -126,12 +128,12 @@ pub async fn serve(
             continue;
         }
         let text = serde_json::to_vec(&status(&identity, &telemetry, Moment::now()))?;
-        // Who asks and does not read must not hold up the next.
+        // A client that does not read must not delay the next one.
         let _ = tokio::time::timeout(PATIENCE, stream.write_all(&text)).await;
     }
 }
 
-/// Asks the agent of a pin folder; `None` where none answers.
+/// Asks the agent of a pin folder; `None` if no agent answers.
 pub fn ask(pin_dir: &Path) -> Option<AgentStatus> {
     let mut stream = UnixStream::connect_addr(&address(pin_dir).ok()?).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;

@@ -1,7 +1,7 @@
-//! What the agent's loop knows and others read: metrics, health, the last error.
+//! The knowledge of the agent's loop that others read: metrics, health, the last error.
 //!
-//! The loop tells; it never waits. The surfaces ask, from a thread of their own, so that they answer also when the
-//! loop hangs.
+//! The loop writes, and never waits. The servers read, on a thread of their own, so that they answer even if the loop
+//! hangs.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ use crate::objects::event::{Change, Event};
 use crate::objects::name::Family;
 use crate::observe::metrics::ours::EventOutcome;
 
-/// Shared by the loop and everybody who reads.
+/// Shared by the loop and all readers.
 pub struct Telemetry {
     registry: Registry,
     kubeproxy: KubeProxy,
@@ -35,20 +35,20 @@ pub struct Telemetry {
     repair: Notify,
 }
 
-/// Finds out which links lost their programs.
+/// Finds the links that lost their programs.
 struct Probe {
     look: Box<dyn Fn() -> Vec<String> + Send>,
     looked: Moment,
 }
 
-/// Between two looks at the links.
+/// The time between two checks of the links.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 struct State {
     health: Health,
     no_local: NoLocal,
-    /// When what is not in the tables yet was changed by a user or a controller.
+    /// When a user or a controller made the changes that are not in the tables yet.
     triggers: Vec<(Family, Timestamp)>,
     last_error: Option<Failure>,
 }
@@ -63,19 +63,19 @@ pub struct Failure {
 /// One pass from the model to the tables.
 #[derive(Clone, Copy, Debug)]
 pub struct Sync {
-    /// When it began.
+    /// When the pass began.
     pub began: Instant,
-    /// All of the tables was compared, not only what changed.
+    /// Whether all tables were compared, not only what changed.
     pub is_complete: bool,
-    /// No object had changed: this was about what waited for a grace period, if anything.
+    /// Whether no object had changed, so that the pass was only about what waited for a grace period, if anything.
     pub is_idle: bool,
     pub operations: usize,
-    /// Nothing of it waits for a grace period.
+    /// Whether nothing of the pass waits for a grace period.
     pub is_whole: bool,
 }
 
 impl Telemetry {
-    /// `now` is the agent's start.
+    /// `now` is the time of the agent's start.
     pub fn new(now: Moment) -> Self {
         let registry = Registry::new();
         Self {
@@ -90,7 +90,7 @@ impl Telemetry {
         }
     }
 
-    /// Where further metrics are registered.
+    /// The registry, for further metrics.
     pub fn registry(&self) -> &Registry {
         &self.registry
     }
@@ -100,7 +100,7 @@ impl Telemetry {
         self.began
     }
 
-    /// The loop is about to take an event in.
+    /// Counts an event that the loop is about to process.
     pub fn event(&self, event: &Event) {
         match event {
             Event::Service(Change::Apply(_) | Change::Delete(_)) => self.kubeproxy.service_changes.count(),
@@ -109,25 +109,25 @@ impl Telemetry {
         }
     }
 
-    /// Events came that the tables are to follow. `triggers` are those of the slices among them, as the model found
-    /// them changed ([`crate::model::Model::take_triggers`]).
+    /// Notes events that the tables must follow. `triggers` are the trigger times of those slices among them that the
+    /// model found changed ([`crate::model::Model::take_triggers`]).
     pub fn queued(&self, triggers: Vec<(Family, Timestamp)>, now: Moment) {
         self.kubeproxy.queued(now.wall);
         let began = self.began.wall;
         let mut state = self.state();
-        // What happened before we were there says nothing of our speed.
+        // Changes before the agent's start say nothing about the agent's speed.
         state.triggers.extend(triggers.into_iter().filter(|(_, time)| *time > began));
         state.health.queue(now);
     }
 
-    /// What is about to be programmed.
+    /// Notes what is about to be programmed.
     pub fn desired(&self, desired: &Desired) {
         let mut state = self.state();
         state.no_local.follow(desired);
         self.kubeproxy.no_local(&state.no_local);
     }
 
-    /// The tables follow.
+    /// Notes a pass that has ended.
     pub fn synced(&self, sync: Sync, now: Moment) {
         if !sync.is_idle || sync.operations > 0 {
             let took = now.mono.saturating_duration_since(sync.began);
@@ -146,18 +146,18 @@ impl Telemetry {
         }
     }
 
-    /// Something went wrong in the loop; it was logged.
+    /// Notes a fault of the loop, which was already logged.
     pub fn failed(&self, text: String, now: Moment) {
         self.metrics.failures.inc();
         self.state().last_error = Some(Failure { at: now, text });
     }
 
-    /// A pass over the flow table; `removed` is by [`Family`].
+    /// Notes a pass over the flow table. `removed` is indexed by [`Family`].
     pub fn swept(&self, began: Instant, removed: [u32; 2], now: Moment) {
         self.kubeproxy.swept(now.mono.saturating_duration_since(began), removed);
     }
 
-    /// Entries in use.
+    /// Sets the numbers of entries in use.
     pub fn tables(&self, frontends: usize, services: usize, slots: usize) {
         for (map, entries) in
             [(names::FRONTENDS, frontends), (names::SERVICES, services), (names::SLOTS, slots)]
@@ -166,25 +166,25 @@ impl Telemetry {
         }
     }
 
-    /// Entries of all parts of the flow table.
+    /// Sets the number of entries in all parts of the flow table.
     pub fn flows(&self, entries: usize) {
         self.metrics.set_entries(names::FLOWS, entries);
     }
 
-    /// Entries of the map of backends that are in use.
+    /// Sets the number of entries in use in the map of backends.
     pub fn backends(&self, entries: usize) {
         self.metrics.set_entries(names::BACKENDS, entries);
     }
 
-    /// Links that have programs, and what is known of those that should. `look` finds those that lost them since, from
-    /// any thread.
+    /// Sets the number of links that have programs, and the state of those that should have them. `look` finds links
+    /// that have lost them since; it may be called on any thread.
     pub fn links(&self, attached: usize, links: LinkHealth, look: impl Fn() -> Vec<String> + Send + 'static) {
         self.metrics.set_links(attached, links.wanted);
         self.health(|health| health.set_links(links));
         *self.probe() = Some(Probe { look: Box::new(look), looked: Moment::now() });
     }
 
-    /// Looks whether programs are where they should be, unless that was done within the last second. What is missing
+    /// Checks whether programs are where they should be, unless this was done within the last second. A missing program
     /// makes the agent unhealthy and wakes [`Telemetry::repair`].
     pub fn look_at_links(&self, now: Moment) {
         let mut probe = self.probe();
@@ -200,22 +200,22 @@ impl Telemetry {
         }
     }
 
-    /// Returns when links are to be looked after.
+    /// Returns when links need repair.
     pub async fn repair(&self) {
         self.repair.notified().await;
     }
 
-    /// What requests to the API server are counted into.
+    /// The metrics into which requests to the API server are counted.
     pub fn rest_client(&self) -> RestClient {
         self.rest.clone()
     }
 
-    /// What became of a Kubernetes Event.
+    /// Counts a Kubernetes Event by its outcome.
     pub fn event_sent(&self, reason: &str, outcome: EventOutcome) {
         self.metrics.count_event(reason, outcome);
     }
 
-    /// Changes and reads health.
+    /// Reads or changes the health.
     pub fn health<T>(&self, visit: impl FnOnce(&mut Health) -> T) -> T {
         visit(&mut self.state().health)
     }
@@ -238,7 +238,7 @@ impl Telemetry {
         self.probe.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A panic elsewhere must not end the surfaces: what is counted is whole after each statement.
+    /// A panic elsewhere must not end the servers. The state is consistent after each statement.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -23,7 +23,7 @@ impl Planner {
         Ok(())
     }
 
-    /// Backends that are new to the service; [`Planner::check_backends`] has seen that there are ids for them.
+    /// Adds the backends that are new to the service; [`Planner::check_backends`] has made sure of enough ids.
     pub(super) fn add_backends(
         &mut self,
         service: u32,
@@ -54,7 +54,7 @@ impl Planner {
         }
     }
 
-    /// States and weights of the backends that stay; the others are retired.
+    /// Updates the backends that stay, and retires the others.
     pub(super) fn settle_backends(&mut self, service: u32, port: &DesiredPort, draft: &mut Vec<Op>) {
         let known: Vec<(Endpoint, u32)> = self.owners.backends(service).collect();
         for (endpoint, id) in known {
@@ -90,7 +90,7 @@ impl Planner {
     }
 }
 
-/// Generations begin again after 2^32 uses of an id; zero is left out.
+/// Generations start over after 2^32 uses of an id; zero is skipped.
 const fn next_generation(generation: u32) -> u32 {
     match generation.wrapping_add(1) {
         0 => FIRST_GENERATION,
@@ -98,7 +98,7 @@ const fn next_generation(generation: u32) -> u32 {
     }
 }
 
-/// The sets that a backend is in.
+/// The sets of which the endpoint is a member, as bits of `Backend::sets`.
 fn sets(port: &DesiredPort, endpoint: &Endpoint) -> u8 {
     let set = |set: &BTreeSet<Endpoint>, bit| if set.contains(endpoint) { bit } else { 0 };
     set(&port.cluster, Backend::IN_CLUSTER) | set(&port.local, Backend::IN_LOCAL)

@@ -8,7 +8,7 @@ use crate::objects::name::ServicePortName;
 use crate::tables::op::Op;
 
 impl Planner {
-    /// Deletions come after insertions, so they make no room within one plan.
+    /// Checks that the table has room. Deletions come after insertions, so that they make no room within one plan.
     pub(super) fn check_frontends(&self, port: &DesiredPort) -> Result<(), Hold> {
         let fresh = port.frontends.keys().filter(|key| !self.tables.frontends.contains_key(key)).count();
         if self.tables.frontends.len() + fresh > self.limits.frontends as usize {
@@ -17,7 +17,7 @@ impl Planner {
         Ok(())
     }
 
-    /// Frontends that the service has no longer, and that no other service took over.
+    /// Deletes the frontends that the service no longer has and that no other service took over.
     pub(super) fn drop_frontends(&mut self, name: &ServicePortName, port: &DesiredPort, draft: &mut Vec<Op>) {
         let Some(service) = self.owners.service(name) else { return };
         let owned = self.owners.frontends(service);
@@ -28,7 +28,7 @@ impl Planner {
         }
     }
 
-    /// Frontends of these kinds that are new, or another service's so far.
+    /// Puts the frontends of these kinds that are new, or that belong to another service so far.
     pub(super) fn move_frontends(
         &mut self,
         service: u32,

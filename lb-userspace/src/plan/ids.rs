@@ -1,8 +1,8 @@
-//! Which ids are free. Lowest first; released ones wait for a grace period.
+//! Free ids. The lowest is assigned first; a released id waits for a grace period.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Numbers what was released between two grace periods.
+/// Identifies what was released between two grace periods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Batch(pub(crate) u64);
 
@@ -17,8 +17,8 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// `used` are taken; `touched` were used once, and whatever lies below the highest of both and is not used
-    /// is pending in `batch`.
+    /// The ids `used` are taken, the ids `touched` were in use at some time. Every id below the highest of both that is
+    /// not used is pending in `batch`.
     pub fn restore(
         limit: u32,
         used: &BTreeSet<u32>,
@@ -31,7 +31,7 @@ impl Ids {
         Self { limit, fresh, free: BTreeSet::new(), pending }
     }
 
-    /// `None` when all are taken or pending.
+    /// Takes a free id; `None` if all are taken or pending.
     pub fn take(&mut self) -> Option<u32> {
         if let Some(id) = self.free.pop_first() {
             return Some(id);
@@ -44,7 +44,7 @@ impl Ids {
         Some(id)
     }
 
-    /// How many [`Ids::take`] would give out now.
+    /// The number of ids that [`Ids::take`] could return now.
     pub fn available(&self) -> usize {
         self.free.len() + self.limit.saturating_sub(self.fresh) as usize
     }
@@ -53,7 +53,7 @@ impl Ids {
         self.pending.entry(batch).or_default().push(id);
     }
 
-    /// Frees what was released up to and with `batch`.
+    /// Frees what was released up to and including `batch`.
     pub fn reclaim(&mut self, batch: Batch) {
         for ids in passed(&mut self.pending, batch) {
             self.free.extend(ids.into_iter().filter(|id| *id < self.limit));
@@ -65,7 +65,7 @@ impl Ids {
     }
 }
 
-/// Takes out what a grace period after `batch` has settled.
+/// Removes and returns the entries up to and including `batch`.
 pub(crate) fn passed<T>(pending: &mut BTreeMap<Batch, T>, batch: Batch) -> impl Iterator<Item = T> + use<T> {
     let later = pending.split_off(&Batch(batch.0 + 1));
     std::mem::replace(pending, later).into_values()

@@ -1,4 +1,4 @@
-//! Who owns what in the tables: the indexes that keep a plan's work proportional to its change.
+//! Which service owns what in the tables: the indexes that keep a plan's work proportional to its change.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,19 +7,20 @@ use lb_common::{Addr, Endpoint, FrontendKey, Port};
 use super::regions::Region;
 use crate::objects::name::ServicePortName;
 
-/// By service id, one tree of each kind for all: a collection for each service would cost more than what it holds.
+/// One tree of each kind for all services, ordered by service id: a collection for each service would cost more than
+/// its content.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Owners {
     ids: BTreeMap<ServicePortName, u32>,
     frontends: BTreeSet<(u32, FrontendKey)>,
     backends: BTreeMap<(u32, Endpoint), u32>,
-    /// Where the slots of the record in force lie; absent for empty sets.
+    /// The region of the slots of the record in force; absent if both sets are empty.
     regions: BTreeMap<u32, Region>,
-    /// The record in force cannot be trusted and is to be written anew.
+    /// Services whose record in force cannot be trusted and has to be written again.
     damaged: BTreeSet<u32>,
-    /// Services in the tables that nothing names, from a damaged table.
+    /// Services in a damaged table that have no usable name.
     pub(super) nameless: BTreeSet<u32>,
-    /// Backends in use that their service does not know, from a damaged table.
+    /// Backends in use in a damaged table that their service does not know.
     pub(super) strays: Vec<u32>,
 }
 
@@ -105,7 +106,7 @@ impl Owners {
         self.regions.get(&service).copied()
     }
 
-    /// The record that is in force now leads there, and can be trusted.
+    /// Notes that the record now in force refers to this region, and can be trusted.
     pub(super) fn set_region(&mut self, service: u32, region: Option<Region>) {
         self.damaged.remove(&service);
         match region {

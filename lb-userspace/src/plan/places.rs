@@ -1,4 +1,4 @@
-//! What is about addresses alone: the node's own, and where ClusterIPs are.
+//! The plan for addresses alone: the node's own addresses, and the ranges of ClusterIPs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,8 +9,8 @@ use crate::desired::ServiceRanges;
 use crate::tables::op::Op;
 
 impl Planner {
-    /// An address that comes or goes is one write; the first of its block sets a bit, too. What is beyond the table is
-    /// left out: no node has as many.
+    /// Each address that comes or goes is one write; the first address of a block also sets a bit. Addresses beyond the
+    /// table's capacity are left out: no node has as many.
     pub(super) fn plan_local_addrs(&mut self, addresses: BTreeSet<Addr>, draft: &mut Vec<Op>) {
         let wanted: BTreeSet<Addr> = addresses.into_iter().take(self.limits.local_addrs as usize).collect();
         self.want_bits(wanted.iter().copied().map(node_bit), draft);
@@ -25,7 +25,7 @@ impl Planner {
         }
     }
 
-    /// The rules of the addresses whose frontends the draft changes, or of all.
+    /// Plans the rules of the addresses whose frontends the draft changes, or of all addresses.
     pub(super) fn plan_ranges(&mut self, ranges: Option<ServiceRanges>, complete: bool, draft: &mut Vec<Op>) {
         let mut touched: BTreeSet<Prefix> =
             draft.iter().filter_map(frontend_address).map(Prefix::host).collect();
@@ -83,7 +83,7 @@ impl Planner {
     }
 }
 
-/// What `ranges` says of cidrs and of other proxies' addresses, as far as the tables tell.
+/// The ServiceCIDRs and the addresses of other proxies that the tables record in `ranges`.
 pub(super) fn service_ranges(ranges: &BTreeMap<Prefix, RangeRule>) -> ServiceRanges {
     let of = |rule| ranges.iter().filter(move |(_, r)| **r == rule).map(|(prefix, _)| *prefix);
     ServiceRanges {

@@ -10,7 +10,7 @@ use crate::objects::name::ServicePortName;
 use crate::tables::op::Op;
 
 impl Planner {
-    /// All or nothing, but for the frontends of a service that exists: they can change owner at once.
+    /// Plans everything or nothing, except for frontends that move to an existing service: they change owner at once.
     pub(super) fn plan_port(
         &mut self,
         name: &ServicePortName,
@@ -21,7 +21,8 @@ impl Planner {
         let known = self.owners.service(name);
         if let Some(service) = known {
             if !self.owners.is_damaged(service) {
-                // The record in force would let everybody in: what is to be guarded waits for the one that guards.
+                // While the record in force admits every client, load balancer addresses wait for the record that
+                // restricts them.
                 let guards = |flags: u32| flags & ServiceRecord::SOURCE_RANGES != 0;
                 let is_open = guards(flags(port)) && !guards(self.tables.record(service).flags);
                 self.move_frontends(service, port, draft, |kind| {
@@ -60,8 +61,8 @@ impl Planner {
         Ok(())
     }
 
-    /// A port of a Service that has another name by now, at the same address, is the same service: its connections go on.
-    /// `wanted` is sorted by name.
+    /// Keeps the service id of a port that was renamed but kept a frontend, so that its connections continue. `wanted`
+    /// is sorted by name.
     pub(super) fn rename(
         &mut self,
         name: &ServicePortName,
@@ -82,7 +83,7 @@ impl Planner {
         self.push(draft, Op::WriteName { id: service, name: Box::new(heir.to_table()) });
     }
 
-    /// Takes a service away. Its frontends go first, then what they led to.
+    /// Removes a service: first its frontends, then what they referred to.
     pub(super) fn remove_service(&mut self, service: u32, draft: &mut Vec<Op>) {
         let name = self.tables.names.get(&service);
         let is_named = name.is_some();
@@ -104,7 +105,7 @@ impl Planner {
         self.service_ids.release(service, self.batch);
     }
 
-    /// What a damaged table holds beyond all services.
+    /// Removes what a damaged table holds and no service owns.
     pub(super) fn remove_strays(&mut self, draft: &mut Vec<Op>) {
         for service in std::mem::take(&mut self.owners.nameless) {
             self.remove_service(service, draft);
@@ -128,7 +129,7 @@ impl Planner {
         if pending { Hold::Grace } else { Hold::Full(table) }
     }
 
-    /// Whether the record in force, or the slots behind it, would have to be others.
+    /// Whether the record in force, or one of the slots to which it refers, has to change.
     fn is_changed(&self, service: u32, port: &DesiredPort) -> bool {
         if self.owners.is_damaged(service) {
             return true;
@@ -141,7 +142,7 @@ impl Planner {
             || !self.holds(service, record.local, &port.local)
     }
 
-    /// Whether these slots lead to these endpoints, in order.
+    /// Whether these slots refer to these endpoints, in order.
     fn holds(&self, service: u32, range: SlotRange, set: &BTreeSet<Endpoint>) -> bool {
         let Some(slots) = self.tables.slots_of(range).filter(|slots| slots.len() == set.len()) else {
             return false;
@@ -152,8 +153,8 @@ impl Planner {
         })
     }
 
-    /// Room for both sets: the region in use if its slots stay as they are, else a new one; `None` for empty
-    /// sets.
+    /// A region for both sets: the one in use if its slots stay as they are, otherwise a new one; `None` if both sets
+    /// are empty.
     fn region_for(&mut self, service: Option<u32>, port: &DesiredPort) -> Result<Option<Region>, Hold> {
         let total = port.cluster.len() + port.local.len();
         if total == 0 {
@@ -195,7 +196,7 @@ impl Planner {
             self.push(draft, Op::WriteSlots { offset: region.offset, slots });
         }
         let offset = region.map_or(0, |region| region.offset);
-        // The region was taken for both sets together, whose length fits in 32 bits.
+        // The region has room for both sets, so that their lengths fit in 32 bits.
         let (cluster, local) = (port.cluster.len() as u32, port.local.len() as u32);
         let record = ServiceRecord {
             cluster: SlotRange { offset, len: cluster },

@@ -1,5 +1,5 @@
-//! Which runs of `slots` are free: a buddy allocator. Regions have power-of-two sizes and lie at multiples of
-//! their size, so a freed one merges with its neighbour, and nothing ever needs moving.
+//! Free runs of `slots`: a buddy allocator. Regions have power-of-two sizes and lie at multiples of their size, so that
+//! a freed region merges with its neighbour, and nothing ever has to be moved.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -14,8 +14,8 @@ pub struct Region {
 }
 
 impl Region {
-    /// The smallest region at this offset that holds `len` slots (at least one); `None` where none may begin
-    /// there.
+    /// The smallest region at this offset that holds `len` slots (at least one); `None` if no region of that size may
+    /// begin there.
     pub fn around(offset: u32, len: u32) -> Option<Self> {
         let order = order_for(len)?;
         (offset.is_multiple_of(1 << order)).then_some(Self { offset, order })
@@ -44,8 +44,8 @@ pub struct Regions {
 impl Regions {
     const ORDERS: usize = 32;
 
-    /// `used` do not overlap and lie below `capacity` (in slots). What is not used and below `touched` is
-    /// pending in `batch`; the rest was never written and is free.
+    /// The regions `used` do not overlap and lie below `capacity` (in slots). Unused slots below `touched` are pending
+    /// in `batch`; the rest was never written and is free.
     pub fn restore(capacity: u32, used: &BTreeSet<Region>, touched: u32, batch: Batch) -> Self {
         let mut regions = Self { free: std::array::from_fn(|_| BTreeSet::new()), pending: BTreeMap::new() };
         let mut idle = Vec::new();
@@ -65,7 +65,7 @@ impl Regions {
         regions
     }
 
-    /// A region for `len` slots, from the smallest free one that fits, the lowest first.
+    /// A region for `len` slots, cut from the lowest of the smallest free regions that fit.
     pub fn take(&mut self, len: u32) -> Option<Region> {
         let order = order_for(len)?;
         let found = (usize::from(order)..Self::ORDERS).find(|o| !self.free[*o].is_empty())?;
@@ -80,7 +80,7 @@ impl Regions {
         self.pending.entry(batch).or_default().push(region);
     }
 
-    /// Frees what was released up to and with `batch`.
+    /// Frees what was released up to and including `batch`.
     pub fn reclaim(&mut self, batch: Batch) {
         for regions in passed(&mut self.pending, batch) {
             for region in regions {

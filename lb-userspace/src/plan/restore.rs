@@ -1,4 +1,4 @@
-//! A planner for tables that an agent before this one wrote, whole or half-way through a plan.
+//! Makes a planner from tables that a previous agent wrote, completely or up to the middle of a plan.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use crate::objects::name::ServicePortName;
 use crate::objects::notice::Board;
 use crate::tables::Tables;
 
-/// All that is pending belongs to `batch`.
+/// Everything that is pending belongs to `batch`.
 pub(super) fn planner(tables: Tables, limits: Limits, batch: Batch) -> Planner {
     let mut owners = Owners::default();
     name_services(&tables, &mut owners);
@@ -44,8 +44,9 @@ pub(super) fn planner(tables: Tables, limits: Limits, batch: Batch) -> Planner {
     }
 }
 
-/// Entries that read as no name, or as one that another id has, are nameless. So is a service without a frontend: it
-/// was left in the middle of being made or taken away, and its record may be that of an earlier use of the id.
+/// Registers the names of services. An id is nameless if its entry cannot be read as a name, or if another id has that
+/// name. A service without a frontend is nameless, too: its creation or removal was interrupted, and its record may be
+/// that of an earlier use of the id.
 fn name_services(tables: &Tables, owners: &mut Owners) {
     let reached: BTreeSet<u32> = tables.frontends.values().map(|frontend| frontend.service).collect();
     for (id, entry) in &tables.names {
@@ -58,8 +59,8 @@ fn name_services(tables: &Tables, owners: &mut Owners) {
     }
 }
 
-/// Returns the ids in use, those without an owner too. Where a service has an endpoint twice (a service id that was
-/// given out again after a failure), the one that its slots lead to is its own.
+/// Returns the ids in use, including those without an owner. If a service has an endpoint twice (its id was assigned
+/// again after a failure), it owns the backend to which its slots refer.
 fn own_backends(
     tables: &Tables,
     named: &BTreeMap<u32, ServicePortName>,
@@ -88,8 +89,8 @@ fn own_backends(
     first.into_iter().chain(then).map(|(id, _)| *id).collect()
 }
 
-/// A region belongs to a service when every slot in it leads to one of its backends: an id that went out of use
-/// in the middle of a plan may have a record which points at what is another's by now.
+/// A region belongs to a service if every slot in it refers to one of the service's backends: an id that went out of
+/// use in the middle of a plan may have a record that refers to slots which now belong to another service.
 fn own_regions(
     tables: &Tables,
     named: &BTreeMap<u32, ServicePortName>,

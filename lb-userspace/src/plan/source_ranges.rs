@@ -22,7 +22,7 @@ impl Planner {
         }
     }
 
-    /// Ranges that are new come before the record that asks for them, those that are gone go after.
+    /// Adds and deletes ranges. In the plan, new ranges come before the record that requires them, deletions after it.
     pub(super) fn settle_source_ranges(&mut self, service: u32, port: &DesiredPort, draft: &mut Vec<Op>) {
         self.drop_source_ranges(service, &port.source_ranges, draft);
         for prefix in &port.source_ranges {

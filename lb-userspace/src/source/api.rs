@@ -5,7 +5,7 @@
 //! (files, environment)     (one for all kinds)         (a task for each kind)
 //! ```
 //!
-//! An object is cut down to the model's compact form while it is decoded. Nothing here keeps one.
+//! An object is reduced to its compact form while it is decoded. This module stores no objects.
 
 mod access;
 mod client;
@@ -40,10 +40,11 @@ use client::Client;
 use follow::Follower;
 use guard::Guard;
 
-/// A client that reaches the API server as the agent does. `tables` are those of an agent, if there is one.
+/// Returns a client that connects to the API server as the agent does. `tables` are those of an agent, or empty if
+/// there are none.
 ///
 /// # Errors
-/// As [`watch`].
+/// The same as for [`watch`].
 pub async fn client(access: Access, tables: &Tables) -> anyhow::Result<kube::Client> {
     let route = Route::default();
     let client = Client::new(access, route.clone(), Arc::default()).await?.into_kube();
@@ -51,26 +52,27 @@ pub async fn client(access: Access, tables: &Tables) -> anyhow::Result<kube::Cli
     Ok(client)
 }
 
-/// Is there a service account, as every pod has one?
+/// Whether a service account is mounted, as in every pod.
 pub fn is_in_pod() -> bool {
     access::is_in_pod()
 }
 
-/// The watches of all kinds; they end when this is dropped.
+/// The watches of all kinds. They end when this value is dropped.
 pub struct Watch {
-    /// Also for whoever else talks to the API server.
+    /// Other parts of the agent also use this client.
     pub client: kube::Client,
     pub progress: Arc<Progress>,
-    /// To be told of the tables after each change of them.
+    /// Must be given the tables after each change, by [`Route::learn`].
     pub route: Route,
     _tasks: JoinSet<()>,
 }
 
-/// Sends the events of Services, EndpointSlices, the own Node and ServiceCIDRs until it is dropped. Faults of the API
-/// server are said in the log, and what was last known stays. `tables` are those that an earlier agent left.
+/// Starts the watches, which send the events of Services, EndpointSlices, the agent's own Node and ServiceCIDRs. Faults
+/// of the API server are logged, and the last known state stays. `tables` are those that an earlier agent left.
 ///
 /// # Errors
-/// Where it cannot be known whom to ask: no kubeconfig and no service account, or one that cannot be read.
+/// If the address or the credentials are unknown: there is neither a kubeconfig nor a service account, or one of them
+/// cannot be read.
 pub async fn watch(
     access: Access,
     node_name: &str,

@@ -15,10 +15,10 @@ pub use watch::{Watch, watch};
 
 use crate::objects::event::Event;
 
-/// The objects of a folder as one full list of each kind.
+/// Loads the objects of a folder as one full list of each kind.
 ///
 /// # Errors
-/// Where the folder cannot be read, or a file in it is broken: names every such file.
+/// If the folder cannot be read, or a file in it is broken. The error names every such file.
 pub fn load_dir(dir: &Path) -> anyhow::Result<Vec<Event>> {
     let texts = folder::read(dir).with_context(|| format!("cannot read the folder {}", dir.display()))?;
     let mut folder = Folder::default();

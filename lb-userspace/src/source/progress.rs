@@ -1,4 +1,4 @@
-//! What is known of the sources of objects, for whoever asks while they run: watches of an API server, or a folder.
+//! The state of the running sources of objects: watches of an API server, or a folder.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -12,26 +12,26 @@ use crate::objects::name::Kind;
 #[derive(Debug)]
 pub struct Progress {
     began: Instant,
-    /// Told when the watch of a kind goes on.
+    /// Notified when the watch of a kind resumes.
     back: Notify,
     kinds: [KindProgress; Kind::ALL.len()],
 }
 
-/// Counts since the agent's start, and times in milliseconds since then (zero is never).
+/// Counts since the agent's start, and times in milliseconds since then (zero means never).
 #[derive(Debug, Default)]
 pub struct KindProgress {
     heard: AtomicU64,
     failing_since: AtomicU64,
     fault: Mutex<Option<String>>,
-    /// Full lists that came whole.
+    /// Full lists that arrived completely.
     pub lists: AtomicU64,
-    /// Objects that were new or changed, or went, outside of lists.
+    /// Objects that were added, changed or deleted, outside of lists.
     pub changes: AtomicU64,
-    /// Objects that could not be decoded, each time they came.
+    /// Objects that could not be decoded, counted each time that they arrive.
     pub undecoded: AtomicU64,
-    /// Full lists that were not believed, for they lost more than half.
+    /// Full lists rejected because they dropped more than half of the objects.
     pub doubted: AtomicU64,
-    /// Attempts that failed.
+    /// Failed attempts to list or watch, or to read the folder.
     pub failures: AtomicU64,
 }
 
@@ -50,18 +50,18 @@ impl Progress {
         &self.kinds[kind as usize]
     }
 
-    /// How long the server said nothing of a kind: no event, no bookmark, no part of a list; or how long ago the folder
-    /// was looked at. `None` before the first word.
+    /// How long ago the server last sent anything of a kind (an event, a bookmark or a part of a list), or the folder
+    /// was checked. `None` before the first time.
     pub fn age(&self, kind: Kind) -> Option<Duration> {
         self.since(&self.kind(kind).heard)
     }
 
-    /// How long the watch of a kind is interrupted, or the folder cannot be read.
+    /// How long the watch of a kind has been interrupted, or the folder could not be read; `None` if all is well.
     pub fn failing(&self, kind: Kind) -> Option<Duration> {
         self.since(&self.kind(kind).failing_since)
     }
 
-    /// What keeps the watch of a kind from going on.
+    /// Why the watch of a kind is interrupted, or the folder cannot be read.
     pub fn fault(&self, kind: Kind) -> Option<String> {
         self.kind(kind).fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -70,11 +70,11 @@ impl Progress {
         self.kind(kind).heard.store(self.now(), Relaxed);
     }
 
-    /// `false` where it is the same fault as before.
+    /// Notes a failed attempt. Returns `false` if the fault is the same as the previous one.
     pub(crate) fn fail(&self, kind: Kind, text: String) -> bool {
         let state = self.kind(kind);
         state.failures.fetch_add(1, Relaxed);
-        // Only the first counts, and there is one task for each kind.
+        // Only the first failure sets the time, and each kind has only one task.
         let _ = state.failing_since.compare_exchange(0, self.now(), Relaxed, Relaxed);
         let mut fault = state.fault.lock().unwrap_or_else(PoisonError::into_inner);
         let is_new = fault.as_ref() != Some(&text);
@@ -82,7 +82,7 @@ impl Progress {
         is_new
     }
 
-    /// The watch goes on: how long was it interrupted?
+    /// Notes that the watch resumed. Returns how long it was interrupted, if it was.
     pub(crate) fn succeed(&self, kind: Kind) -> Option<Duration> {
         let interrupted = self.failing(kind)?;
         let state = self.kind(kind);
@@ -92,7 +92,7 @@ impl Progress {
         Some(interrupted)
     }
 
-    /// For so long, or until the watch of some kind goes on: then the server is back.
+    /// Waits for `time`, or until any watch resumes, which means that the server is reachable again.
     pub(crate) async fn pause(&self, time: Duration) {
         let _ = tokio::time::timeout(time, self.back.notified()).await;
     }

@@ -1,10 +1,10 @@
-//! Which addresses and ports packets are looked at for: two bitmaps, side by side.
+//! The bitmaps of the addresses and ports that matter to the packet path, as one sequence of bits.
 
 use std::fmt;
 
 use lb_common::{COARSE_WORDS, INTEREST_WORDS};
 
-/// The `interest` bitmap and behind it `interest_coarse`: [`Interest::WORDS`] words.
+/// The `interest` bitmap, followed by `interest_coarse`: [`Interest::WORDS`] words.
 #[derive(Clone, PartialEq)]
 pub struct Interest {
     words: Vec<u64>,
@@ -13,7 +13,7 @@ pub struct Interest {
 impl Interest {
     pub const WORDS: usize = INTEREST_WORDS + COARSE_WORDS;
 
-    /// From the map's content; words past its end count as zero.
+    /// From the content of the maps; missing words count as zero.
     pub fn from_words(mut words: Vec<u64>) -> Self {
         words.resize(Self::WORDS, 0);
         Self { words }
@@ -23,7 +23,7 @@ impl Interest {
         &self.words
     }
 
-    /// Bits are below `WORDS * 64`, as [`lb_common::interest_bit`] and its siblings give them.
+    /// Whether a bit is set. Bits are below `WORDS * 64`, as [`lb_common::interest_bit`] and its siblings return them.
     pub fn contains(&self, bit: u32) -> bool {
         self.words[bit as usize / 64] & (1 << (bit % 64)) != 0
     }
@@ -36,7 +36,7 @@ impl Interest {
         self.words[bit as usize / 64] &= !(1 << (bit % 64));
     }
 
-    /// The bits that are set, ascending.
+    /// The bits that are set, in ascending order.
     pub fn bits(&self) -> impl Iterator<Item = u32> + '_ {
         self.words.iter().zip(0_u32..).filter(|(word, _)| **word != 0).flat_map(|(word, index)| {
             let word = *word;

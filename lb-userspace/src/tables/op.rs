@@ -7,7 +7,7 @@ use lb_common::{
     ServiceName, ServiceRecord, Slot,
 };
 
-/// Declares [`Op`] and [`OpKind`] from one list, so that the order stands in one place.
+/// Declares [`Op`] and [`OpKind`] from one list, so that the order is stated once.
 macro_rules! operations {
     (
         $(#[$about:meta])*
@@ -36,23 +36,24 @@ macro_rules! operations {
 }
 
 operations! {
-    /// What `apply` does, one table entry or run of entries at a time.
+    /// A step of `apply`: a write to one table entry or to a run of entries.
     ///
-    /// **Make before break.** The variants stand in the order in which a plan carries them out: what a packet needs
-    /// comes into being first, then services flip to it and frontends lead to it; only then is the old taken away.
+    /// **Make before break.** The variants stand in the order in which a plan carries them out: what a packet needs is
+    /// written first, then services flip to it and frontends lead to it, and only then is the old content removed.
     /// A reader between any two operations finds the old or the new backends behind every frontend, and never
     /// anything freed. This list is the only statement of that order: [`OpKind`] follows it.
     {
-        /// Packets of this address and port are worth a look. Index of a bit, see [`lb_common::interest_bit`],
-        /// [`lb_common::port_bit`] and [`lb_common::range_bit`].
+        /// Makes the packet path look at packets of an address and port. `bit` is an index, see
+        /// [`lb_common::interest_bit`], [`lb_common::port_bit`] and [`lb_common::range_bit`].
         SetInterest { bit: u32 },
-        /// A fresh backend, or one in use that has another weight or joins a set (then only that word differs).
+        /// A new backend, or one in use that gets another weight or joins a set (then only that word differs).
         WriteBackend { id: u32, backend: Backend },
-        /// A run of slots in a region that no record in force refers to.
+        /// A run of slots in a region to which no record in force refers.
         WriteSlots { offset: u32, slots: Vec<Slot> },
-        /// The name of a service id that was free. Boxed: it is four times as large as what any other operation has.
+        /// The name of a service id that was free, or of a port that was renamed. Boxed, because a name is four times
+        /// as large as the fields of any other operation.
         WriteName { id: u32, name: Box<ServiceName> },
-        /// A range of clients more, before the record that asks for it is in force.
+        /// Another range of clients, before the record that requires it is in force.
         PutSourceRange { service: u32, prefix: Prefix },
         /// The record that is not in force; `index` is 0 or 1.
         WriteRecord { service: u32, index: u8, record: ServiceRecord },
@@ -60,21 +61,21 @@ operations! {
         Flip { service: u32, active: u64 },
         /// A new frontend, or one that changes owner: replaced in place, never absent.
         PutFrontend { key: FrontendKey, frontend: Frontend },
-        /// An address of the node that NodePorts answer on.
+        /// An address of the node on which NodePorts answer.
         PutLocalAddr { addr: Addr },
         DeleteFrontend { key: FrontendKey },
         DeleteLocalAddr { addr: Addr },
-        /// What holds for addresses and ports that are no frontends: after those that are.
+        /// The rule for destinations that match no frontend: ordered after all frontend changes.
         PutRange { prefix: Prefix, rule: RangeRule },
         DeleteRange { prefix: Prefix },
         DeleteSourceRange { service: u32, prefix: Prefix },
         SetBackendState { id: u32, state: BackendState },
-        /// `Backend::sets` of one that left a set.
+        /// `Backend::sets` of a backend that left a set.
         SetBackendSets { id: u32, sets: u8 },
-        /// State `Free` and the next generation, so that slots and flows which remember the old one notice.
+        /// State `Free` and the next generation, so that slots and flows with the previous generation no longer match.
         RetireBackend { id: u32, generation: u32 },
         DeleteName { id: u32 },
-        /// Only from whoever knows that no flow needs the bit; the planner never emits it.
+        /// Only from the sweep, which knows that no flow needs the bit; the planner never emits this operation.
         ClearInterest { bit: u32 },
     }
 }
@@ -139,8 +140,8 @@ impl fmt::Display for Op {
     }
 }
 
-/// The words of `lb backends` for a [`BackendState`]. A backend drains when its endpoint terminates, or is not
-/// serving while its connections go on.
+/// The word of `lb backends` for a [`BackendState`]. A backend drains if its endpoint terminates, or if the endpoint is
+/// not serving while its connections continue.
 pub const fn state_name(state: u8) -> &'static str {
     match BackendState::from_number(state) {
         Some(BackendState::Free) => "free",
@@ -167,7 +168,7 @@ const fn sets_name(sets: u8) -> &'static str {
     }
 }
 
-/// A bit by the name and index that it has in its map.
+/// A bit, written as the name of its map and its index there.
 struct Bit(u32);
 
 impl fmt::Display for Bit {

@@ -5,30 +5,30 @@ use anyhow::bail;
 use super::Tables;
 use super::op::Op;
 
-/// Tables that can be read and written. The kernel's is in `dataplane`; tests and `--manifests` views use
+/// Tables that can be read and written. The kernel's plane is in `dataplane`; tests and `--manifests` views use
 /// [`MemoryPlane`].
 pub trait Plane {
-    /// All of the tables, for [`crate::plan::Planner::restore`] and its `resume`.
+    /// Reads all tables, for [`crate::plan::Planner::restore`] and its `resume`.
     ///
     /// # Errors
-    /// Where a map cannot be read.
+    /// If a map cannot be read.
     fn read(&mut self) -> anyhow::Result<Tables>;
 
     /// Carries out the operations in the order given.
     ///
     /// # Errors
-    /// At the first operation that failed; those before it are done, those after it are not. The tables are
-    /// then whole still (each prefix of a plan is), but the planner no longer knows them: read and resume.
+    /// If an operation fails; the operations before it are done, those after it are not. The tables are still
+    /// consistent (as after each prefix of a plan), but the planner no longer knows them: read them and resume.
     fn apply(&mut self, plan: &[Op]) -> anyhow::Result<()>;
 
     /// Returns when every packet program that started before the call has ended.
     ///
     /// # Errors
-    /// Where the kernel gave no proof of that; then nothing may be reclaimed.
+    /// If the kernel gave no proof of this; then nothing may be reclaimed.
     fn grace(&mut self) -> anyhow::Result<()>;
 }
 
-/// A plane without a kernel, which fails when told to.
+/// A plane in memory, which fails on demand.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryPlane {
     tables: Tables,
@@ -40,7 +40,7 @@ impl MemoryPlane {
         Self { tables, fail_after: None }
     }
 
-    /// The next `operations` succeed, the one after them fails, once.
+    /// Makes the operation after the next `operations` fail, once.
     pub fn fail_after(&mut self, operations: usize) {
         self.fail_after = Some(operations);
     }

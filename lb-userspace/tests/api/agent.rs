@@ -1,4 +1,4 @@
-//! The pure half of the agent behind a real client: events, model, planner, tables in memory.
+//! The pure half of the agent behind a real client: events, model, planner, and tables in memory.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use super::server::Server;
 
 pub const NODE: &str = "node-1";
-/// For anything that ought to happen.
+/// The time within which anything expected must happen.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct Agent {
@@ -23,7 +23,7 @@ pub struct Agent {
     events: mpsc::Receiver<lb_userspace::objects::event::Event>,
     planner: Planner,
     plane: MemoryPlane,
-    /// Operations since the agent's start.
+    /// The number of operations since the agent's start.
     pub operations: usize,
 }
 
@@ -50,7 +50,7 @@ impl Agent {
     }
 
     pub async fn with(access: Access, tables: Tables) -> Self {
-        // Shown where a test fails.
+        // The log is shown if a test fails.
         let _ = tracing_subscriber::fmt().with_test_writer().with_env_filter("lb_userspace=debug").try_init();
         let (events_in, events) = mpsc::channel(64);
         let watch = api::watch(access, NODE, &tables, events_in).await.unwrap();
@@ -60,7 +60,8 @@ impl Agent {
         Self { watch, model, events, planner, plane, operations: 0 }
     }
 
-    /// Takes events in until the Services in the tables read so: `name endpoint,endpoint` each, `; ` between them.
+    /// Takes events until the Services in the tables match `expected`: `name endpoint,endpoint` each, with `; `
+    /// between them.
     pub async fn until(&mut self, expected: &str) {
         let end = Instant::now() + PATIENCE;
         while self.services() != expected || !self.model.ready() {
@@ -71,7 +72,7 @@ impl Agent {
         }
     }
 
-    /// Takes events in until something is so.
+    /// Takes events until the condition holds.
     pub async fn wait(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
         let end = Instant::now() + PATIENCE;
         while !is_so(self) {
@@ -84,7 +85,7 @@ impl Agent {
         }
     }
 
-    /// Nothing changes for so long.
+    /// Asserts that the Services do not change during the pause.
     pub async fn stays(&mut self, expected: &str, pause: Duration) {
         let end = Instant::now() + pause;
         loop {
@@ -111,7 +112,7 @@ impl Agent {
         self.watch.route.learn(self.planner.tables());
     }
 
-    /// What lasts of what is said about objects.
+    /// The lasting notices about objects.
     pub fn notices(&self) -> Vec<String> {
         self.model.notices().map(ToString::to_string).collect()
     }

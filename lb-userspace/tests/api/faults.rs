@@ -1,4 +1,4 @@
-//! What a server can do to its clients. Whatever it is, Services go on working with what was known.
+//! What a server can do to its clients. In every case, Services continue to work with the known state.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::{BOTH, following, forget, server, service, slice};
 const PAUSE: Duration = Duration::from_millis(300);
 
 #[tokio::test]
-async fn a_watch_that_is_cut_goes_on_where_it_was() {
+async fn a_watch_that_is_cut_continues_where_it_was() {
     let (server, mut agent) = following().await;
     let before = agent.operations;
     server.cut();
@@ -22,7 +22,7 @@ async fn a_watch_that_is_cut_goes_on_where_it_was() {
     assert_eq!(agent.operations, before);
     server.put("endpointslices", slice("a", &["10.0.0.9"]));
     agent.until("a 10.0.0.9:8080; b 10.0.0.2:8080").await;
-    // Resumed by version, not listed.
+    // The watch is resumed by version; nothing is listed again.
     let lists = server.requests("endpointslices");
     assert_eq!(lists.iter().filter(|r| r.contains("sendInitialEvents=true")).count(), 1, "{lists:?}");
 }
@@ -126,7 +126,7 @@ async fn a_token_that_was_replaced_is_read_at_once() {
     let access = Access { kubeconfig: Some(kubeconfig), times: times(), ..Access::default() };
     let mut agent = Agent::with(access, Tables::default()).await;
     agent.until(BOTH).await;
-    // It expired, and nobody replaced it yet.
+    // The token has expired and is not replaced yet.
     server.accept_tokens(&["two"]);
     server.cut();
     agent.wait("a fault", |agent| agent.watch.progress.fault(Kind::Service).is_some()).await;
@@ -138,7 +138,7 @@ async fn a_token_that_was_replaced_is_read_at_once() {
     agent.until("a 10.0.0.1:8080; b 10.0.0.7:8080").await;
 }
 
-/// A plugin may ask a cloud, or wait for a network.
+/// A plugin may ask a cloud or wait for a network.
 #[tokio::test]
 async fn a_credential_plugin_that_takes_its_time_holds_nothing_up() {
     let server = server();
@@ -149,7 +149,7 @@ async fn a_credential_plugin_that_takes_its_time_holds_nothing_up() {
         "apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential",
         "status": {"token": "from-plugin"},
     });
-    // Until the others are done; ten seconds where it holds them up.
+    // The plugin waits until the other work is done; if it blocks that work, it gives up after ten seconds.
     let done = dir.path().join("done");
     let is_done = done.display();
     let script =
@@ -165,7 +165,7 @@ async fn a_credential_plugin_that_takes_its_time_holds_nothing_up() {
     });
     std::fs::write(&kubeconfig, text.to_string()).unwrap();
     let access = Access { kubeconfig: Some(kubeconfig), times: times(), ..Access::default() };
-    // What else the loop's thread does meanwhile.
+    // The other work of the loop's thread.
     let others = async {
         for _ in 0..10 {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -196,7 +196,7 @@ async fn an_object_that_does_not_decode_is_named_and_keeps_its_last_state() {
         notices[0].starts_with("EndpointSlice default/a-1: cannot be decoded: invalid type"),
         "{notices:?}"
     );
-    // A new list does not take away what it cannot say.
+    // A new list does not remove an object that it cannot decode.
     server.compact();
     server.cut();
     let lists =
@@ -231,7 +231,7 @@ async fn a_server_that_went_back_in_time_is_listed_anew() {
     server.restore(backup);
     server.again();
     agent.until(BOTH).await;
-    // Versions that were seen before, with another content.
+    // These versions were seen before, with another content.
     server.put("endpointslices", slice("a", &["10.0.0.6"]));
     agent.until("a 10.0.0.6:8080; b 10.0.0.2:8080").await;
 }
@@ -248,7 +248,7 @@ async fn after_a_long_interruption_a_watch_is_not_resumed() {
     server.put("endpointslices", slice("b", &["10.0.0.5"]));
     agent.until("a 10.0.0.1:8080; b 10.0.0.5:8080; c ").await;
     server.stop();
-    // Restored, and then as much was changed as had been before: the version tells nothing.
+    // The server is restored, and then as many changes are made as before, so the version does not reveal the change.
     server.restore(backup);
     forget(&server, "a");
     agent.wait("a fault", |agent| agent.watch.progress.fault(Kind::Service).is_some()).await;
@@ -266,14 +266,14 @@ async fn a_list_that_lost_most_is_confirmed_first() {
         let kinds = [Kind::Service, Kind::EndpointSlice].map(|kind| agent.watch.progress.kind(kind));
         kinds.map(|kind| kind.doubted.load(std::sync::atomic::Ordering::Relaxed))
     };
-    // The server forgets for one list, and remembers in the second.
+    // The server forgets its objects for one list and has them again in the second.
     server.fault("endpointslices sendInitialEvents", What::Only(0));
     server.compact();
     server.cut();
     agent.wait("a doubt", |agent| doubted(agent) == [0, 1]).await;
     agent.stays(BOTH, PAUSE * 3).await;
     assert_eq!((agent.operations, doubted(&agent)), (before, [0, 1]));
-    // And here it is true.
+    // Now the object is really gone.
     server.delete("endpointslices", "default", "a-1");
     agent.until("a ; b 10.0.0.2:8080").await;
 }

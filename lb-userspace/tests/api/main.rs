@@ -13,7 +13,7 @@ use agent::{Agent, NODE};
 use serde_json::{Value, json};
 use server::Server;
 
-/// A Service of one port.
+/// A Service with one port.
 fn service(name: &str, ip: &str) -> Value {
     json!({
         "metadata": {"namespace": "default", "name": name},
@@ -21,7 +21,7 @@ fn service(name: &str, ip: &str) -> Value {
     })
 }
 
-/// The one slice of a Service.
+/// The only slice of a Service.
 fn slice(name: &str, ips: &[&str]) -> Value {
     let endpoints: Vec<Value> = ips.iter().map(|ip| json!({"addresses": [ip]})).collect();
     json!({
@@ -45,7 +45,7 @@ fn server() -> Server {
     server
 }
 
-/// The same, and an agent that has followed it.
+/// The same server, and an agent that has followed it.
 async fn following() -> (Server, Agent) {
     let server = server();
     let mut agent = Agent::start(&server).await;
@@ -53,7 +53,7 @@ async fn following() -> (Server, Agent) {
     (server, agent)
 }
 
-/// Without a Service of [`server`], and its slice.
+/// Deletes a Service of [`server`] and its slice.
 fn forget(server: &Server, name: &str) {
     server.delete("services", "default", name);
     server.delete("endpointslices", "default", &format!("{name}-1"));
@@ -68,7 +68,7 @@ async fn lists_and_changes_become_tables() {
     agent.until("a 10.0.0.1:8080,10.0.0.3:8080; b 10.0.0.2:8080").await;
     server.delete("services", "default", "a");
     agent.until("b 10.0.0.2:8080").await;
-    // As kube-proxy asks.
+    // The selectors are those of kube-proxy.
     let asked = server.requests("/api/v1/services");
     assert!(
         asked[0].contains("labelSelector=%21service.kubernetes.io%2Fservice-proxy-name")

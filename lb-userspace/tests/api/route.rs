@@ -1,4 +1,4 @@
-//! An API server behind a ClusterIP that we serve.
+//! An API server behind a ClusterIP that `lb` serves.
 
 use std::net::{SocketAddr, TcpListener};
 
@@ -12,7 +12,7 @@ use lb_userspace::tables::Tables;
 use super::agent::{Agent, times};
 use super::{BOTH, server, slice};
 
-/// What an earlier agent left: a frontend, and these backends behind it.
+/// The tables that an earlier agent left: a frontend with these backends.
 fn left(frontend: SocketAddr, backends: &[SocketAddr]) -> Tables {
     let mut tables = Tables::default();
     let key = FrontendKey::new(frontend.ip().into(), Port::new(frontend.port()), Proto::Tcp.number());
@@ -42,16 +42,16 @@ fn left(frontend: SocketAddr, backends: &[SocketAddr]) -> Tables {
 }
 
 #[tokio::test]
-async fn a_cluster_ip_of_our_own_is_gone_past() {
+async fn a_cluster_ip_of_our_own_is_bypassed() {
     let mut server = server();
-    // Nothing listens there any more.
+    // Nothing listens there any longer.
     let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let frontend: SocketAddr = "192.0.2.1:80".parse().unwrap();
     let tables = left(frontend, &[dead, server.address()]);
     let access = Access { server: Some(format!("http://{frontend}")), times: times(), ..Access::default() };
     let mut agent = Agent::with(access, tables).await;
     agent.until(BOTH).await;
-    // The Service of the API server is not in the lists, so not in the tables any more: its backends are kept.
+    // The Service of the API server is not in the lists and thus no longer in the tables: its backends are kept.
     assert!(
         !agent
             .tables()
@@ -67,7 +67,7 @@ async fn a_cluster_ip_of_our_own_is_gone_past() {
 }
 
 #[tokio::test]
-async fn the_tables_say_when_the_backends_are_others() {
+async fn changed_backends_are_learned_from_the_tables() {
     let server = server();
     let frontend: SocketAddr = "192.0.2.1:80".parse().unwrap();
     let access = Access { server: Some(format!("http://{frontend}")), times: times(), ..Access::default() };

@@ -1,4 +1,4 @@
-//! An API server in memory: lists, streamed lists, watches with versions and bookmarks; and faults on demand.
+//! An API server in memory: lists, streamed lists, watches with versions and bookmarks, and faults on demand.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
@@ -16,26 +16,26 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-/// What it holds outlives [`Server::stop`], as an etcd does.
+/// An API server whose objects outlive [`Server::stop`], as if they were in etcd.
 pub struct Server {
     address: SocketAddr,
     shared: Arc<Mutex<Shared>>,
-    /// Counts changes, for those who wait.
+    /// Counts changes and wakes those who wait for them.
     changed: watch::Sender<u64>,
-    /// Dropped with all its connections when the server stops.
+    /// Dropped with all connections when the server stops.
     running: Option<tokio::runtime::Runtime>,
 }
 
 #[derive(Default)]
 struct Shared {
     version: u64,
-    /// By resource, namespace and name.
+    /// Objects by resource, namespace and name.
     objects: BTreeMap<(String, String, String), Value>,
-    /// Version, resource, watch event.
+    /// Changes as version, resource and watch event.
     log: Vec<(u64, String, Value)>,
     /// Changes up to this version are forgotten.
     compacted: u64,
-    /// A watch of an older generation ends.
+    /// A watch that began in an older generation ends.
     generation: u64,
     streams_lists: bool,
     faults: VecDeque<Fault>,
@@ -43,18 +43,18 @@ struct Shared {
     tokens: Option<Vec<String>>,
 }
 
-/// Meets the next request that fits.
+/// A fault, which affects the next matching request.
 pub struct Fault {
-    /// Words that path and query contain.
+    /// Words that the path and query contain.
     pub at: &'static str,
     pub what: What,
 }
 
 pub enum What {
     Status(u16),
-    /// Begins to answer only after so long.
+    /// The server begins to answer only after this time.
     Slow(Duration),
-    /// Lists this many objects only.
+    /// The server lists only this many objects.
     Only(usize),
 }
 
@@ -80,20 +80,20 @@ impl Server {
         format!("http://{}", self.address)
     }
 
-    /// Every connection breaks, and no new one is made.
+    /// Breaks every connection and accepts no new one.
     pub fn stop(&mut self) {
-        // On a thread that may wait until its worker has ended, and the socket with it.
+        // The runtime is dropped on a thread that may wait until the worker, and with it the socket, has ended.
         let running = self.running.take().unwrap();
         std::thread::spawn(move || drop(running)).join().unwrap();
     }
 
-    /// At the same address.
+    /// Starts the server again at the same address.
     pub fn again(&mut self) {
         let listener = std::net::TcpListener::bind(self.address).unwrap();
         self.run(listener);
     }
 
-    /// Creates or changes.
+    /// Creates or changes an object.
     pub fn put(&self, resource: &str, object: Value) {
         self.shared().put(resource, object);
         self.tell();
@@ -104,7 +104,7 @@ impl Server {
         self.tell();
     }
 
-    /// What happened so far cannot be watched any more, and no watch has seen the last of it.
+    /// Makes all changes so far unavailable to watches, including a last one that no watch has seen.
     pub fn compact(&self) {
         let mut shared = self.shared();
         shared.version += 1;
@@ -112,7 +112,7 @@ impl Server {
         shared.log.clear();
     }
 
-    /// All watches end, as when a connection breaks.
+    /// Ends all watches, as when a connection breaks.
     pub fn cut(&self) {
         self.shared().generation += 1;
         self.tell();
@@ -126,12 +126,12 @@ impl Server {
         self.shared().faults.push_back(Fault { at, what });
     }
 
-    /// Only these bearer tokens are accepted.
+    /// From now on only these bearer tokens are accepted.
     pub fn accept_tokens(&self, tokens: &[&str]) {
         self.shared().tokens = Some(tokens.iter().map(ToString::to_string).collect());
     }
 
-    /// As it was when `snapshot` was taken: the version too.
+    /// Restores the state of the time when `snapshot` was taken, including the version.
     pub fn restore(&self, snapshot: Snapshot) {
         let mut shared = self.shared();
         shared.version = snapshot.version;
@@ -145,7 +145,7 @@ impl Server {
         Snapshot { version: shared.version, objects: shared.objects.clone() }
     }
 
-    /// Path and query of each request so far that contains this.
+    /// Path and query of each request so far that contains this text.
     pub fn requests(&self, containing: &str) -> Vec<String> {
         self.shared().requests.iter().filter(|request| request.contains(containing)).cloned().collect()
     }
@@ -194,7 +194,7 @@ impl Shared {
 
     fn delete(&mut self, resource: &str, namespace: &str, name: &str) {
         let key = (resource.to_owned(), namespace.to_owned(), name.to_owned());
-        let mut object = self.objects.remove(&key).expect("there is such an object");
+        let mut object = self.objects.remove(&key).expect("the object exists");
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         self.log.push((self.version, resource.to_owned(), json!({"type": "DELETED", "object": object})));
@@ -321,7 +321,7 @@ impl Watching {
                     })
                     .map(|(_, _, event)| event.clone()),
                 );
-                // As the real one: a watch from the future waits for it.
+                // As in a real API server, a watch from a future version waits for that version.
                 self.seen = self.seen.max(shared.version);
             }
             if !events.is_empty() {
@@ -333,7 +333,7 @@ impl Watching {
     }
 }
 
-/// The type first, as the real one writes it.
+/// The type comes first, as a real API server writes it.
 fn line(event: &Value) -> String {
     format!("{{\"type\":{},\"object\":{}}}\n", event["type"], event["object"])
 }

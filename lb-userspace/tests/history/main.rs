@@ -1,4 +1,4 @@
-//! Random histories of events against a naive model, with packets in flight, failures and restarts.
+//! Random histories of events against a naive model, with packets in flight, failures, and restarts.
 
 #![allow(clippy::unwrap_used, reason = "a test: a panic is its failure")]
 
@@ -33,12 +33,12 @@ enum Step {
         lost_service: usize,
         lost_slice: usize,
     },
-    /// The agent ends and begins anew on the same tables; before that it may fail in the middle of a plan.
+    /// The agent ends and starts again on the same tables; before that, it may fail in the middle of a plan.
     Restart,
     FailAfter(usize),
-    /// What has come so far is carried out.
+    /// The events so far are applied to the tables.
     Settle,
-    /// Packets arrive, and take their time.
+    /// Packets arrive and take some time.
     Packets,
     GraceBegins,
     GraceEnds,
@@ -63,7 +63,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The agent's loop, with a clock that counts steps and packets that outlive them.
+/// The agent's loop, with a clock that counts steps and packets that outlive several of them.
 struct World {
     services: BTreeMap<usize, TestService>,
     slices: BTreeMap<usize, TestSlice>,
@@ -73,7 +73,7 @@ struct World {
     plane: MemoryPlane,
     limits: Limits,
     readers: Vec<Reader>,
-    /// The batch that was closed, and when.
+    /// The closed batch, and when its grace period began.
     grace: Option<(Batch, u64)>,
     now: u64,
 }
@@ -161,7 +161,7 @@ impl World {
         self.model = Model::new(NODE);
         self.planner = Planner::restore(self.plane.read().unwrap(), self.limits);
         self.grace = None;
-        assert!(self.model.desired().is_empty(), "something is desired before the first full list");
+        assert!(self.model.desired().is_empty(), "nothing may be desired before the first full list");
         self.relist();
     }
 
@@ -173,9 +173,9 @@ impl World {
         let desired = desired.unwrap_or_else(|| self.model.desired());
         let plan = self.planner.plan(desired);
         let expected = readers::assert_make_before_break(self.plane.tables(), &plan.ops, &self.readers);
-        assert!(expected == *self.planner.tables(), "the planner's picture is not what its plan gives");
+        assert!(expected == *self.planner.tables(), "the planner's picture must be the result of its plan");
         if self.plane.apply(&plan.ops).is_err() {
-            // A grace period that is under way goes on.
+            // A grace period that has begun continues.
             self.planner.resume(self.plane.read().unwrap());
             self.model.resync();
         }
@@ -187,7 +187,7 @@ impl World {
         }
     }
 
-    /// Packets that started before the grace period began have ended.
+    /// Ends the grace period: packets that started before it began have ended.
     fn end_grace(&mut self) {
         if let Some((batch, began)) = self.grace.take() {
             self.readers.retain(|reader| reader.started > began);
@@ -195,7 +195,7 @@ impl World {
         }
     }
 
-    /// Until nothing waits any more.
+    /// Continues until nothing waits any longer.
     fn come_to_rest(&mut self) {
         self.plane = MemoryPlane::new(self.plane.read().unwrap());
         self.settle();
@@ -207,7 +207,7 @@ impl World {
             self.end_grace();
             self.carry_out(Some(Desired::default()));
         }
-        assert!(!self.planner.deferred(), "something waits for ever");
+        assert!(!self.planner.deferred(), "nothing may wait forever");
     }
 
     fn expected(&self) -> BTreeMap<naive::Address, (FrontendKind, naive::Behind)> {
@@ -216,7 +216,7 @@ impl World {
         naive::frontends(&services, &slices, self.zone.flatten())
     }
 
-    /// What is in use stands for something desired; the rest is free.
+    /// Asserts that everything in use belongs to something desired and that the rest is free.
     fn assert_nothing_is_left_over(&self) {
         let tables = self.plane.tables();
         let owners: BTreeSet<u32> = tables.frontends.values().map(|f| f.service).collect();
@@ -234,7 +234,7 @@ impl World {
 }
 
 fn cases() -> ProptestConfig {
-    // `PROPTEST_CASES` in the environment asks for more.
+    // `PROPTEST_CASES` in the environment sets a larger number.
     ProptestConfig { max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() }
 }
 
@@ -265,7 +265,7 @@ proptest! {
         prop_assert_eq!(world.planner.plan(desired).ops, vec![]);
     }
 
-    /// Whatever does not fit leaves the rest alone, and comes in when there is room.
+    /// What does not fit leaves the rest unchanged and is added when there is room.
     #[test]
     fn small_tables_hold_what_fits(
         steps in prop::collection::vec(step(), 0..60),

@@ -1,4 +1,4 @@
-//! What each frontend ought to lead to, recomputed from all objects. Written from the rules of kube-proxy
+//! What each frontend should lead to, recomputed from all objects. Written from the rules of kube-proxy
 //! (pkg/proxy/topology.go, endpointslicecache.go), not from the model: plain lists, no indexes, no increments.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +9,7 @@ use lb_common::FrontendKind;
 use super::objects::{BALANCERS, EXTERNALS, NODE, PORTS, RANGES, TestEndpoint, TestService, TestSlice, VIPS};
 
 pub type Address = (SocketAddr, String);
-/// What is at an address, and the age and name of who claims it.
+/// The age and name of a claimant, and what it has at the address.
 type Claim = (u32, String, (FrontendKind, Behind));
 
 #[derive(Clone, Debug, PartialEq)]
@@ -20,9 +20,9 @@ pub struct Behind {
     pub external_local: bool,
     pub has_endpoints: bool,
     pub affinity: u32,
-    /// Who may use load balancer addresses, where not everybody may.
+    /// The clients that may use load balancer addresses; `None` admits all.
     pub ranges: Option<BTreeSet<String>>,
-    /// Which Service it is: two with equal sets must not pass for each other.
+    /// The owning Service: two Services with equal sets must not be confused.
     pub owner: String,
     pub port: String,
 }
@@ -45,7 +45,7 @@ pub fn frontends(
                     let claim = (age, format!("s{} {name}", service.name), (kind, behind.clone()));
                     claims.entry(key).or_default().push(claim);
                 };
-                // Of one Service, the kind that comes first has the address.
+                // Within one Service, the kind that comes first gets the address.
                 claim(ip, number, FrontendKind::Cluster);
                 for vip in of_family(&service.balancers, &BALANCERS, ip) {
                     claim(vip, number, FrontendKind::LoadBalancer);
@@ -67,13 +67,13 @@ pub fn frontends(
     claims.into_iter().map(|(address, claims)| (address, first(claims))).collect()
 }
 
-/// Those of the addresses that are of one family with another one.
+/// The chosen addresses that have the same family as `other`.
 fn of_family<'a>(chosen: &'a [usize], all: &'a [&str], other: IpAddr) -> impl Iterator<Item = IpAddr> + 'a {
     let addresses = chosen.iter().map(|number| all[*number].parse::<IpAddr>().unwrap());
     addresses.filter(move |ip| ip.is_ipv4() == other.is_ipv4())
 }
 
-/// One range of everything lifts the restriction; a family without one has none. The node is 127.0.0.1.
+/// A range of all addresses lifts the restriction; a family without a range has none. The node is 127.0.0.1.
 fn ranges(service: &TestService, is_v6: bool) -> Option<BTreeSet<String>> {
     let ours = service.ranges.iter().map(|net| RANGES[*net]).filter(|net| net.contains(':') == is_v6);
     let mut ranges: BTreeSet<String> = ours.map(str::to_owned).collect();
@@ -117,7 +117,7 @@ fn behind(service: &TestService, port: usize, is_v6: bool, slices: &[TestSlice],
     let reachable_from_outside = service.node_port
         || of_family(&service.balancers, &BALANCERS, any).next().is_some()
         || of_family(&service.externals, &EXTERNALS, any).next().is_some();
-    // The field counts for such types, whatever the family.
+    // The field applies to these types, whatever the family.
     let external_local = service.external_local
         && (service.node_port || !service.balancers.is_empty() || !service.externals.is_empty());
     let use_cluster = !service.internal_local || reachable_from_outside;
@@ -150,8 +150,8 @@ fn behind(service: &TestService, port: usize, is_v6: bool, slices: &[TestSlice],
     }
 }
 
-/// One entry for each address and port. A copy that does not terminate replaces what is there; but not a ready one of
-/// another slice, if it is not ready itself.
+/// One entry for each address and port. A copy that does not terminate replaces the known one, but a copy that is not
+/// ready does not replace a ready one from another slice.
 fn endpoints(
     service: &TestService,
     port: usize,

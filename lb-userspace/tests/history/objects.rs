@@ -1,4 +1,4 @@
-//! Small objects for random histories, and how they look as Kubernetes prints them.
+//! Small objects for random histories, in the form in which Kubernetes prints them.
 
 use std::net::IpAddr;
 
@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 
 pub const NODE: &str = "node-0";
 
-/// Addresses are few, so that Services clash.
+/// There are few addresses, so that Services clash.
 pub const VIPS: [&str; 5] = ["10.96.0.1", "10.96.0.2", "10.96.0.3", "fd00::1", "fd00::2"];
-/// Some are others' addresses too.
+/// Some of these are also addresses of another kind.
 pub const BALANCERS: [&str; 3] = ["203.0.113.1", "203.0.113.2", "2001:db8:1::1"];
 pub const EXTERNALS: [&str; 4] = ["198.51.100.1", "203.0.113.1", "10.96.0.2", "2001:db8:2::1"];
-/// The node has no address, so that 127.0.0.1 stands for it.
+/// The node has no address, so 127.0.0.1 stands for it.
 pub const RANGES: [&str; 4] = ["192.0.2.0/24", "127.0.0.0/8", "0.0.0.0/0", "2001:db8:9::/48"];
 pub const PORTS: [(&str, u16, &str); 3] = [("a", 80, "TCP"), ("b", 80, "UDP"), ("c", 81, "TCP")];
 
@@ -169,7 +169,7 @@ pub fn name(prefix: char, number: usize) -> ObjectName {
 
 pub fn service() -> impl Strategy<Value = TestService> {
     let policies = (any::<bool>(), any::<bool>(), any::<bool>(), prop::bool::weighted(0.1));
-    // Most Services have no address but their ClusterIP.
+    // Most Services have only their ClusterIP as an address.
     let some = |all: usize| prop_oneof![2 => Just(vec![]), 1 => prop::sample::subsequence((0..all).collect::<Vec<_>>(), 1..=all)];
     (
         0..4_usize,

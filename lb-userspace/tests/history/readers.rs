@@ -1,4 +1,4 @@
-//! What a packet program may see of the tables, at any moment.
+//! What a packet program may see in the tables at any moment.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ pub fn address(key: &FrontendKey) -> Address {
     (SocketAddr::new(key.addr.into(), key.port.host()), proto.to_string())
 }
 
-/// Follows every frontend to its endpoints, as a packet does, and fails where that leads nowhere.
+/// Follows every frontend to its endpoints as a packet does, and fails if a reference leads nowhere.
 pub fn frontends(tables: &Tables) -> BTreeMap<Address, (FrontendKind, Behind)> {
     let kind = |kind| FrontendKind::from_number(kind).unwrap();
     tables
@@ -30,11 +30,11 @@ fn behind(tables: &Tables, service: u32) -> Behind {
     let name = tables.names.get(&service).unwrap_or_else(|| panic!("service {service} has no name"));
     let name = ServicePortName::from_table(name).unwrap();
     let set = |range| {
-        let slots = tables.slots_of(range).unwrap_or_else(|| panic!("{name}: slots past the table"));
+        let slots = tables.slots_of(range).unwrap_or_else(|| panic!("{name}: slots beyond the table"));
         let addresses = slots.iter().map(|slot| {
             let backend =
                 tables.backend_of(*slot).unwrap_or_else(|| panic!("{name}: {slot:?} leads nowhere"));
-            assert_eq!(backend.service, service, "{name}: a backend of another service");
+            assert_eq!(backend.service, service, "{name}: the backend belongs to another service");
             assert_eq!(backend.proto, name.proto as u8);
             SocketAddr::new(backend.addr.into(), backend.port.host())
         });
@@ -56,7 +56,7 @@ fn behind(tables: &Tables, service: u32) -> Behind {
     }
 }
 
-/// Between any two operations, each frontend that is to stay is there, and leads to what its old or its new
+/// Asserts that between any two operations each frontend that is to stay exists and leads to what its old or new
 /// service stood for before the plan or stands for after it.
 pub fn assert_make_before_break(before: &Tables, ops: &[Op], readers: &[Reader]) -> Tables {
     let mut after = before.clone();
@@ -71,15 +71,15 @@ pub fn assert_make_before_break(before: &Tables, ops: &[Op], readers: &[Reader])
         }
         for (key, frontend) in &now.frontends {
             let owners = [before, &after].map(|tables| tables.frontends.get(key).map(|f| f.service));
-            assert!(owners.contains(&Some(frontend.service)), "{key:?} has a strange owner after {op}");
+            assert!(owners.contains(&Some(frontend.service)), "{key:?} has a wrong owner after {op}");
             let seen = behind(&now, frontend.service);
             let stood_for: Vec<Behind> = [before, &after]
                 .iter()
                 .filter(|tables| tables.names.contains_key(&frontend.service))
                 .map(|tables| behind(tables, frontend.service))
                 .collect();
-            // Ranges come before the record that asks for them and go after it: whom both admit gets in, and nobody whom
-            // neither admits.
+            // Ranges are written before the record that asks for them and deleted after it: a client that both states
+            // admit gets in, and no client that neither admits.
             let is_one_of_them = stood_for.iter().any(|one| {
                 let ranges = one.ranges.is_some() == seen.ranges.is_some();
                 ranges && Behind { ranges: None, ..one.clone() } == Behind { ranges: None, ..seen.clone() }
@@ -95,7 +95,7 @@ pub fn assert_make_before_break(before: &Tables, ops: &[Op], readers: &[Reader])
                 let known = |range| all.iter().any(|ranges| ranges.contains(range));
                 assert!(seen.iter().all(known), "{key:?} lets strangers in after {op}: {seen:?}");
             }
-            assert!(now.interest.contains(key.bit()), "{key:?} is not looked at after {op}");
+            assert!(now.interest.contains(key.bit()), "{key:?} has no bit of interest after {op}");
         }
         readers.iter().for_each(|reader| reader.assert_undisturbed(&now));
     }
@@ -114,7 +114,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// One on each frontend.
+    /// Starts one reader on each frontend.
     pub fn start(tables: &Tables, started: u64) -> Vec<Self> {
         let services = tables.frontends.values().map(|f| f.service);
         services
@@ -134,8 +134,8 @@ impl Reader {
             .collect()
     }
 
-    /// What it is about to read has not become something else: record and slots are as they were; a backend is
-    /// the same or has another generation.
+    /// Asserts that nothing that the reader is about to read has become something else: record and slots are
+    /// unchanged; a backend is the same or has another generation.
     fn assert_undisturbed(&self, tables: &Tables) {
         assert_eq!(tables.services[&self.service].records[self.index], self.record, "{self:?}");
         for (index, slot) in &self.slots {
@@ -147,7 +147,7 @@ impl Reader {
             if backend.generation == slot.generation {
                 assert!(is_same && !backend.is_free(), "{self:?}");
             } else {
-                assert!(is_same, "id {} is in use again too early: {self:?}", slot.backend);
+                assert!(is_same, "id {} was reused too early: {self:?}", slot.backend);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Session affinity, as far as the model decides it: for whom it holds, how long, and inside which set.
+//! Session affinity as far as the model decides it: for whom it holds, for how long, and inside which set.
 
 use std::collections::BTreeSet;
 
@@ -31,7 +31,7 @@ fn all_addresses_of_a_port_share_one_affinity_and_ports_do_not() {
         .replace("[{port: 80}]", "[{port: 80, name: a, nodePort: 30080}, {port: 81, name: b}]");
     let mut world = World::new(&yaml);
     let ports: Vec<_> = world.desired().services.into_values().flatten().collect();
-    // Affinity is kept by service port: these are one key for it.
+    // Affinity is kept for each service port, so the addresses of one port share it.
     let kinds: Vec<BTreeSet<FrontendKind>> =
         ports.iter().map(|port| port.frontends.values().copied().collect()).collect();
     use FrontendKind::{Cluster, External, NodePort};
@@ -55,12 +55,12 @@ fn switching_affinity_and_its_timeout_changes_the_record_and_nothing_else() {
 
 #[test]
 fn affinity_holds_inside_the_set_that_is_chosen() {
-    // An endpoint that is no longer ready is in no set while another one is, so a client that had it gets another.
+    // While another endpoint is ready, one that is no longer ready is in no set, so its client gets another one.
     let mut world =
         World::new(&(service(&sticky(5)) + &slice("a", &(endpoint(1, READY) + &endpoint(2, READY)))));
     assert_eq!(ends(&world.port().cluster), [1, 2]);
     world.apply(&slice("a", &(endpoint(1, LAST) + &endpoint(2, READY))));
     let port = world.port();
     assert_eq!(ends(&port.cluster), [2]);
-    assert_eq!(ends(port.backends.keys()), [1, 2], "it keeps the connections that it has");
+    assert_eq!(ends(port.backends.keys()), [1, 2], "the endpoint keeps its connections");
 }

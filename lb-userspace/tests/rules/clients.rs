@@ -1,4 +1,4 @@
-//! Who goes where: frontend x policy x source. Endpoint 1 is on this node, endpoint 2 on another.
+//! Where clients go: frontend x policy x source. Endpoint 1 is on this node, endpoint 2 on another.
 
 use crate::world::{VIP, World, endpoint, service, slice};
 
@@ -23,18 +23,18 @@ const ALL: &str = "[1, 2]";
 const HERE: &str = "[1]";
 
 #[test]
-fn cluster_ip_with_internal_policy_cluster_leads_everybody_to_the_cluster_set() {
+fn cluster_ip_with_internal_policy_cluster_leads_every_client_to_the_cluster_set() {
     assert_eq!(world("").tcp_from_all(CLUSTER_IP), [ALL; 3]);
     assert_eq!(world("externalTrafficPolicy: Local").tcp_from_all(CLUSTER_IP), [ALL; 3]);
 }
 
 #[test]
-fn cluster_ip_with_internal_policy_local_leads_everybody_to_the_local_set() {
+fn cluster_ip_with_internal_policy_local_leads_every_client_to_the_local_set() {
     assert_eq!(world("internalTrafficPolicy: Local").tcp_from_all(CLUSTER_IP), [HERE; 3]);
 }
 
 #[test]
-fn external_addresses_with_external_policy_cluster_lead_everybody_to_the_cluster_set() {
+fn external_addresses_with_external_policy_cluster_lead_every_client_to_the_cluster_set() {
     for policies in ["", "internalTrafficPolicy: Local"] {
         for address in EXTERNAL {
             assert_eq!(world(policies).tcp_from_all(address), [ALL; 3], "{address} {policies}");
@@ -73,5 +73,5 @@ fn a_node_port_on_loopback_is_for_the_host_alone() {
 #[test]
 fn an_endpoint_that_is_the_client_itself_is_as_good_as_any() {
     let found = world("").tcp(lb_userspace::desired::outcome::Client::Pod, "10.0.0.2", CLUSTER_IP);
-    assert_eq!(found, ALL, "the packet path turns it around");
+    assert_eq!(found, ALL, "the packet path turns the packet around");
 }

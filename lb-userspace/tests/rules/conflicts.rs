@@ -1,8 +1,8 @@
-//! An address and port that two Services ask for: the older one has it, over all kinds of frontends.
+//! An address and port that two Services ask for: the older Service gets it, across all kinds of frontends.
 
 use crate::world::{READY, World, endpoint, keys, service, slice};
 
-/// Service `name`, born in second `born`, with a port 80 and these fields.
+/// Service `name`, created in second `born`, with a port 80 and these fields.
 fn aged(name: &str, born: u8, fields: &str, status: &str) -> String {
     let metadata = format!("{{name: {name}, creationTimestamp: '2026-01-01T00:00:0{born}Z'}}");
     service(fields).replace("{name: s}", &metadata) + status
@@ -23,7 +23,7 @@ fn a_load_balancer_address_that_is_an_older_services_external_ip_is_refused() {
     let refused = "error Service default/a: port \"\": 192.0.2.1:80/TCP belongs as an externalIP to port \"\" of Service \
                    default/b, which is older or first by name";
     assert_eq!(errors(&mut world), [refused]);
-    // It comes in when the older one lets go, and only those two are decided anew.
+    // The address is added when the older Service gives it up, and only these two Services are decided again.
     world.apply(&aged("b", 1, "clusterIP: 10.96.0.2", ""));
     let desired = world.desired();
     assert_eq!(desired.services.keys().map(|port| &*port.name).collect::<Vec<_>>(), ["a", "b"]);
@@ -50,7 +50,7 @@ fn an_external_ip_that_is_an_older_services_cluster_ip_is_refused() {
     assert!(errors(&mut world)[0].contains("belongs as its ClusterIP to port \"\" of Service default/b"));
 }
 
-/// Of all that is said: these are told to the Service's owner, by an Event on the Service.
+/// Only some notices are due as Events, which inform the Service's owner.
 #[test]
 fn events_are_due_for_addresses_of_others_and_for_ports_that_sctp_cannot_change() {
     let young =
@@ -90,7 +90,7 @@ fn an_address_of_a_service_comes_before_a_node_port_on_it() {
     assert_eq!(
         errors(&mut world),
         [""; 0],
-        "no clash: one is an address, the other holds for all of the node's"
+        "an address and a NodePort on all addresses of the node do not clash"
     );
     assert_eq!(world.tcp_from_all("10.0.0.1:30080"), ["[1]"; 3]);
     assert_eq!(world.tcp_from_all("10.0.0.3:30080"), ["[2]"; 3]);

@@ -1,4 +1,4 @@
-//! What an endpoint is.
+//! Which entries of slices are endpoints, and of which Service.
 
 use lb_common::BackendState;
 
@@ -47,9 +47,10 @@ fn a_slice_that_changes_its_service_takes_its_endpoints_along() {
     assert_eq!(ends(&world.port().cluster), [0; 0]);
 }
 
-/// Service and slices are written one after the other when a port gets another name: what has connections keeps them.
+/// When a port gets another name, Service and slices are written one after the other: endpoints with connections keep
+/// them.
 #[test]
-fn a_port_that_no_slice_knows_by_its_name_keeps_what_is_under_names_that_nobody_has() {
+fn a_port_that_no_slice_names_keeps_the_endpoints_under_names_that_no_port_has() {
     let slice = slice("a", &endpoint(1, READY));
     let renamed = slice.replace("[{port: 8080}]", "[{name: other, port: 8080}]");
     assert_ne!(slice, renamed);

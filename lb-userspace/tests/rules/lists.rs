@@ -1,4 +1,4 @@
-//! Lists: complete or not there.
+//! Lists count only when they are complete.
 
 use lb_userspace::model::Model;
 use lb_userspace::objects::event::{Change, Event};
@@ -17,7 +17,7 @@ fn nothing_is_desired_before_every_kind_was_listed() {
     assert!(model.ready() && model.desired().complete && model.desired().is_empty());
 }
 
-/// Services do not wait for ServiceCIDRs, which not every cluster has and not every agent may read.
+/// Services do not wait for ServiceCIDRs, because not every cluster has them and not every agent may read them.
 #[test]
 fn what_is_known_of_service_ranges_stays_until_service_cidrs_were_listed() {
     let mut model = Model::new("n1");

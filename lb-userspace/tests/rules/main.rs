@@ -1,5 +1,5 @@
-//! The rules of Kubernetes that the model follows, one test each, from objects to what is desired. `tests/tests/rules` runs
-//! them once more, and sends packets.
+//! The rules of Kubernetes that the model follows, one test for each, from objects to the desired state.
+//! `tests/tests/rules` runs them again with packets.
 
 #![allow(clippy::unwrap_used, reason = "a test: a panic is its failure")]
 

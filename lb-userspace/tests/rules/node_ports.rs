@@ -20,7 +20,7 @@ fn world(list: &str, node: &str) -> World {
     world
 }
 
-/// Those that NodePorts answer on; 127.0.0.1 and ::1 stand for loopback.
+/// The addresses on which NodePorts answer; 127.0.0.1 and ::1 stand for loopback.
 fn selected(list: &str, node: &str) -> Vec<String> {
     let addresses = world(list, node).desired().node_addresses.unwrap();
     let v6_last = |a: &lb_common::Addr| (!a.is_v4(), *a);
@@ -45,16 +45,16 @@ fn primary_is_the_first_internal_ip_else_the_first_external_ip_and_never_loopbac
     assert_eq!(
         selected("primary", INTERNAL),
         only_v4,
-        "a family in which the Node has no address counts whole"
+        "in a family without an address of the Node, all addresses count"
     );
     let external = "{type: ExternalIP, address: 10.0.0.1}, {type: ExternalIP, address: '2001:db8::1'}";
     assert_eq!(selected("primary", external), ["10.0.0.1", "2001:db8::1"]);
     let elsewhere = "{type: InternalIP, address: 10.9.9.9}, {type: InternalIP, address: '2001:db8::1'}";
-    assert_eq!(selected("primary", elsewhere), ["2001:db8::1"], "an address that no interface has");
+    assert_eq!(selected("primary", elsewhere), ["2001:db8::1"], "no interface has the IPv4 address");
 }
 
 #[test]
-fn prefixes_count_by_family_and_a_family_without_one_counts_whole() {
+fn prefixes_count_by_family_and_in_a_family_without_one_all_addresses_count() {
     assert_eq!(selected("10.0.0.0/24,2001:db8::/64", ""), ["10.0.0.1", "10.0.0.2", "2001:db8::1"]);
     assert_eq!(selected("192.168.0.0/16", ""), ["192.168.7.1", "::1", "2001:db8::1", "fe80::1"]);
     assert_eq!(selected("10.9.0.0/16,::/0", ""), ["::1", "2001:db8::1", "fe80::1"]);

@@ -67,7 +67,7 @@ fn what_cannot_be_read_is_named_with_its_object() {
 }
 
 #[test]
-fn a_service_without_a_slice_and_a_slice_without_a_service_are_told_while_it_lasts() {
+fn a_service_without_a_slice_and_a_slice_without_a_service_are_reported_while_it_lasts() {
     let mut world = World::new(&service(VIP));
     assert_eq!(
         world.notices(),
@@ -76,7 +76,7 @@ fn a_service_without_a_slice_and_a_slice_without_a_service_are_told_while_it_las
     assert_eq!(world.model.take_notices().len(), 1);
     world.apply(&service(VIP).replace("10.96.0.1", "10.96.0.2"));
     world.desired();
-    assert_eq!(world.model.take_notices(), [], "said once");
+    assert_eq!(world.model.take_notices(), [], "the notice is given once");
     world.apply(&slice("a", ""));
     assert_eq!(world.notices(), [""; 0]);
     world.event(Event::Service(Change::Delete(ObjectName::new("default", "s"))));
@@ -87,7 +87,7 @@ fn a_service_without_a_slice_and_a_slice_without_a_service_are_told_while_it_las
 }
 
 #[test]
-fn a_port_name_that_no_slice_has_is_told() {
+fn a_port_name_that_no_slice_has_is_reported() {
     let yaml =
         service(VIP).replace("{port: 80}", "{port: 80, name: htpt}") + &slice("a", &endpoint(1, READY));
     let expected = ["warning Service default/s: no EndpointSlice has a TCP port named \"htpt\""];

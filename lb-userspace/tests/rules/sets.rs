@@ -72,7 +72,7 @@ fn policies_and_endpoints_are_in_the_flags() {
     let has = ServiceRecord::HAS_ENDPOINTS;
     assert_eq!(flags(""), has);
     assert_eq!(flags("internalTrafficPolicy: Local"), has | ServiceRecord::INTERNAL_LOCAL);
-    assert_eq!(flags("externalTrafficPolicy: Local"), has, "no client from outside is meant");
+    assert_eq!(flags("externalTrafficPolicy: Local"), has, "no address is for outside clients");
     for external in ["type: NodePort", "type: LoadBalancer", "externalIPs: [192.0.2.1]"] {
         let fields = format!("externalTrafficPolicy: Local\n{external}");
         assert_eq!(flags(&fields), has | ServiceRecord::EXTERNAL_LOCAL, "{external}");
@@ -88,10 +88,10 @@ fn zone_hints_count_only_when_every_ready_endpoint_has_one_and_one_is_ours() {
     };
     assert_eq!(cluster(&hint("z1"), &hint("z2"), &node("z1")), [1]);
     assert_eq!(cluster(&hint("z1"), "", &node("z1")), [1, 2], "a hint is missing");
-    assert_eq!(cluster(&hint("z2"), &hint("z2"), &node("z1")), [1, 2], "none is ours");
+    assert_eq!(cluster(&hint("z2"), &hint("z2"), &node("z1")), [1, 2], "no hint names our zone");
     assert_eq!(cluster(&hint("z1"), &hint("z2"), ""), [1, 2], "this node has no zone");
 
-    assert_eq!(cluster(&hint("z1"), DOWN, &node("z1")), [1], "only ready ones are asked");
+    assert_eq!(cluster(&hint("z1"), DOWN, &node("z1")), [1], "only ready endpoints need a hint");
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn node_hints_come_before_zone_hints() {
         ends(&World::new(&(service(VIP) + &endpoints + &node("z1"))).port().cluster)
     };
     assert_eq!(cluster(&hint("n1", "z1"), &hint("n2", "z1")), [1]);
-    assert_eq!(cluster(&hint("n2", "z1"), &hint("n3", "z2")), [1], "no node is ours: by zone");
+    assert_eq!(cluster(&hint("n2", "z1"), &hint("n3", "z2")), [1], "no node hint is ours: the zone decides");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `loadBalancerSourceRanges`, with its odd corners.
+//! `loadBalancerSourceRanges` with its special cases.
 
 use lb_userspace::desired::outcome::Client;
 
@@ -6,7 +6,7 @@ use crate::world::{READY, World, endpoint, service, slice};
 
 const OTHERS: &str = "203.0.113.9";
 
-/// Of both families; `ranges` is the field.
+/// A Service of both families; `ranges` is the value of the field.
 fn world(ranges: &str) -> World {
     let fields = format!(
         "clusterIPs: [10.96.0.1, 'fd00::1']\nipFamilies: [IPv4, IPv6]\ntype: LoadBalancer\n\
@@ -62,14 +62,14 @@ fn one_range_of_everything_lifts_the_restriction_of_its_family() {
 }
 
 #[test]
-fn ranges_that_cannot_be_read_do_not_count_and_are_told() {
+fn ranges_that_cannot_be_read_do_not_count_and_are_reported() {
     let mut world = world("[' 198.51.100.7/24 ', 198.51.100.300/24]");
-    assert_eq!(vip(&world, "198.51.100.200"), "[1]", "space is cut off, bits behind the prefix too");
+    assert_eq!(vip(&world, "198.51.100.200"), "[1]", "spaces and the bits after the prefix are ignored");
     assert_eq!(vip(&world, OTHERS), "drop");
     let told = "error Service default/s: loadBalancerSourceRanges: \"198.51.100.300/24\" is not a prefix \
                 (ADDRESS/LENGTH): ignored";
     assert!(world.notices().contains(&told.to_owned()), "{:?}", world.notices());
-    assert_eq!(vip(&self::world("[nonsense]"), OTHERS), "[1]", "as kube-proxy has it");
+    assert_eq!(vip(&self::world("[nonsense]"), OTHERS), "[1]", "the same as in kube-proxy");
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn a_node_within_the_ranges_may_come_from_the_load_balancer_address_itself() {
     assert_eq!(within.tcp(Client::Host, "192.0.2.1", "192.0.2.1:80"), "[1]");
     let without = world("[10.0.1.0/24]");
     assert_eq!(without.tcp(Client::Host, "192.0.2.1", "192.0.2.1:80"), "drop");
-    // Where the Node has no address of the family, the loopback address stands for it.
+    // If the Node has no address of the family, the loopback address stands for it.
     let loopback = world("['::1/128']");
     assert_eq!(loopback.tcp(Client::Host, "2001:db8::1", "[2001:db8::1]:80"), "[1]");
     assert_eq!(loopback.tcp(Client::Host, "2001:db8::2", "[2001:db8::1]:80"), "drop");

@@ -1,4 +1,4 @@
-//! What surfaces ask for: health checks and the own Node.
+//! What the agent's HTTP servers ask the model for: health checks and the agent's own Node.
 
 use lb_userspace::objects::name::Family;
 
@@ -40,7 +40,7 @@ fn health_checks_count_ready_local_addresses_over_all_ports_of_the_slices() {
 }
 
 #[test]
-fn the_own_node_tells_addresses_and_whether_it_leaves() {
+fn our_node_reports_its_addresses_and_whether_it_leaves() {
     let yaml = "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nspec:\n  podCIDRs: [10.1.0.0/24, 'fd00:1::/64']\n  \
                 taints: [{key: ToBeDeletedByClusterAutoscaler, effect: NoSchedule}]\nstatus:\n  addresses:\n  \
                 - {type: ExternalIP, address: 192.0.2.1}\n  - {type: ExternalIP, address: '2001:db8::1'}\n  \

@@ -1,4 +1,4 @@
-//! No endpoint, the wrong node, an unknown address: the verdicts.
+//! The verdicts if there is no endpoint, an endpoint only on another node, or an unknown address.
 
 use lb_userspace::model::Rules;
 
@@ -58,7 +58,7 @@ fn a_load_balancer_address_with_a_source_outside_the_ranges_is_a_drop_also_witho
 fn a_port_of_a_cluster_ip_that_no_service_has_is_a_reject() {
     let world = world("", &endpoint(1, READY));
     assert_eq!(world.tcp_from_all("10.96.0.1:81"), ["reject"; 3]);
-    assert_eq!(world.tcp_from_all("10.96.0.1:30080"), ["reject"; 3], "a node port is not on ClusterIPs");
+    assert_eq!(world.tcp_from_all("10.96.0.1:30080"), ["reject"; 3], "NodePorts do not answer on ClusterIPs");
 }
 
 #[test]
@@ -78,10 +78,10 @@ fn an_address_of_the_service_range_that_no_service_has_is_a_drop() {
     world.apply(RANGE);
     assert_eq!(world.tcp_from_all("10.96.7.7:80"), ["drop"; 3]);
     assert_eq!(world.tcp_from_all("10.97.7.7:80"), ["nothing"; 3]);
-    assert_eq!(world.tcp_from_all("10.96.0.1:81"), ["reject"; 3], "some Service has the address");
+    assert_eq!(world.tcp_from_all("10.96.0.1:81"), ["reject"; 3], "a Service has the address");
 }
 
-/// Before Kubernetes 1.33 there are no ServiceCIDRs, and folders of manifests seldom have one.
+/// Kubernetes has no ServiceCIDRs before 1.33, and folders of manifests seldom contain one.
 #[test]
 fn an_address_of_a_range_of_the_command_line_that_no_service_has_is_a_drop() {
     let service_cidrs = "10.96.0.0/16,fd00:10:96::/112".parse().unwrap();
@@ -91,7 +91,7 @@ fn an_address_of_a_range_of_the_command_line_that_no_service_has_is_a_drop() {
     assert_eq!(world.tcp_from_all("[fd00:10:96::7]:80"), ["drop"; 3]);
     assert_eq!(world.tcp_from_all("10.97.7.7:80"), ["nothing"; 3]);
     assert_eq!(world.tcp_from_all("10.96.0.1:80"), ["[1]"; 3]);
-    // A ServiceCIDR is a range more.
+    // A ServiceCIDR adds another range.
     world.apply(&RANGE.replace("10.96.0.0/16", "10.97.0.0/16"));
     assert_eq!(world.tcp_from_all("10.97.7.7:80"), ["drop"; 3]);
     assert_eq!(world.tcp_from_all("10.96.7.7:80"), ["drop"; 3]);
@@ -109,5 +109,5 @@ fn an_address_that_another_proxy_serves_is_left_alone() {
     assert_eq!(world.tcp_from_all("10.96.7.7:80"), ["nothing"; 3]);
     let ranges = world.desired().service_ranges.unwrap();
     assert_eq!((ranges.cidrs.len(), ranges.others.len()), (1, 1));
-    assert_eq!(world.desired().service_ranges, None, "nothing changed since");
+    assert_eq!(world.desired().service_ranges, None, "nothing has changed since");
 }

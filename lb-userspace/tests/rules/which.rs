@@ -1,11 +1,11 @@
-//! Which Services and addresses count, beyond the basic ones.
+//! Which Services and addresses count, beyond the basic rules.
 
 use lb_userspace::model::Rules;
 
 use crate::world::{READY, VIP, World, endpoint, ends, keys, service, slice};
 
 #[test]
-fn the_own_proxy_name_takes_the_services_that_have_it_and_no_others() {
+fn our_own_proxy_name_selects_the_services_that_have_it_and_no_others() {
     let label = |name: &str| {
         service(VIP).replace(
             "{name: s}",
@@ -24,7 +24,7 @@ fn the_own_proxy_name_takes_the_services_that_have_it_and_no_others() {
 }
 
 #[test]
-fn nothing_is_said_of_a_service_of_another_proxy() {
+fn nothing_is_reported_about_a_service_of_another_proxy() {
     let broken = service("clusterIP: 10.96.0.300\nexternalIPs: [nonsense]");
     let label = "{name: s, labels: {service.kubernetes.io/service-proxy-name: x}}";
     assert_eq!(World::new(&broken.replace("{name: s}", label)).notices(), [""; 0]);

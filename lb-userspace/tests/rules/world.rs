@@ -1,4 +1,4 @@
-//! A model fed with manifests, and short ways to write those.
+//! A model that is fed with manifests, and short ways to write manifests.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ pub fn address(text: &str) -> Addr {
     text.parse::<IpAddr>().unwrap().into()
 }
 
-/// A model of node `n1`, fed with manifests.
+/// A model of node `n1` that is fed with manifests.
 pub struct World {
     pub model: Model,
 }
@@ -31,7 +31,7 @@ impl World {
         world
     }
 
-    /// The addresses of the node's interfaces.
+    /// Sets the addresses of the node's interfaces.
     pub fn addresses(&mut self, addresses: &[&str]) {
         let addresses = addresses.iter().map(|text| address(text)).collect();
         self.event(Event::Addresses(addresses));
@@ -41,8 +41,8 @@ impl World {
         self.model.apply(event);
     }
 
-    /// What the first packet of a TCP connection meets: the last bytes of the endpoints that may take it, or what
-    /// becomes of it.
+    /// The outcome for the first packet of a TCP connection: the last bytes of the endpoints that may receive it, or
+    /// the verdict.
     pub fn tcp(&self, client: Client, source: &str, destination: &str) -> String {
         let destination: SocketAddr = destination.parse().unwrap();
         let found = self.model.lookup(&Packet {
@@ -60,7 +60,7 @@ impl World {
         }
     }
 
-    /// The same for a pod, a process of the node, and a client elsewhere.
+    /// The outcomes for a pod, a process of the node, and a client elsewhere.
     pub fn tcp_from_all(&self, destination: &str) -> [String; 3] {
         let is_v6 = destination.starts_with('[');
         let sources = if is_v6 {
@@ -96,14 +96,14 @@ impl World {
         self.model.desired()
     }
 
-    /// The only service port that is desired.
+    /// The only desired service port.
     pub fn port(&mut self) -> DesiredPort {
         let mut ports: Vec<_> = self.desired().services.into_values().flatten().collect();
         assert_eq!(ports.len(), 1, "{ports:?}");
         ports.remove(0)
     }
 
-    /// Notices that last, without their file.
+    /// The lasting notices, without the names of their files.
     pub fn notices(&mut self) -> Vec<String> {
         self.desired();
         let notices = self.model.notices().map(|n| format!("{} {n}", n.severity).replace("test.yaml: ", ""));
@@ -111,7 +111,7 @@ impl World {
     }
 }
 
-/// Service `s` in namespace `default` with a TCP port 80; `fields` go into its spec.
+/// A Service `s` in namespace `default` with a TCP port 80; `fields` go into its spec.
 pub fn service(fields: &str) -> String {
     format!(
         "---\napiVersion: v1\nkind: Service\nmetadata: {{name: s}}\nspec:\n  ports: [{{port: 80}}]\n{}\n",
@@ -121,7 +121,7 @@ pub fn service(fields: &str) -> String {
 
 pub const VIP: &str = "clusterIP: 10.96.0.1";
 
-/// An IPv4 slice of `s`, port 8080; `endpoints` are flow mappings, one a line.
+/// An IPv4 slice of `s` with port 8080; `endpoints` are flow mappings, one on each line.
 pub fn slice(name: &str, endpoints: &str) -> String {
     format!(
         "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\nmetadata:\n  name: {name}\n  \
@@ -144,7 +144,7 @@ pub fn indent(text: &str, by: &str) -> String {
     text.lines().map(|line| format!("{by}{line}")).collect::<Vec<_>>().join("\n")
 }
 
-/// The last bytes of the addresses, ascending.
+/// The last bytes of the addresses, in ascending order.
 pub fn ends<'a>(set: impl IntoIterator<Item = &'a lb_common::Endpoint>) -> Vec<u8> {
     set.into_iter().map(|endpoint| endpoint.addr.octets[15]).collect()
 }

@@ -1,4 +1,4 @@
-//! Events about Services, to an API server that only writes down what it is asked.
+//! Events about Services, sent to an API server that only records its requests.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -23,9 +23,9 @@ struct Server {
 
 async fn answer(State(server): State<Server>, method: Method, uri: Uri, body: String) -> Response {
     if method == Method::GET {
-        // What the agent's role grants: a list, not a single object.
+        // The agent's role grants a list, not a single object.
         assert_eq!(uri.path(), "/api/v1/namespaces/shop/services");
-        let name = uri.query().and_then(|query| query.split_once("metadata.name%3D")).expect("one name").1;
+        let name = uri.query().and_then(|query| query.split_once("metadata.name%3D")).expect("a name").1;
         let metadata = json!({"name": name, "namespace": "shop", "uid": format!("uid-of-{name}")});
         let item =
             json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": metadata});
@@ -34,7 +34,7 @@ async fn answer(State(server): State<Server>, method: Method, uri: Uri, body: St
         return as_json(StatusCode::OK, &list);
     }
     let event: Value = serde_json::from_str(&body).expect("JSON");
-    server.events.lock().expect("nobody panicked").push((method, uri.path().to_owned(), event.clone()));
+    server.events.lock().expect("no thread panicked").push((method, uri.path().to_owned(), event.clone()));
     if server.forbids {
         let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden",
             "message": "events is forbidden", "code": 403});
@@ -55,7 +55,7 @@ async fn recorder(server: &Server) -> (Arc<Telemetry>, Recorder) {
     (Arc::clone(&telemetry), Recorder::start(client, "n1", telemetry))
 }
 
-/// The metric, once it has that many.
+/// Waits until the metric has this value.
 async fn outcome(telemetry: &Telemetry, outcome: &str, count: u64) {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
@@ -126,7 +126,7 @@ async fn a_flood_is_cut_and_never_waits() {
 }
 
 #[tokio::test]
-async fn a_server_that_forbids_events_is_asked_on_and_harms_nothing() {
+async fn a_server_that_forbids_events_is_asked_again_and_harms_nothing() {
     let server = Server { forbids: true, ..Server::default() };
     let (telemetry, recorder) = recorder(&server).await;
     recorder.report(&ObjectName::new("shop", "web"), "A", "text");

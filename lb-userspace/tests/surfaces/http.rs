@@ -1,14 +1,14 @@
-//! The smallest client that shows an answer as it is.
+//! A minimal client that shows an answer unchanged.
 
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Serves a router on a port of its own on loopback, as long as the runtime lives.
+/// Serves a router on its own loopback port as long as the runtime lives.
 pub async fn serve(router: axum::Router) -> SocketAddr {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback");
-    let address = listener.local_addr().expect("it is bound");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a loopback port is free");
+    let address = listener.local_addr().expect("the listener is bound");
     tokio::spawn(async move { axum::serve(listener, router).await });
     address
 }
@@ -16,7 +16,7 @@ pub async fn serve(router: axum::Router) -> SocketAddr {
 #[derive(Debug)]
 pub struct Answer {
     pub code: u16,
-    /// Names in lower case.
+    /// Header names are in lower case.
     pub headers: Vec<(String, String)>,
     pub body: String,
 }
@@ -36,18 +36,18 @@ pub async fn get(address: SocketAddr, path: &str) -> Answer {
 }
 
 pub async fn request(address: SocketAddr, method: &str, path: &str) -> Answer {
-    let mut stream = TcpStream::connect(address).await.expect("connect");
+    let mut stream = TcpStream::connect(address).await.expect("the server accepts");
     let request =
         format!("{method} {path} HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.expect("send");
+    stream.write_all(request.as_bytes()).await.expect("the request is sent");
     let mut text = String::new();
-    stream.read_to_string(&mut text).await.expect("receive");
-    let (head, body) = text.split_once("\r\n\r\n").expect("an answer");
+    stream.read_to_string(&mut text).await.expect("the answer is received");
+    let (head, body) = text.split_once("\r\n\r\n").expect("the answer has a head");
     let mut lines = head.lines();
     let code = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|code| code.parse().ok());
     let headers = lines.filter_map(|line| line.split_once(": "));
     Answer {
-        code: code.expect("a status line"),
+        code: code.expect("the answer has a status line"),
         headers: headers.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect(),
         body: body.to_owned(),
     }

@@ -1,4 +1,4 @@
-//! Port 10249.
+//! The introspection server on port 10249.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use serde_json::json;
 use super::http::{get, serve};
 
 #[tokio::test]
-async fn mode_health_and_configuration_are_told() {
+async fn mode_health_and_configuration_are_served() {
     let telemetry = Arc::new(Telemetry::new(Moment::now()));
     let address = serve(introspection_router(telemetry, json!({"mode": "", "oomScoreAdj": -999}))).await;
     let mode = get(address, "/proxyMode").await;
@@ -32,8 +32,8 @@ async fn mode_health_and_configuration_are_told() {
     assert_eq!(get(address, "/debug/pprof").await.code, 404);
 }
 
-/// Every metric of kube-proxy that is not named after iptables or nftables, with its type and labels: k/k
-/// pkg/proxy/metrics/metrics.go.
+/// Every metric of kube-proxy that is not named after iptables or nftables, with its type and labels (k/k
+/// pkg/proxy/metrics/metrics.go).
 const KUBE_PROXY: [(&str, &str, &[&str]); 18] = [
     ("kubeproxy_sync_proxy_rules_duration_seconds", "histogram", &["ip_family"]),
     ("kubeproxy_sync_full_proxy_rules_duration_seconds", "histogram", &["ip_family"]),
@@ -120,7 +120,7 @@ async fn every_metric_of_kube_proxy_is_there_under_its_name_with_its_type_and_la
 }
 
 #[test]
-fn traffic_is_told_by_service_port_and_backend_and_drops_by_reason() {
+fn traffic_is_reported_by_service_port_and_backend_and_drops_by_reason() {
     let name = |port: &str| ServicePortName {
         namespace: "shop".into(),
         name: "web".into(),

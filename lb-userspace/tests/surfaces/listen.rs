@@ -1,4 +1,4 @@
-//! Ports that somebody else has.
+//! Ports that another process has taken.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +18,8 @@ async fn a_port_that_is_taken_is_fatal_only_when_asked_for_and_names_the_process
     let (surfaces, mut failed) = Surfaces::start(options, Arc::clone(&telemetry), None, None).unwrap();
     let error = tokio::time::timeout(Duration::from_secs(5), failed.recv())
         .await
-        .expect("it is told")
-        .expect("a reason");
+        .expect("the failure is reported")
+        .expect("the failure has a reason");
     drop(surfaces);
     let expected = format!("the health server cannot listen on {taken}: the port is in use by ");
     let error = error.to_string();
@@ -30,11 +30,11 @@ async fn a_port_that_is_taken_is_fatal_only_when_asked_for_and_names_the_process
     let options = ServerOptions { healthz: Some(taken), hard_fail: false, ..ServerOptions::default() };
     let (_surfaces, mut failed) = Surfaces::start(options, telemetry, None, None).unwrap();
     let waited = tokio::time::timeout(Duration::from_millis(300), failed.recv()).await;
-    assert!(waited.is_err(), "the agent goes on");
+    assert!(waited.is_err(), "the agent continues");
     drop(other);
     let deadline = std::time::Instant::now() + Duration::from_secs(15);
     while tokio::net::TcpStream::connect(taken).await.is_err() {
-        assert!(std::time::Instant::now() < deadline, "the port was not taken when it was free");
+        assert!(std::time::Instant::now() < deadline, "the free port was not opened");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(get(taken, "/livez").await.code, 200);

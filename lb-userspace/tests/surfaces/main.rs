@@ -1,4 +1,4 @@
-//! What other programs ask the agent by HTTP, and what it answers: word by word where others parse it.
+//! The agent's answers to HTTP requests of other programs, word by word if others parse them.
 
 mod events;
 mod http;

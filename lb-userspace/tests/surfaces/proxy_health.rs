@@ -1,4 +1,4 @@
-//! `/healthz` and `/livez`, as k/k pkg/proxy/healthcheck/healthcheck_test.go has them.
+//! `/healthz` and `/livez`, as in k/k pkg/proxy/healthcheck/healthcheck_test.go.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ fn ago(time: Duration) -> Moment {
     Moment { mono: now.mono - time, wall: now.wall - time }
 }
 
-/// The order of names at the top, as Go writes them.
+/// The names at the top level, in the order in which Go writes them.
 fn names(text: &str) -> Vec<&str> {
     let mut names: Vec<(usize, &str)> =
         ["\"lastUpdated\"", "\"currentTime\"", "\"nodeEligible\"", "\"healthy\"", "\"status\""]
@@ -53,14 +53,14 @@ async fn healthz_of_a_node_that_works() {
     assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
     assert_eq!(names(&answer.body), ["lastUpdated", "currentTime", "nodeEligible", "healthy", "status"]);
     let json = answer.json();
-    assert_eq!(json["lastUpdated"], json["currentTime"], "recent, for older readers");
+    assert_eq!(json["lastUpdated"], json["currentTime"], "older readers expect a recent time");
     assert_eq!(json["nodeEligible"], true);
     assert_eq!(json["healthy"], true);
     for family in ["IPv4", "IPv6"] {
         assert_eq!(json["status"][family]["healthy"], true);
         assert_eq!(json["status"][family]["lastUpdated"], updated.wall.to_string());
     }
-    // As Go writes a time: no zeros at the end of the fraction, Z for UTC.
+    // Go writes a time without zeros at the end of the fraction, and with Z for UTC.
     let time = json["currentTime"].as_str().expect("text");
     assert!(time.ends_with('Z') && !time.ends_with("0Z") || !time.contains('.'), "{time}");
 }
@@ -70,7 +70,7 @@ async fn healthz_is_503_while_the_node_is_leaving_and_livez_is_not() {
     let (telemetry, address) = server().await;
     telemetry.health(|health| health.update(Moment::now()));
     let code = async |path| get(address, path).await.code;
-    assert_eq!([code("/healthz").await, code("/livez").await], [503, 200], "no Node");
+    assert_eq!([code("/healthz").await, code("/livez").await], [503, 200], "the Node is unknown");
     node(&telemetry, "metadata: {name: n1}");
     assert_eq!([code("/healthz").await, code("/livez").await], [200, 200]);
     node(
@@ -122,7 +122,7 @@ async fn a_node_without_tables_waits_for_its_first_state() {
     assert_eq!(names(&answer.body), ["lastUpdated", "currentTime", "nodeEligible", "healthy"]);
     assert_eq!(get(address, "/livez").await.code, 200, "a restart would not help");
     telemetry.health(|health| health.inherit());
-    assert_eq!(get(address, "/healthz").await.code, 200, "tables of a former agent serve");
+    assert_eq!(get(address, "/healthz").await.code, 200, "the tables of an earlier agent serve");
 }
 
 #[tokio::test]
@@ -137,7 +137,7 @@ async fn a_link_that_lost_its_programs_is_found_at_the_next_question() {
     };
     telemetry.links(1, LinkHealth { wanted: 1, missing: Vec::new() }, look);
     lost.store(true, Ordering::Relaxed);
-    // It was looked at just now.
+    // The link has just been looked at.
     assert_eq!(get(address, "/livez").await.code, 200);
     tokio::time::sleep(Duration::from_millis(1050)).await;
     assert_eq!(get(address, "/livez").await.code, 503);

@@ -1,4 +1,4 @@
-//! The health check of a Service: k/k pkg/proxy/healthcheck/service_health.go.
+//! The health check of a Service, as in k/k pkg/proxy/healthcheck/service_health.go.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use lb_userspace::observe::telemetry::Telemetry;
 
 use super::http::{get, request};
 
-/// A port that nobody had a moment ago.
+/// A port that was free a moment ago.
 fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("0.0.0.0:0").expect("a port");
-    listener.local_addr().expect("it is bound").port()
+    let listener = std::net::TcpListener::bind("0.0.0.0:0").expect("a port is free");
+    listener.local_addr().expect("the listener is bound").port()
 }
 
 fn checks(port: u16, local_endpoints: usize) -> HealthChecks {
@@ -27,7 +27,7 @@ fn checks(port: u16, local_endpoints: usize) -> HealthChecks {
 
 fn servers() -> (Arc<Telemetry>, ServiceHealth) {
     let telemetry = Arc::new(Telemetry::new(Moment::now()));
-    // As a prefix of loopback: these tests listen nowhere else.
+    // The addresses are given as a prefix of loopback, because these tests listen nowhere else.
     let servers = ServiceHealth::new(vec!["127.0.0.1/32".into()], Arc::clone(&telemetry), None);
     (telemetry, servers)
 }
@@ -86,7 +86,7 @@ async fn ports_follow_the_services() {
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_had_when_it_is_free() {
+async fn a_port_that_is_taken_is_opened_when_it_is_free() {
     let (_, mut servers) = servers();
     let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = other.local_addr().unwrap().port();
@@ -110,12 +110,16 @@ fn node_port_addresses_say_where_to_listen() {
     assert_eq!(listens(Family::Ipv4, &[], &[]), ["0.0.0.0"]);
     assert_eq!(listens(Family::Ipv6, &[], &[]), ["::"]);
     assert_eq!(listens(Family::Ipv4, &["192.168.0.0/24"], &[]), ["192.168.0.5", "192.168.0.6"]);
-    assert_eq!(listens(Family::Ipv6, &["192.168.0.0/24"], &[]), ["::"], "a family without a prefix: all");
+    assert_eq!(
+        listens(Family::Ipv6, &["192.168.0.0/24"], &[]),
+        ["::"],
+        "a family without a prefix means all addresses"
+    );
     assert_eq!(listens(Family::Ipv4, &["0.0.0.0/0", "10.0.0.0/8"], &[]), ["0.0.0.0"]);
     assert_eq!(
         listens(Family::Ipv4, &["127.0.0.0/8"], &[]),
         ["127.0.0.1"],
-        "also loopback, which node ports skip"
+        "health checks also listen on loopback, which NodePorts skip"
     );
     assert_eq!(listens(Family::Ipv4, &["primary"], &["192.168.0.5", "fd00::5"]), ["192.168.0.5"]);
     assert_eq!(listens(Family::Ipv6, &["primary"], &["192.168.0.5"]), ["::"]);

@@ -1,6 +1,6 @@
-//! A network policy as some CNIs have it: a clsact program on each pod's link that keeps a table of
-//! connections of its own. It lets in what answers the pod and what begins a connection, and drops the
-//! rest. A load balancer that translates on the wrong side of it makes replies look like strangers.
+//! A network policy as some CNIs implement it: a clsact program on each pod's link with its own table of
+//! connections. It admits packets that answer the pod or begin a connection, and drops the rest. If a load balancer
+//! translates on the wrong side of the policy, replies look like unknown packets.
 
 #![no_std]
 #![no_main]
@@ -16,11 +16,11 @@ use aya_ebpf::{
 
 use crate::packet::Tuple;
 
-/// What the pod sent, as it sent it.
+/// The tuples of packets that the pod sent, before translation.
 #[btf_map(name = "policy_seen")]
 static SEEN: LruHashMap<Tuple, u32, 4096> = LruHashMap::new();
 
-/// Ingress of the pod's link on the host: remembers, and lets pass.
+/// Ingress of the pod's link on the host: remembers a packet, and lets it pass.
 #[classifier]
 pub fn policy_from_pod(packet: TcContext) -> i32 {
     if let Some(tuple) = Tuple::of(&packet) {
@@ -29,8 +29,8 @@ pub fn policy_from_pod(packet: TcContext) -> i32 {
     TC_ACT_OK
 }
 
-/// Egress of the pod's link on the host: answers and beginnings pass, on to the next program. (`TC_ACT_OK` would
-/// end the chain: nobody behind could translate a reply, and who is in front would show a translated one here.)
+/// Egress of the pod's link on the host: answers and beginnings pass to the next program. (`TC_ACT_OK` would end the
+/// chain: a later program could not translate a reply, and an earlier program would show a translated one here.)
 #[classifier]
 pub fn policy_to_pod(packet: TcContext) -> i32 {
     let Some(tuple) = Tuple::of(&packet) else { return TC_ACT_UNSPEC };
@@ -41,7 +41,7 @@ pub fn policy_to_pod(packet: TcContext) -> i32 {
     }
 }
 
-/// Does nothing: what the others cost is counted over it.
+/// Does nothing: the cost of other programs is counted from this baseline.
 #[classifier]
 pub fn nothing(_packet: TcContext) -> i32 {
     TC_ACT_UNSPEC

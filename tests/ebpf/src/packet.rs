@@ -1,4 +1,4 @@
-//! As much of a packet as the policy looks at: TCP and UDP, IPv4 and IPv6, no extension headers.
+//! The part of a packet that the policy reads: TCP and UDP over IPv4 and IPv6, without extension headers.
 
 use aya_ebpf::programs::TcContext;
 
@@ -11,7 +11,7 @@ const UDP: u8 = 17;
 const TCP_FLAGS: usize = 13;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
-/// Linux takes the source ports of clients from here on: a lower destination port is a server's.
+/// Linux takes the source ports of clients from here on, so a lower destination port is a server's.
 const FIRST_EPHEMERAL: u16 = 32768;
 
 #[repr(C)]
@@ -23,12 +23,12 @@ pub struct Tuple {
     destination_port: [u8; 2],
     protocol: u8,
     pad: u8,
-    /// Where the TCP or UDP header starts. The same in both directions, so it may be part of a key.
+    /// Where the TCP or UDP header starts. This is the same in both directions, so it may be part of a key.
     transport: u16,
 }
 
 impl Tuple {
-    /// `None` for what the policy has no opinion on.
+    /// `None` for packets that the policy ignores.
     #[inline(always)]
     pub fn of(packet: &TcContext) -> Option<Self> {
         let kind = u16::from_be_bytes(packet.load(ETHERNET_TYPE).ok()?);
@@ -67,7 +67,7 @@ impl Tuple {
         }
     }
 
-    /// Whether somebody asks the pod for something: a first segment, or a datagram to a server's port.
+    /// Whether the packet begins a connection to the pod: a first segment, or a datagram to a server's port.
     #[inline(always)]
     pub fn begins(&self, packet: &TcContext) -> bool {
         if self.protocol == UDP {

@@ -1,6 +1,6 @@
-//! Runs a program as a container runtime does: a root file system of its own that is not writable, what is bound
-//! into it, these capabilities and no way to more. The network namespace stays the caller's, as that of a pod on the
-//! host network does; so do the processes.
+//! Runs a program as a container runtime does: with a separate, read-only root file system, the folders that are bound
+//! into it, these capabilities, and no way to gain more. The network namespace stays the caller's, as for a pod on the
+//! host network, and so does the pid namespace.
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -18,13 +18,13 @@ struct Options {
     /// The root file system
     #[arg(long)]
     root: PathBuf,
-    /// OUTSIDE:INSIDE, or OUTSIDE:INSIDE:ro
+    /// Folder to bind: OUTSIDE:INSIDE, or OUTSIDE:INSIDE:ro
     #[arg(long)]
     bind: Vec<String>,
-    /// CAP_BPF and the like
+    /// Capability to keep, such as CAP_BPF
     #[arg(long)]
     capability: Vec<Capability>,
-    /// NAME=VALUE; nothing else is in the environment
+    /// Environment variable NAME=VALUE; no other variable is set
     #[arg(long)]
     env: Vec<String>,
     #[arg(last = true, required = true)]
@@ -33,8 +33,8 @@ struct Options {
 
 fn main() -> Result<()> {
     let options = Options::parse();
-    // Only this process's view changes from here on, and ends with it.
-    unshare(CloneFlags::CLONE_NEWNS).context("a mount namespace")?;
+    // From here on, mounts change only the view of this process, and end with it.
+    unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
     remount(Path::new("/"), MsFlags::MS_PRIVATE | MsFlags::MS_REC)?;
     let root = &options.root;
     bind(root, root)?;
@@ -48,7 +48,7 @@ fn main() -> Result<()> {
     }
     for line in &options.bind {
         let mut parts = line.splitn(3, ':');
-        let (outside, inside) = parts.next().zip(parts.next()).context("--bind OUTSIDE:INSIDE")?;
+        let (outside, inside) = parts.next().zip(parts.next()).context("expected --bind OUTSIDE:INSIDE")?;
         let inside = root.join(inside.trim_start_matches('/'));
         bind(Path::new(outside), &inside)?;
         if parts.next() == Some("ro") {
@@ -56,29 +56,29 @@ fn main() -> Result<()> {
         }
     }
     remount(root, MsFlags::MS_BIND | MsFlags::MS_RDONLY)?;
-    nix::unistd::chroot(root).context("chroot")?;
+    nix::unistd::chroot(root).context("cannot change the root")?;
     std::env::set_current_dir("/")?;
     restrict(&options.capability.into_iter().collect())?;
 
-    let (program, arguments) = options.command.split_first().context("a command")?;
+    let (program, arguments) = options.command.split_first().context("there is no command")?;
     let variables = options.env.iter().filter_map(|line| line.split_once('='));
     Err(Command::new(program).args(arguments).env_clear().envs(variables).exec()).context(program.clone())
 }
 
-/// With all that is mounted below.
+/// Binds a folder, with everything that is mounted below it.
 fn bind(outside: &Path, inside: &Path) -> Result<()> {
     mount(Some(outside), inside, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
-        .with_context(|| format!("bind {} to {}", outside.display(), inside.display()))
+        .with_context(|| format!("cannot bind {} to {}", outside.display(), inside.display()))
 }
 
 fn remount(target: &Path, flags: MsFlags) -> Result<()> {
-    // What is propagation is no remount.
+    // A change of the propagation is not a remount.
     let flags = if flags.contains(MsFlags::MS_BIND) { flags | MsFlags::MS_REMOUNT } else { flags };
     mount(None::<&str>, target, None::<&str>, flags, None::<&str>)
-        .with_context(|| format!("mount {} {flags:?}", target.display()))
+        .with_context(|| format!("cannot remount {} {flags:?}", target.display()))
 }
 
-/// As runc does for root: the same permitted and bounding set, nothing inherited.
+/// Sets capabilities as runc does for root: the same permitted and bounding set, nothing inheritable.
 fn restrict(to: &CapsHashSet) -> Result<()> {
     for capability in caps::read(None, CapSet::Bounding)?.difference(to) {
         caps::drop(None, CapSet::Bounding, *capability)?;

@@ -1,4 +1,4 @@
-//! A client of the API that lives in a namespace.
+//! A client of the API inside a namespace.
 
 use std::path::Path;
 use std::sync::mpsc;
@@ -10,14 +10,14 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::world::Netns;
 
-/// Sockets belong to the namespace of the thread that makes them: all work is done by the runtime's own thread.
+/// A socket belongs to the namespace of the thread that makes it, so the runtime's own thread does all work.
 pub struct Caller {
     runtime: Runtime,
     client: Option<Client>,
 }
 
 impl Caller {
-    /// Makes a client of a kubeconfig; nothing is asked yet.
+    /// Makes a client from a kubeconfig, without sending a request.
     pub fn connected(netns: &Netns, kubeconfig: &Path) -> Result<Self> {
         let mut caller = Self::new(netns)?;
         caller.connect(kubeconfig)?;
@@ -25,9 +25,9 @@ impl Caller {
     }
 
     pub(super) fn new(netns: &Netns) -> Result<Self> {
-        // Threads are born where their maker is.
+        // A new thread is in the namespace of the thread that starts it.
         let build = || Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        Ok(Self { runtime: netns.enter(build).context("a runtime for the client")?, client: None })
+        Ok(Self { runtime: netns.enter(build).context("no runtime for the client")?, client: None })
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -48,7 +48,7 @@ impl Caller {
         self.client = None;
     }
 
-    /// Runs what needs the client, to its end.
+    /// Runs work that needs the client, and waits until it is done.
     pub fn run<F, T>(&self, work: impl FnOnce(Client) -> F) -> Result<T>
     where
         F: Future<Output = Result<T>> + Send + 'static,
@@ -61,7 +61,7 @@ impl Caller {
     fn wait<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
         let (done, result) = mpsc::sync_channel(1);
         self.runtime.spawn(async move { done.send(work.await) });
-        // Nothing is sent where the work panicked.
+        // Nothing is sent if the work panicked.
         result.recv().context("the work of a client panicked")?
     }
 }

@@ -17,11 +17,11 @@ use crate::sys;
 use crate::world::Netns;
 
 const STEP: Duration = Duration::from_millis(5);
-/// Of a log, what a failure shows.
+/// The number of lines of a log that a failure shows.
 const LAST_LINES: usize = 40;
 
-/// The thread that starts servers. The kernel ends them when it ends (`PR_SET_PDEATHSIG`), however that comes:
-/// a test's own thread would be gone too early for a cluster that tests share.
+/// The thread that starts servers. When the thread ends, for any reason, the kernel ends the servers
+/// (`PR_SET_PDEATHSIG`). The thread of a test would end too early for a cluster that tests share.
 pub(super) struct Keeper {
     netns: Netns,
     orders: Option<mpsc::Sender<Order>>,
@@ -38,7 +38,7 @@ impl Keeper {
         let (orders, received) = mpsc::channel::<Order>();
         let work = move || {
             for mut order in received {
-                // Who ordered waits for the answer.
+                // The sender of the order waits for the answer.
                 order.started.send(order.command.spawn()).ok();
             }
         };
@@ -50,14 +50,14 @@ impl Keeper {
         let output = File::options().create(true).append(true).open(&log);
         let output = output.with_context(|| log.display().to_string())?;
         let mut command = self.netns.command(program.find()?);
-        // Ctrl-C in a terminal is for the harness, which ends servers in order.
+        // Ctrl-C in a terminal must reach only the harness, which ends servers in an orderly way.
         command.args(args).stdout(output.try_clone()?).stderr(output).process_group(0);
         sys::end_with_parent(&mut command);
         let (started, child) = mpsc::sync_channel(1);
-        let orders = self.orders.as_ref().expect("it is there until the end");
+        let orders = self.orders.as_ref().expect("only drop takes the sender");
         orders.send(Order { command, started }).ok().context("the keeper of servers ended")?;
         let child = child.recv().context("the keeper of servers ended")?;
-        let child = child.with_context(|| format!("{} does not start", program.name()))?;
+        let child = child.with_context(|| format!("{} cannot be started", program.name()))?;
         Ok(Daemon { program, child, log })
     }
 }
@@ -71,7 +71,7 @@ impl Drop for Keeper {
     }
 }
 
-/// A server. Killed when dropped.
+/// A server process. Killed when dropped.
 pub(super) struct Daemon {
     program: Program,
     child: Child,
@@ -84,7 +84,7 @@ impl Daemon {
         bail!("{} ended with {status}:\n{}", self.program.name(), self.log())
     }
 
-    /// The end of the log.
+    /// The last lines of the log.
     pub fn log(&self) -> String {
         let text = fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
@@ -100,19 +100,19 @@ impl Daemon {
         self.end()
     }
 
-    /// SIGTERM, and an error if that is not enough.
+    /// Sends SIGTERM. Returns an error if the server does not end in time, or ends badly.
     pub fn stop(mut self, limit: Duration) -> Result<()> {
         kill(self.pid(), Signal::SIGTERM)?;
         let deadline = Instant::now() + limit;
         loop {
             if let Some(status) = self.child.try_wait()? {
-                // etcd ends by the signal, once it is done.
+                // etcd ends by the signal itself, once it is done.
                 let is_good = status.success() || status.signal() == Some(Signal::SIGTERM as i32);
                 ensure!(is_good, "{} ended with {status}:\n{}", self.program.name(), self.log());
                 return Ok(());
             }
             if Instant::now() > deadline {
-                bail!("{} ignores SIGTERM since {limit:?}:\n{}", self.program.name(), self.log());
+                bail!("{} has ignored SIGTERM for {limit:?}:\n{}", self.program.name(), self.log());
             }
             std::thread::sleep(STEP);
         }

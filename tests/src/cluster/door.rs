@@ -1,4 +1,4 @@
-//! A way into a cluster's namespace that can be shut, cut, stalled and slowed.
+//! A proxy into a cluster's namespace that can be shut, cut, stalled and slowed down.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::{ADDRESS, Cluster};
 use crate::world::Netns;
 
-/// What is done with connections.
+/// What happens to connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Mode {
     Open,
@@ -25,13 +25,13 @@ enum Mode {
 #[derive(Clone, Copy, Debug)]
 struct State {
     mode: Mode,
-    /// Of what the server says, each piece.
+    /// The delay of each piece that the server sends.
     delay: Duration,
-    /// Connections of an earlier number are to end.
+    /// The number of cuts. Connections that began with a lower number end.
     cuts: u64,
 }
 
-/// Listens on loopback of another namespace and passes bytes on. Drop it before that namespace's world.
+/// Listens on loopback of another namespace and forwards bytes. Drop it before the world of that namespace.
 pub struct Door {
     address: SocketAddr,
     state: watch::Sender<State>,
@@ -39,7 +39,7 @@ pub struct Door {
 }
 
 impl Cluster {
-    /// A way to the API from this namespace.
+    /// Opens a door to the API from this namespace.
     pub fn door(&self, from: &Netns) -> Result<Door> {
         let (state, states) = watch::channel(State { mode: Mode::Open, delay: Duration::ZERO, cuts: 0 });
         let open = || -> io::Result<(StdListener, Runtime)> {
@@ -47,7 +47,7 @@ impl Cluster {
             listener.set_nonblocking(true)?;
             Ok((listener, Builder::new_multi_thread().worker_threads(1).enable_all().build()?))
         };
-        let (listener, runtime) = from.enter(open).context("a door of the cluster")?;
+        let (listener, runtime) = from.enter(open).context("cannot open a door to the cluster")?;
         let address = listener.local_addr()?;
         runtime.spawn(serve(listener, self.netns().clone(), states));
         Ok(Door { address, state, _runtime: runtime })
@@ -59,42 +59,42 @@ impl Door {
         self.address
     }
 
-    /// Connections are reset, new ones too.
+    /// Resets all connections, including new ones.
     pub fn shut(&self) {
         self.state.send_modify(|state| state.mode = Mode::Shut);
     }
 
-    /// Nothing moves, and nothing ends: a network that swallows packets.
+    /// Stops all bytes but ends no connection, like a network that swallows packets.
     pub fn stall(&self) {
         self.state.send_modify(|state| state.mode = Mode::Stalled);
     }
 
-    /// As it was at first: what was stalled goes on.
+    /// Returns to the initial state: stalled connections continue.
     pub fn open(&self) {
         self.state.send_modify(|state| (state.mode, state.delay) = (Mode::Open, Duration::ZERO));
     }
 
-    /// Connections are reset; new ones get through.
+    /// Resets the existing connections; new ones are forwarded.
     pub fn cut(&self) {
         self.state.send_modify(|state| state.cuts += 1);
     }
 
-    /// From now on, each piece of what the server says comes so much later.
+    /// From now on, delays each piece that the server sends.
     pub fn delay(&self, delay: Duration) {
         self.state.send_modify(|state| state.delay = delay);
     }
 }
 
 async fn serve(listener: StdListener, cluster: Netns, states: watch::Receiver<State>) {
-    let listener = TcpListener::from_std(listener).expect("the socket is not blocking");
+    let listener = TcpListener::from_std(listener).expect("the socket is non-blocking");
     loop {
-        // An error is that of one connection, gone before it was taken.
+        // An error concerns one connection, which ended before it was accepted.
         let Ok((client, _)) = listener.accept().await else { continue };
         tokio::spawn(pass(client, cluster.clone(), states.clone()));
     }
 }
 
-/// Both directions of a connection, to its end. Who sees an error sees a reset.
+/// Forwards both directions of a connection until it ends. An error ends it with a reset.
 async fn pass(client: TcpStream, cluster: Netns, mut states: watch::Receiver<State>) -> io::Result<()> {
     client.set_zero_linger()?;
     let cuts = states.borrow().cuts;
@@ -121,7 +121,7 @@ async fn pass(client: TcpStream, cluster: Netns, mut states: watch::Receiver<Sta
     }
 }
 
-/// One direction.
+/// Forwards one direction.
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,

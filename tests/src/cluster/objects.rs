@@ -1,4 +1,4 @@
-//! Objects by their YAML, written as `kubectl apply --server-side` does.
+//! Writes objects from YAML, as `kubectl apply --server-side` does.
 
 use anyhow::{Context, Result};
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
@@ -12,12 +12,13 @@ use super::Cluster;
 
 const MANAGER: &str = "lb-tests";
 
-/// What the server writes itself, and takes ill from others.
+/// The metadata that the server writes itself, and rejects from others.
 const SERVERS_OWN: [&str; 6] =
     ["uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "ownerReferences"];
 
 impl Cluster {
-    /// Creates objects or brings them to what the YAML says, status included; several documents, or a List.
+    /// Creates or updates objects as the YAML says, including their status. The YAML may have several documents, or a
+    /// List.
     pub fn apply(&self, yaml: &str) -> Result<()> {
         let objects = parse(yaml)?;
         self.run(|client| async move {
@@ -28,7 +29,8 @@ impl Cluster {
         })
     }
 
-    /// Has the server check objects as strictly as it can, and gives them as it would store them. It keeps none.
+    /// Makes the server check objects as strictly as it can, without keeping them. Returns them as the server would
+    /// store them.
     pub fn dry_run(&self, yaml: &str) -> Result<Vec<Value>> {
         let objects = parse(yaml)?;
         let params = PatchParams::apply(MANAGER).dry_run().validation_strict();
@@ -43,7 +45,7 @@ impl Cluster {
         })
     }
 
-    /// As the server has it: `get("v1", "Service", "default", "web")`. The namespace of a Node is empty.
+    /// The object as the server has it: `get("v1", "Service", "default", "web")`. The namespace of a Node is empty.
     pub fn get(&self, api_version: &str, kind: &str, namespace: &str, name: &str) -> Result<Value> {
         let [api_version, kind, namespace, name] = [api_version, kind, namespace, name].map(str::to_owned);
         self.run(|client| async move {
@@ -61,7 +63,7 @@ impl Cluster {
         })
     }
 
-    /// Deletes every Service but `default/kubernetes`, every EndpointSlice, Node and Event: for the next test.
+    /// Deletes every Service except `default/kubernetes`, and every EndpointSlice, Node and Event, for the next test.
     pub fn clear(&self) -> Result<()> {
         let kinds = [
             ("v1", "Service"),
@@ -100,7 +102,7 @@ async fn apply(client: &Client, mut object: Value) -> Result<()> {
     api.patch(&name, &params, &Patch::Apply(&object)).await.with_context(|| what.clone())?;
     if let Some(status) = status.filter(|status| status.as_object().is_some_and(|fields| !fields.is_empty()))
     {
-        // Not applied: a Node has several addresses of one type, which that takes for duplicates.
+        // A merge, because an apply takes several addresses of one type, as a Node has them, for duplicates.
         let merge = Patch::Merge(json!({ "status": status }));
         let patched = api.patch_status(&name, &PatchParams::default(), &merge).await;
         patched.with_context(|| format!("{what}, status"))?;
@@ -108,7 +110,7 @@ async fn apply(client: &Client, mut object: Value) -> Result<()> {
     Ok(())
 }
 
-/// Where an object belongs.
+/// Where an object is stored.
 struct Place {
     /// For messages.
     what: String,
@@ -127,7 +129,7 @@ impl Place {
     }
 }
 
-/// The objects of a kind, of this namespace where the kind has one.
+/// The objects of a kind; those of this namespace, if the kind is namespaced.
 async fn api(client: &Client, api_version: &str, kind: &str, namespace: &str) -> Result<Api<DynamicObject>> {
     let (resource, scope) = resource(client, api_version, kind).await?;
     Ok(match (scope, namespace) {
@@ -137,7 +139,7 @@ async fn api(client: &Client, api_version: &str, kind: &str, namespace: &str) ->
     })
 }
 
-/// What the server calls the objects of a kind.
+/// The resource and the scope that the server has for a kind.
 async fn resource(client: &Client, api_version: &str, kind: &str) -> Result<(ApiResource, Scope)> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let kind = GroupVersionKind::gvk(group, version, kind);
@@ -145,11 +147,11 @@ async fn resource(client: &Client, api_version: &str, kind: &str) -> Result<(Api
     Ok((resource, capabilities.scope))
 }
 
-/// Each object of each document.
+/// All objects of all documents.
 fn parse(yaml: &str) -> Result<Vec<Value>> {
     let mut objects = Vec::new();
     for document in serde_yaml_ng::Deserializer::from_str(yaml) {
-        let mut value = Value::deserialize(document).context("not YAML")?;
+        let mut value = Value::deserialize(document).context("the text is not YAML")?;
         match value.get_mut("items").map(Value::take) {
             Some(Value::Array(items)) => objects.extend(items),
             _ if value.is_null() => {}

@@ -1,4 +1,4 @@
-//! Who may ask the API, and the files by which they do.
+//! The users of the API, and the files with their credentials.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -6,21 +6,21 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-/// A token, and who it stands for.
+/// A token, and the user to whom it belongs.
 #[derive(Clone, Copy, Debug)]
 pub struct User {
-    /// The name of the kubeconfig; the token is the same.
+    /// The name of the kubeconfig; the token is the same text.
     pub name: &'static str,
     pub user: &'static str,
     pub groups: &'static str,
 }
 
-/// Everybody whom the server knows. Its file of tokens is read when it starts.
+/// All users that the server knows. The server reads its file of tokens at start.
 pub const USERS: [User; 4] = [
     User { name: "admin", user: "admin", groups: "system:masters" },
-    // As the ServiceAccount of the DaemonSet is known; it may do what RBAC objects of the test say.
+    // The ServiceAccount of the DaemonSet, which may do what RBAC objects of the test say.
     User { name: "lb", user: "system:serviceaccount:kube-system:lb", groups: "system:serviceaccounts" },
-    // The same one's next token.
+    // The next token of the same ServiceAccount.
     User {
         name: "lb-rotated",
         user: "system:serviceaccount:kube-system:lb",
@@ -29,7 +29,7 @@ pub const USERS: [User; 4] = [
     User { name: "nobody", user: "nobody", groups: "" },
 ];
 
-/// Lines of `token,user,uid,"groups"`: kube-apiserver, `--token-auth-file`.
+/// Writes lines of `token,user,uid,"groups"` for `--token-auth-file` of kube-apiserver.
 pub(super) fn write_tokens(file: &Path) -> Result<()> {
     let line =
         |(uid, User { name, user, groups }): (usize, &User)| format!("{name},{user},{uid},\"{groups}\"\n");
@@ -37,7 +37,7 @@ pub(super) fn write_tokens(file: &Path) -> Result<()> {
     fs::write(file, lines).with_context(|| file.display().to_string())
 }
 
-/// A kubeconfig that names the file of the certificate, so that a renewed one is seen.
+/// A kubeconfig that names the file of the certificate, so that a renewed certificate is seen.
 pub(super) fn kubeconfig(name: &str, address: SocketAddr, certificate: &Path) -> Result<String> {
     let User { name, .. } =
         USERS.iter().find(|user| user.name == name).with_context(|| format!("no user {name}"))?;

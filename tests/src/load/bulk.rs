@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 const PIECE: usize = 256 << 10;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A transfer that came back whole.
+/// A transfer that came back complete.
 #[derive(Clone, Debug)]
 pub struct Transfer {
     pub backend: String,
-    /// One way.
+    /// In one direction.
     pub bytes: u64,
     pub time: Duration,
 }
@@ -37,7 +37,7 @@ fn transfer_here(target: SocketAddr, bytes: usize) -> Result<Transfer, Failure> 
         let received = receive(stream, bytes);
         (sending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), received)
     });
-    // What the receiver says comes first: a wrong byte matters more than the broken pipe that follows.
+    // The receiver's error comes first: a wrong byte matters more than the broken pipe that follows.
     received.map_err(failed)?;
     sent.map_err(|error| failed((&error).into()))?;
     Ok(Transfer { backend, bytes: bytes as u64, time: began.elapsed() })
@@ -66,14 +66,14 @@ fn receive(mut stream: TcpStream, bytes: usize) -> Result<(), Kind> {
         let got = &mut buffer[..piece.len()];
         stream.read_exact(got).map_err(|error| Kind::from(&error))?;
         if let Some(at) = got.iter().zip(&piece).position(|(got, sent)| got != sent) {
-            // Both ends stop: the sender waits for nobody.
+            // Both directions end, so that the sender stops too.
             stream.shutdown(Shutdown::Both).ok();
-            return Err(Kind::WrongAnswer(format!("byte {} is another than was sent", i * PIECE + at)));
+            return Err(Kind::WrongAnswer(format!("byte {} differs from what was sent", i * PIECE + at)));
         }
     }
     match stream.read(&mut buffer) {
         Ok(0) => Ok(()),
-        Ok(more) => Err(Kind::WrongAnswer(format!("{more} bytes more than were sent"))),
+        Ok(more) => Err(Kind::WrongAnswer(format!("{more} more bytes than were sent"))),
         Err(error) => Err(Kind::from(&error)),
     }
 }

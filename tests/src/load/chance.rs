@@ -1,15 +1,15 @@
 //! Pearson's chi-square test of an even choice.
 
-/// How often a test of a fair choice may fail: a suite of a thousand such tests, run each minute of a year,
-/// has an even chance of one false alarm.
+/// The probability with which a test of a fair choice may fail: a suite of a thousand such tests, run each minute of
+/// a year, has an even chance of one false alarm.
 pub const FALSE_ALARM: f64 = 1e-9;
 
-/// Below so many expected answers for each, the distribution is not the one that the test supposes.
+/// With fewer expected answers for each choice, the distribution is not the one that the test supposes.
 const FEWEST: f64 = 50.0;
 
-/// With what chance an even choice comes out at least as unevenly as these counts.
+/// The probability that an even choice comes out at least as unevenly as these counts.
 pub fn of_at_most_this_even(counts: &[u64]) -> f64 {
-    assert!(counts.len() > 1 && counts.len() % 2 == 1, "an odd number of choices: see `tail`");
+    assert!(counts.len() > 1 && counts.len() % 2 == 1, "`tail` needs an odd number of choices");
     let even = counts.iter().sum::<u64>() as f64 / counts.len() as f64;
     assert!(even >= FEWEST, "too few answers for a statistical test: {counts:?}");
     let statistic = counts.iter().map(|count| (*count as f64 - even).powi(2) / even).sum();

@@ -7,18 +7,18 @@ use std::time::Instant;
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Kind {
-    /// RST to a SYN, or port unreachable.
+    /// RST to a SYN, or ICMP port unreachable.
     Refused,
     /// RST to an open connection.
     Reset,
     TimedOut,
-    /// FIN where an answer should be.
+    /// FIN instead of an answer.
     Closed,
-    /// An answer from an address that was not asked.
+    /// An answer from an address other than the target.
     WrongSource(SocketAddr),
-    /// Other bytes than were expected.
+    /// Other bytes than expected.
     WrongAnswer(String),
-    /// A held flow was answered by this backend, and not by the one before.
+    /// A held flow was answered by this backend instead of the previous one.
     OtherBackend(String),
     Other(String),
 }
@@ -41,7 +41,7 @@ impl From<&io::Error> for Kind {
 pub struct Failure {
     pub kind: Kind,
     pub target: SocketAddr,
-    /// The client's own end, where there was one: a tuple to look for in `lb flows` and captures.
+    /// The client's own address, if known: with the target, the tuple to look for in `lb flows` and captures.
     pub local: Option<SocketAddr>,
     pub at: Instant,
 }

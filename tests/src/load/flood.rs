@@ -1,4 +1,4 @@
-//! Spoofed SYNs: what an attacker, or a broken client, sends.
+//! Spoofed SYNs, as an attacker or a broken client sends them.
 
 use crate::packet::{Mac, Packet, tcp};
 use crate::world::{GATEWAY_MAC, Pod, Wire};
@@ -28,12 +28,12 @@ impl SynFlood {
         Self { packets, ..self }
     }
 
-    /// Another seed, other sources.
+    /// Sets the seed; another seed gives other sources.
     pub fn seed(self, seed: u64) -> Self {
         Self { seed, ..self }
     }
 
-    /// Sends all of them from a pod, as fast as they go; how long it took.
+    /// Sends all packets from a pod, as fast as possible; returns how long that took.
     pub fn run(&self, pod: &Pod) -> Result<Duration> {
         let wire = Wire::of(pod)?;
         let mut random = Rng::with_seed(self.seed);

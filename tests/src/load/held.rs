@@ -1,4 +1,4 @@
-//! Connections that stay: many at once, asked again and again who is there.
+//! Held connections: many at once, each of which repeatedly asks for the name of its backend.
 
 use super::failure::{Failure, Kind};
 use super::request::{ask, connect_from, echo_line, read_line, udp_from};
@@ -30,7 +30,7 @@ impl TcpHandle {
         Ok(Self { stream, backend, target, local })
     }
 
-    /// Sends a line through; it must come back.
+    /// Sends a line, which must come back.
     pub fn ping(&mut self) -> Result<(), Failure> {
         echo_line(&mut self.stream, "ping").map_err(|kind| Failure::new(kind, self.target, Some(self.local)))
     }
@@ -41,13 +41,13 @@ pub struct UdpHandle {
     pub socket: UdpSocket,
     pub backend: String,
     pub target: SocketAddr,
-    /// The address is unspecified; the port is what counts.
+    /// The address is unspecified; only the port counts.
     pub local: SocketAddr,
     asked: u64,
 }
 
 impl UdpHandle {
-    /// A socket on a port of the client (0 for any) in this namespace, after a first answer.
+    /// Opens a socket on a port of the client (0 for any) in this namespace, and waits for a first answer.
     pub fn open(netns: &Netns, port: u16, target: SocketAddr) -> Result<Self, Failure> {
         netns.enter(|| Self::open_here(port, target))
     }
@@ -61,7 +61,7 @@ impl UdpHandle {
         Ok(handle)
     }
 
-    /// Asks who is there, and remembers nothing.
+    /// Asks for the backend's name, without remembering it.
     pub fn ask(&mut self) -> Result<String, Failure> {
         self.asked += 1;
         let question = format!("question {}", self.asked);
@@ -69,7 +69,7 @@ impl UdpHandle {
             .map_err(|kind| Failure::new(kind, self.target, Some(self.local)))
     }
 
-    /// Asks who is there; another backend than before is a failure, and is remembered.
+    /// Asks for the backend's name. A backend other than the previous one is a failure, and is remembered.
     pub fn ping(&mut self) -> Result<(), Failure> {
         let answered = self.ask()?;
         if answered == self.backend {
@@ -91,7 +91,7 @@ impl HeldTcp {
         Ok(Self { connections: netns.enter(open)? })
     }
 
-    /// Connections per backend.
+    /// The number of connections per backend.
     pub fn backends(&self) -> BTreeMap<String, usize> {
         per_name(self.connections.iter().map(|connection| connection.backend.as_str()))
     }
@@ -108,7 +108,7 @@ impl HeldUdp {
         Ok(Self { sockets: netns.enter(open)? })
     }
 
-    /// Sockets per backend that answered last.
+    /// The number of sockets per backend that answered last.
     pub fn backends(&self) -> BTreeMap<String, usize> {
         per_name(self.sockets.iter().map(|socket| socket.backend.as_str()))
     }
@@ -122,9 +122,9 @@ fn per_name<'a>(names: impl Iterator<Item = &'a str>) -> BTreeMap<String, usize>
     counts
 }
 
-/// What can be asked, all of it, whether it still works and on its backend.
+/// Connections that can be checked: whether each still works, and with its backend.
 pub trait Held: Send + 'static {
-    /// Asks each; those that failed.
+    /// Checks each connection; returns the failures.
     fn ping(&mut self) -> Vec<Failure>;
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// Pings again and again until stopped.
+/// Pings repeatedly until it is stopped.
 pub struct Pinger<H> {
     stop: Arc<AtomicBool>,
     rounds: Arc<AtomicUsize>,
@@ -30,12 +30,12 @@ impl<H: Held> Pinger<H> {
         Self { stop, rounds, thread: Some(thread) }
     }
 
-    /// How often all of them were pinged.
+    /// How often all connections were pinged.
     pub fn rounds(&self) -> usize {
         self.rounds.load(Ordering::Relaxed)
     }
 
-    /// The connections, and every failure since the start.
+    /// Stops, and returns the connections and every failure since the start.
     pub fn stop(mut self) -> (H, Vec<Failure>) {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().expect("only stop and drop take the thread");

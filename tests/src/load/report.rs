@@ -1,4 +1,4 @@
-//! What a load came to.
+//! The result of a load.
 
 use super::chance;
 use super::failure::{Failure, Kind};
@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-/// Answers per backend, how long they took, and what failed.
+/// Answers per backend, their latencies, and failures.
 #[derive(Clone, Default, Debug)]
 pub struct Report {
     pub answers: BTreeMap<String, u64>,
-    /// Of the answered requests, in order of their end.
+    /// The latencies of the answered requests, in the order of their end.
     pub latencies: Vec<Duration>,
     pub failures: Vec<Failure>,
 }
@@ -66,7 +66,7 @@ impl Report {
         assert!(self.failures.is_empty() && self.answered() > 0, "{self}");
     }
 
-    /// Panics unless these backends, and no others, answered, each within `share` (0.2: 20 %) of an even part.
+    /// Panics unless these backends, and no others, answered, each within `share` (0.2: 20 %) of an equal share.
     #[track_caller]
     pub fn assert_spread(&self, backends: &[&str], share: f64) {
         let even = self.answered() as f64 / backends.len() as f64;
@@ -81,18 +81,18 @@ impl Report {
         );
     }
 
-    /// Panics unless these backends, and no others, answered, as evenly as a fair choice does: a chi-square
-    /// test, which condemns a fair choice once in `1 / FALSE_ALARM` times, whatever the seed.
+    /// Panics unless these backends, and no others, answered as evenly as a fair choice does. The chi-square test
+    /// rejects a fair choice once in `1 / FALSE_ALARM` times, for any seed.
     #[track_caller]
     pub fn assert_fair(&self, backends: &[&str]) {
         let counts: Vec<u64> =
             backends.iter().map(|name| self.answers.get(*name).copied().unwrap_or(0)).collect();
         let others: Vec<_> = self.answers.keys().filter(|name| !backends.contains(&name.as_str())).collect();
-        assert!(others.is_empty(), "answered, but not of {backends:?}: {others:?}; {self}");
+        assert!(others.is_empty(), "answers from backends outside {backends:?}: {others:?}; {self}");
         let chance = chance::of_at_most_this_even(&counts);
         assert!(
             chance >= chance::FALSE_ALARM,
-            "a fair choice over {backends:?} is so uneven with a chance of {chance:.1e}: {self}"
+            "a fair choice over {backends:?} is this uneven with a probability of {chance:.1e}: {self}"
         );
     }
 }

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-/// Connects, learns the backend's name, sees a line echoed, closes. The backend that answered.
+/// Connects, reads the backend's name, checks that a line is echoed, and closes. Returns the name.
 pub fn tcp_request(target: SocketAddr, timeout: Duration) -> Result<String, Failure> {
     let mut stream = connect_from(0, target, timeout)?;
     let local = stream.local_addr().ok();
@@ -16,7 +16,7 @@ pub fn tcp_request(target: SocketAddr, timeout: Duration) -> Result<String, Fail
     Ok(backend)
 }
 
-/// Sends a datagram from a new socket and checks what comes back. The backend that answered.
+/// Sends a datagram from a new socket and checks the answer. Returns the backend's name.
 pub fn udp_request(target: SocketAddr, timeout: Duration) -> Result<String, Failure> {
     let socket = udp_from(0, target).map_err(|error| Failure::new(&error, target, None))?;
     let local = socket.local_addr().ok();
@@ -28,7 +28,7 @@ pub fn connect_from(port: u16, target: SocketAddr, timeout: Duration) -> Result<
     let open = || {
         let socket = Socket::new(Domain::for_address(target), Type::STREAM, None)?;
         if port != 0 {
-            // The port may be in use toward another address.
+            // The port may be in use with another address.
             socket.set_reuse_address(true)?;
             socket.bind(&unspecified(target, port).into())?;
         }
@@ -43,7 +43,7 @@ pub fn connect_from(port: u16, target: SocketAddr, timeout: Duration) -> Result<
     open().map_err(|error: io::Error| Failure::new(&error, target, local))
 }
 
-/// A UDP socket on a given port of the client (0 for any), not connected: it hears every source.
+/// A UDP socket on a given port of the client (0 for any), not connected, so that it receives from every source.
 pub(super) fn udp_from(port: u16, target: SocketAddr) -> io::Result<UdpSocket> {
     UdpSocket::bind(unspecified(target, port))
 }
@@ -54,7 +54,7 @@ fn unspecified(target: SocketAddr, port: u16) -> SocketAddr {
     SocketAddr::new(any, port)
 }
 
-/// Sends a datagram; the answer must come from the target, and be a name and the datagram. The name.
+/// Sends a datagram. The answer must come from the target and consist of a name and the datagram. Returns the name.
 pub(super) fn ask(
     socket: &UdpSocket,
     target: SocketAddr,
@@ -76,7 +76,7 @@ pub(super) fn ask(
     }
 }
 
-/// Reads up to a newline, no byte further.
+/// Reads up to a newline, and no byte more.
 pub(super) fn read_line(stream: &mut TcpStream) -> io::Result<String> {
     let mut line = Vec::new();
     let mut byte = [0];

@@ -1,4 +1,4 @@
-//! Many short requests: a number, a rate, a time.
+//! Many short requests, limited by number, rate or time.
 
 use super::report::Report;
 use super::request::{tcp_request, udp_request};
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// A load to be run: each request is a new connection, or a new UDP source port.
+/// A load to run. Each request has a new connection, or a new UDP source port.
 ///
 /// ```no_run
 /// # use lb_tests::{load::Requests, world::{Family, Layout, World}};
@@ -41,7 +41,7 @@ impl Requests {
         Self::new(Proto::Udp, target)
     }
 
-    /// Without further words: as fast as four workers can, for a minute at most.
+    /// A load with the default limits: as fast as four workers can, for at most a minute.
     pub fn new(proto: Proto, target: SocketAddr) -> Self {
         let (count, gap) = (u64::MAX, Duration::ZERO);
         let (time, timeout) = (Duration::from_secs(60), Duration::from_secs(5));
@@ -73,12 +73,12 @@ impl Requests {
         Self { timeout, ..self }
     }
 
-    /// Runs to the end, from this namespace.
+    /// Runs the load from this namespace until it ends.
     pub fn run(self, netns: &Netns) -> Report {
         self.start(netns).wait()
     }
 
-    /// Starts in the background.
+    /// Starts the load in the background.
     pub fn start(self, netns: &Netns) -> Running {
         let workers = self.workers;
         let shared = Arc::new(Shared {
@@ -122,7 +122,7 @@ impl Shared {
         }
     }
 
-    /// When the next request is to start; `None` when there is none.
+    /// When the next request is to start; `None` if there is none.
     fn next_due(&self) -> Option<Instant> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let offset = Duration::from_nanos((self.plan.gap.as_nanos() as u64).saturating_mul(number));
@@ -141,24 +141,24 @@ pub struct Running {
 }
 
 impl Running {
-    /// What happened since the last time this was asked.
+    /// What happened since the last call.
     pub fn take(&self) -> Report {
         std::mem::take(&mut self.shared.report.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Requests begun so far.
+    /// The number of requests begun so far.
     pub fn begun(&self) -> u64 {
         self.shared.next.load(Ordering::Relaxed)
     }
 
-    /// No new requests; waits for those under way.
+    /// Begins no new request, and waits for those under way.
     pub fn stop(mut self) -> Report {
         self.shared.stop.store(true, Ordering::Relaxed);
         self.join();
         self.take()
     }
 
-    /// Waits for the end of the count or the time.
+    /// Waits until the count or the time is reached.
     pub fn wait(mut self) -> Report {
         self.join();
         self.take()

@@ -1,8 +1,8 @@
-//! The Internet checksum (RFC 1071), summed from nothing: never from a delta, as the programs under test do.
+//! The Internet checksum (RFC 1071), always summed over all bytes. The programs under test apply a delta instead.
 
 use std::net::IpAddr;
 
-/// CRC32c, bit by bit (RFC 9260 appendix A). What stands for its own field is zero.
+/// CRC32c, computed bit by bit (RFC 9260 appendix A). The checksum field itself must be zero.
 pub fn crc32c(bytes: &[u8]) -> u32 {
     let bit = |crc: u32, _| if crc & 1 == 0 { crc >> 1 } else { crc >> 1 ^ 0x82f6_3b78 };
     !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), bit))
@@ -13,7 +13,7 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
 pub struct Sum(u64);
 
 impl Sum {
-    /// Adds bytes that start at an even offset of what is summed; an odd last byte is padded with zero.
+    /// Adds bytes that start at an even offset of the summed data; an odd last byte is padded with zero.
     pub fn add(mut self, bytes: &[u8]) -> Self {
         let mut pairs = bytes.chunks_exact(2);
         self.0 += pairs.by_ref().map(|pair| u64::from(u16::from_be_bytes([pair[0], pair[1]]))).sum::<u64>();
@@ -29,17 +29,17 @@ impl Sum {
         let sum = match (src, dst) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => self.add(&src.octets()).add(&dst.octets()),
             (IpAddr::V6(src), IpAddr::V6(dst)) => self.add(&src.octets()).add(&dst.octets()),
-            _ => panic!("{src} and {dst} are of two families"),
+            _ => panic!("{src} and {dst} are of different families"),
         };
         sum.add(&[0, proto]).add(&len)
     }
 
-    /// The checksum field that makes the whole sum up to all ones.
+    /// The value of the checksum field that makes the whole sum all ones.
     pub fn complement(&self) -> u16 {
         !self.folded()
     }
 
-    /// Whether what was summed, checksum field included, is intact.
+    /// Whether the summed data, including its checksum field, is intact.
     pub fn is_intact(&self) -> bool {
         self.folded() == 0xffff
     }

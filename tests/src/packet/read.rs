@@ -1,11 +1,11 @@
-//! From bytes on the wire to a packet, or the reason why they are none.
+//! Parses bytes on the wire into a packet, or says why they are not a packet.
 
 use super::checksum::{Sum, crc32c};
 use super::{Extension, Fragment, Icmp, Mac, Packet, Sctp, Tcp, Transport, Udp};
 use anyhow::{Context, Result, bail, ensure};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Whether checksums must be right. Frames that a socket sees on a veth carry half-done ones (offload).
+/// Whether checksums must be right. Frames that a socket sees on a veth carry partial checksums (offload).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Checksums {
     Verify,
@@ -37,7 +37,7 @@ impl Packet {
     }
 }
 
-/// What is left to read.
+/// The bytes that are left to read.
 #[derive(Clone, Copy)]
 struct Cursor<'a>(&'a [u8]);
 
@@ -49,7 +49,7 @@ impl<'a> Cursor<'a> {
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        Ok(self.take(N)?.try_into().expect("take gives the length asked for"))
+        Ok(self.take(N)?.try_into().expect("take returns the requested length"))
     }
 
     fn u8(&mut self) -> Result<u8> {
@@ -90,7 +90,7 @@ fn ipv4(mut rest: Cursor, checksums: Checksums) -> Result<Packet> {
     ensure!((20..=whole.len()).contains(&header), "header of {header} bytes");
     let class = rest.u8()?;
     let total = usize::from(rest.u16()?);
-    ensure!(total == whole.len(), "total length {total}, but {} bytes are there", whole.len());
+    ensure!(total == whole.len(), "total length {total}, but there are {} bytes", whole.len());
     let id = rest.u16()?;
     let place = rest.u16()?;
     let (hops, proto, _checksum) = (rest.u8()?, rest.u8()?, rest.u16()?);
@@ -113,7 +113,7 @@ fn ipv6(mut rest: Cursor, checksums: Checksums) -> Result<Packet> {
     let (mut next, hops) = (rest.u8()?, rest.u8()?);
     let src = Ipv6Addr::from(rest.array::<16>()?);
     let dst = Ipv6Addr::from(rest.array::<16>()?);
-    ensure!(len == rest.0.len(), "payload length {len}, but {} bytes are there", rest.0.len());
+    ensure!(len == rest.0.len(), "payload length {len}, but there are {} bytes", rest.0.len());
     let (mut extensions, mut fragment) = (Vec::new(), None);
     loop {
         let kind = next;
@@ -128,7 +128,7 @@ fn ipv6(mut rest: Cursor, checksums: Checksums) -> Result<Packet> {
                 rest.u8()?;
                 let place = rest.u16()?;
                 fragment = Some(Fragment { id: rest.u32()?, offset: place & 0xfff8, more: place & 1 != 0 });
-                // What follows is a piece of a datagram, not headers.
+                // The rest is a part of a datagram, not a header.
                 break;
             }
             _ => break,
@@ -149,7 +149,7 @@ fn transport(mut packet: Packet, proto: u8, rest: Cursor, checksums: Checksums) 
         _ => Transport::Other { proto, bytes: rest.0.to_vec() },
     };
     let summed = match &packet.transport {
-        // SCTP has another kind of checksum, over nothing of IP: it is verified already.
+        // The checksum of SCTP covers no part of IP, and has been verified already.
         Transport::Other { .. } | Transport::Sctp(_) => false,
         Transport::Udp(udp) if !udp.checksum => {
             ensure!(packet.src.is_ipv4(), "UDP over IPv6 without a checksum");
@@ -174,7 +174,7 @@ fn tcp(mut rest: Cursor) -> Result<Transport> {
 fn udp(mut rest: Cursor) -> Result<Transport> {
     let whole = rest.0.len();
     let (sport, dport, len, checksum) = (rest.u16()?, rest.u16()?, rest.u16()?, rest.u16()?);
-    ensure!(usize::from(len) == whole, "length {len}, but {whole} bytes are there");
+    ensure!(usize::from(len) == whole, "length {len}, but there are {whole} bytes");
     Ok(Transport::Udp(Udp { sport, dport, checksum: checksum != 0, payload: rest.0.to_vec() }))
 }
 

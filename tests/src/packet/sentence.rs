@@ -1,4 +1,4 @@
-//! The words that packets are built of.
+//! The functions that build packets.
 
 use super::{Extension, Fragment, Icmp, Mac, Packet, Sctp, Tcp, Transport, Udp};
 use std::net::{IpAddr, SocketAddr};
@@ -41,27 +41,27 @@ pub fn tcp(src: impl Into<Place>, dst: impl Into<Place>) -> Packet {
     packet(src.ip(), dst.ip(), Transport::Tcp(tcp))
 }
 
-/// A UDP datagram, empty yet.
+/// A UDP datagram, still without payload.
 pub fn udp(src: impl Into<Place>, dst: impl Into<Place>) -> Packet {
     let (Place(src), Place(dst)) = (src.into(), dst.into());
     let udp = Udp { sport: src.port(), dport: dst.port(), checksum: true, payload: Vec::new() };
     packet(src.ip(), dst.ip(), Transport::Udp(udp))
 }
 
-/// An SCTP packet without chunks yet.
+/// An SCTP packet, still without chunks.
 pub fn sctp(src: impl Into<Place>, dst: impl Into<Place>) -> Packet {
     let (Place(src), Place(dst)) = (src.into(), dst.into());
     let sctp = Sctp { sport: src.port(), dport: dst.port(), tag: 0x1234_5678, chunks: Vec::new() };
     packet(src.ip(), dst.ip(), Transport::Sctp(sctp))
 }
 
-/// An ICMP or ICMPv6 message, by the family of its ends.
+/// An ICMP or ICMPv6 message, depending on the family of its addresses.
 pub fn icmp(src: IpAddr, dst: IpAddr, kind: u8, code: u8) -> Packet {
     packet(src, dst, Transport::Icmp(Icmp { kind, code, rest: [0; 4], body: Vec::new() }))
 }
 
 fn packet(src: IpAddr, dst: IpAddr, transport: Transport) -> Packet {
-    assert_eq!(src.is_ipv4(), dst.is_ipv4(), "{src} and {dst} are of two families");
+    assert_eq!(src.is_ipv4(), dst.is_ipv4(), "{src} and {dst} are of different families");
     Packet {
         eth_src: Mac([2, 0, 0, 0, 0, 1]),
         eth_dst: Mac([2, 0, 0, 0, 0, 2]),
@@ -141,7 +141,7 @@ impl Packet {
         self
     }
 
-    /// One more tag, inside of those that are there.
+    /// Adds a tag inside the existing tags.
     pub fn vlan(mut self, id: u16) -> Self {
         self.vlans.push(id);
         self
@@ -154,7 +154,7 @@ impl Packet {
         self
     }
 
-    /// IPv6 extension headers of these kinds, 8 bytes each, holding one PadN option.
+    /// Adds IPv6 extension headers of these kinds, each with 8 bytes that hold one PadN option.
     pub fn ext_headers(mut self, kinds: &[u8]) -> Self {
         assert!(self.src.is_ipv6(), "extension headers belong to IPv6");
         let header = |&kind| Extension { kind, body: vec![1, 4, 0, 0, 0, 0] };
@@ -172,7 +172,7 @@ impl Packet {
         self
     }
 
-    /// The same packet with another source: how a translated packet is expected.
+    /// The same packet with another source: what a translation should produce.
     pub fn with_src(mut self, src: impl Into<Place>) -> Self {
         let Place(src) = src.into();
         self.src = src.ip();
@@ -188,9 +188,9 @@ impl Packet {
         self
     }
 
-    /// The pieces of this packet, each with at most `size` bytes of IP payload (a multiple of 8).
+    /// The fragments of this packet, each with at most `size` bytes of IP payload (a multiple of 8).
     pub fn fragments(&self, id: u32, size: usize) -> Vec<Self> {
-        assert!(size > 0 && size.is_multiple_of(8), "only the last fragment may have an odd length");
+        assert!(size > 0 && size.is_multiple_of(8), "every fragment but the last has a multiple of 8 bytes");
         let whole = self.transport_bytes();
         let last = whole.len().div_ceil(size) - 1;
         let piece = |(i, bytes): (usize, &[u8])| Self {

@@ -1,4 +1,4 @@
-//! Packets for people: one line each, and the fields that differ.
+//! Packets as text: one line for each, and the fields that differ.
 
 use super::{Packet, Tcp, Transport};
 use std::fmt;
@@ -96,7 +96,7 @@ impl Packet {
         fields
     }
 
-    /// The fields in which another packet differs, one a line; empty where the two are equal.
+    /// The fields in which another packet differs, one per line; empty if the packets are equal.
     pub fn difference(&self, other: &Self) -> String {
         let (mine, theirs) = (self.fields(), other.fields());
         let value = |fields: &[(&'static str, String)], name| {
@@ -113,14 +113,14 @@ impl Packet {
     }
 }
 
-/// The first bytes, and how many there are.
+/// The first bytes, with the number and a hash of all bytes.
 fn excerpt(bytes: &[u8]) -> String {
     let shown = bytes[..bytes.len().min(24)].escape_ascii();
     let hash = bytes.iter().fold(0_u32, |hash, byte| hash.wrapping_mul(31).wrapping_add((*byte).into()));
     format!("\"{shown}\" ({} bytes, hash {hash:08x})", bytes.len())
 }
 
-/// Panics with the fields that differ.
+/// Panics if the packets differ, and names the fields that do.
 #[track_caller]
 pub fn assert_same(got: &Packet, expected: &Packet) {
     assert!(

@@ -1,4 +1,4 @@
-//! From a packet to the bytes on the wire.
+//! Writes a packet as the bytes on the wire.
 
 use super::checksum::{Sum, crc32c};
 use super::{Extension, Packet, Sctp, Tcp, Transport, Udp};
@@ -10,7 +10,7 @@ const ETH_VLAN: u16 = 0x8100;
 const ETH_QINQ: u16 = 0x88a8;
 
 impl Packet {
-    /// The frame, every length and checksum filled in.
+    /// The frame, with every length and checksum filled in.
     pub fn bytes(&self) -> Vec<u8> {
         let payload = self.transport_bytes();
         let mut frame = [self.eth_dst.0, self.eth_src.0].concat();
@@ -28,13 +28,13 @@ impl Packet {
                 frame.extend(ETH_IPV6.to_be_bytes());
                 frame.extend(self.ipv6_headers(src, dst, payload.len()));
             }
-            (src, dst) => panic!("{src} and {dst} are of two families"),
+            (src, dst) => panic!("{src} and {dst} are of different families"),
         }
         frame.extend(payload);
         frame
     }
 
-    /// What IP carries, checksummed.
+    /// The payload of IP, with its checksum.
     pub(super) fn transport_bytes(&self) -> Vec<u8> {
         match &self.transport {
             Transport::Tcp(tcp) => self.checksummed(tcp_bytes(tcp), 16),
@@ -42,7 +42,7 @@ impl Packet {
                 let mut bytes = udp_bytes(udp);
                 if udp.checksum {
                     bytes = self.checksummed(bytes, 6);
-                    // A sum of zero is sent as all ones: zero means that there is none (RFC 768).
+                    // A checksum of zero is sent as all ones, because zero means "no checksum" (RFC 768).
                     if bytes[6..8] == [0, 0] {
                         bytes[6..8].fill(0xff);
                     }
@@ -64,7 +64,7 @@ impl Packet {
         bytes
     }
 
-    /// The pseudo header, where the protocol has one: all but ICMP for IPv4.
+    /// The sum of the pseudo header, which every protocol has except ICMP for IPv4.
     pub(super) fn transport_sum(&self, len: usize) -> Sum {
         match self.proto() {
             1 => Sum::default(),
@@ -73,7 +73,7 @@ impl Packet {
     }
 
     fn ipv4_header(&self, src: Ipv4Addr, dst: Ipv4Addr, payload: usize) -> Vec<u8> {
-        assert!(self.ip_options.len().is_multiple_of(4), "IPv4 options come in words");
+        assert!(self.ip_options.len().is_multiple_of(4), "IPv4 options are whole 32-bit words");
         let len = 20 + self.ip_options.len();
         let (id, place) = match self.fragment {
             Some(fragment) => (fragment.id as u16, (u16::from(fragment.more) << 13) | (fragment.offset / 8)),
@@ -104,13 +104,13 @@ impl Packet {
         let next_of = |i: usize| chain.get(i).map_or(self.proto(), |(kind, _)| *kind);
 
         let mut headers = vec![0x60 | self.class >> 4, self.class << 4, 0, 0];
-        headers.extend(u16::try_from(len + payload).expect("no jumbograms").to_be_bytes());
+        headers.extend(u16::try_from(len + payload).expect("an IPv6 packet is no jumbogram").to_be_bytes());
         headers.extend([next_of(0), self.hops]);
         headers.extend(src.octets());
         headers.extend(dst.octets());
         for (i, (kind, body)) in chain.iter().enumerate() {
             assert_eq!(body.len() % 8, 6, "an extension header is a multiple of 8 bytes");
-            // The fragment header has a fixed length and a reserved byte in its place.
+            // The fragment header has a fixed length, and a reserved byte instead of the length field.
             let words = if *kind == Extension::FRAGMENT { 0 } else { (body.len() / 8) as u8 };
             headers.extend([next_of(i + 1), words]);
             headers.extend(body);
@@ -120,7 +120,7 @@ impl Packet {
 }
 
 fn tcp_bytes(tcp: &Tcp) -> Vec<u8> {
-    assert!(tcp.options.len().is_multiple_of(4), "TCP options come in words");
+    assert!(tcp.options.len().is_multiple_of(4), "TCP options are whole 32-bit words");
     let mut bytes = [tcp.sport.to_be_bytes(), tcp.dport.to_be_bytes()].concat();
     bytes.extend(tcp.seq.to_be_bytes());
     bytes.extend(tcp.ack.to_be_bytes());

@@ -16,7 +16,7 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 const STEP: Duration = Duration::from_millis(5);
 
-/// The `lb` under test: `$LB_BIN`, or the one that cargo put beside the running executable.
+/// The `lb` under test: `$LB_BIN`, or the one that cargo put next to the running executable.
 pub fn lb_binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("LB_BIN") {
         let path = PathBuf::from(path);
@@ -25,7 +25,7 @@ pub fn lb_binary() -> Result<PathBuf> {
     let mine = std::env::current_exe()?;
     let beside = mine.ancestors().skip(1).take(2).map(|folder| folder.join("lb"));
     beside.into_iter().find(|path| path.is_file()).with_context(|| {
-        format!("no lb beside {}: run `cargo build -p lb-userspace`, or set LB_BIN", mine.display())
+        format!("no lb next to {}: run `cargo build -p lb-userspace`, or set LB_BIN", mine.display())
     })
 }
 
@@ -35,13 +35,13 @@ pub struct Agent {
     netns: Netns,
     args: Vec<String>,
     log: PathBuf,
-    /// Where in the log this start begins.
+    /// The offset in the log at which this start begins.
     log_start: usize,
     child: Option<Child>,
 }
 
 impl Agent {
-    /// Started, and not waited for. `source`: the flag that names where its objects come from, and its value.
+    /// Starts an agent without waiting. `source` has the flag for the source of its objects, and the value of the flag.
     pub(super) fn start(
         binary: &Path,
         node: &Netns,
@@ -55,7 +55,7 @@ impl Agent {
             ["agent", &source[0], &source[1], "--node-name", NODE_NAME, "--pin-dir", &pins]
                 .map(String::from)
                 .into();
-        // Else it would look at every socket of the machine.
+        // Otherwise the agent would look at every socket of the machine.
         if !extra.iter().any(|arg| arg.starts_with("--socket-lb")) {
             args.push("--socket-lb=off".to_owned());
         }
@@ -63,7 +63,7 @@ impl Agent {
         Self::start_by(binary, node, folder, args)
     }
 
-    /// By a program that becomes the agent, with all of its arguments. Not waited for.
+    /// Starts a program that becomes the agent, without waiting. `args` are all of its arguments.
     pub(super) fn start_by(binary: &Path, node: &Netns, folder: &Folder, args: Vec<String>) -> Result<Self> {
         let log = folder.agent_log();
         let mut agent =
@@ -72,15 +72,15 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Starts the stopped agent with the arguments it had, and waits until it is ready.
+    /// Starts the stopped agent with its previous arguments, and waits until it is ready.
     pub fn start_again(&mut self) -> Result<()> {
         self.spawn()?;
         self.wait_until_ready()
     }
 
-    /// Starts the stopped agent and does not wait.
+    /// Starts the stopped agent without waiting.
     pub fn spawn(&mut self) -> Result<()> {
-        assert!(self.child.is_none(), "the agent is running already");
+        assert!(self.child.is_none(), "the agent is already running");
         let log = File::options().create(true).append(true).open(&self.log)?;
         self.log_start = log.metadata()?.len() as usize;
         let mut command = self.netns.command(&self.binary);
@@ -90,7 +90,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Waits for the line with the word "ready": the first state is applied.
+    /// Waits for the line with the word "ready", which means that the first state is applied.
     pub fn wait_until_ready(&mut self) -> Result<()> {
         let is_ready = |log: &str| log.split(|c: char| !c.is_alphanumeric()).any(|word| word == "ready");
         self.wait_for("the word \"ready\"", READY_LIMIT, is_ready)
@@ -104,7 +104,7 @@ impl Agent {
     fn wait_for(&mut self, what: &str, limit: Duration, found: impl Fn(&str) -> bool) -> Result<()> {
         let deadline = Instant::now() + limit;
         loop {
-            // Asked before the log is read: what a dead agent said last is there.
+            // Checked before the log is read, so that the log of a dead agent is complete.
             let ended = self.child.as_mut().context("the agent is not running")?.try_wait()?;
             let log = self.log();
             if found(&log) {
@@ -124,13 +124,13 @@ impl Agent {
         self.child.as_ref().map(Child::id)
     }
 
-    /// What the agent wrote since it was last started.
+    /// The log since the last start.
     pub fn log(&self) -> String {
         let whole = fs::read(&self.log).unwrap_or_default();
         String::from_utf8_lossy(whole.get(self.log_start..).unwrap_or_default()).into_owned()
     }
 
-    /// SIGKILL: no goodbye.
+    /// Sends SIGKILL: the agent cannot clean up.
     pub fn kill(&mut self) -> Result<()> {
         let mut child = self.child.take().context("the agent is not running")?;
         child.kill()?;
@@ -138,7 +138,7 @@ impl Agent {
         Ok(())
     }
 
-    /// SIGTERM, and how it ended.
+    /// Sends SIGTERM, and returns how the agent ended.
     pub fn terminate(&mut self) -> Result<ExitStatus> {
         let child = self.child.as_mut().context("the agent is not running")?;
         kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM)?;
@@ -149,7 +149,7 @@ impl Agent {
                 return Ok(status);
             }
             if Instant::now() > deadline {
-                bail!("the agent ignores SIGTERM since {STOP_LIMIT:?}:\n{}", self.log());
+                bail!("the agent has ignored SIGTERM for {STOP_LIMIT:?}:\n{}", self.log());
             }
             sleep(STEP);
         }

@@ -1,23 +1,23 @@
-//! A cgroup of its own, so that programs at sockets see the processes that were moved into it and nobody else's.
+//! A separate cgroup, so that socket programs see only the processes that were moved into it.
 
 use anyhow::{Context, Result};
 use lb_userspace::dataplane::hook::cgroup;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Names of ours; the process that made it follows.
+/// The prefix of our names; the pid of the process that made the cgroup follows.
 const PREFIX: &str = "lbt";
 
-/// A child of a cgroup v2 root. When dropped, this process goes back to where it was, and the cgroup away.
+/// A child of a cgroup v2 root. Dropping it moves this process back to its previous cgroup, and removes the child.
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
-    /// Where this process was before.
+    /// The previous cgroup of this process.
     before: PathBuf,
 }
 
 impl Cgroup {
-    /// Made; those that tests which were killed left are removed.
+    /// Creates a cgroup, and removes those that killed tests left behind.
     pub fn create() -> Result<Self> {
         let mounts = cgroup::mounted()?;
         let mount = mounts.first();
@@ -28,13 +28,13 @@ impl Cgroup {
         let before = own
             .lines()
             .find_map(|line| line.strip_prefix("0::/"))
-            .context("this process has no cgroup v2")?;
+            .context("this process is in no cgroup v2")?;
         let path = root.join(format!("{PREFIX}{}", std::process::id()));
         fs::create_dir(&path).with_context(|| format!("{} (root?)", path.display()))?;
         Ok(Self { path, before: root.join(before) })
     }
 
-    /// Moves this process into it, and so the processes that it starts.
+    /// Moves this process into the cgroup, and thereby every process that it starts.
     pub fn enter(&self) -> Result<()> {
         move_to(&self.path)
     }
@@ -48,7 +48,7 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         let gone = move_to(&self.before).and_then(|()| Ok(fs::remove_dir(&self.path)?));
         if let Err(failed) = gone {
-            eprintln!("the cgroup {} stays: {failed:#}", self.path.display());
+            eprintln!("cannot remove the cgroup {}: {failed:#}", self.path.display());
         }
     }
 }
@@ -63,7 +63,7 @@ fn remove_stale(root: &Path) -> Result<()> {
         let name = entry?.file_name();
         let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse::<u32>().ok());
         if owner.is_some_and(|owner| !Path::new("/proc").join(owner.to_string()).exists()) {
-            // Another test may be quicker, and processes in it keep it.
+            // Another test may remove the cgroup first, and a cgroup with processes cannot be removed.
             let _ = fs::remove_dir(root.join(name));
         }
     }

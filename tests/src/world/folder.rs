@@ -1,4 +1,4 @@
-//! A world's folder under /run: its own bpffs for pins, manifests, the agent's log.
+//! A world's folder under /run, with its own bpffs for pins, the manifests, and the logs of agents.
 
 use anyhow::{Context, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -27,7 +27,7 @@ impl Folder {
         &self.path
     }
 
-    /// A bpffs of this world alone.
+    /// A bpffs that only this world uses.
     pub fn pins(&self) -> PathBuf {
         self.path.join("bpf")
     }
@@ -36,24 +36,24 @@ impl Folder {
         self.path.join("manifests")
     }
 
-    /// A log for one more agent.
+    /// A new log file for another agent.
     pub(super) fn agent_log(&self) -> PathBuf {
         let name = |number| self.path.join(format!("agent-{number}.log"));
         (1..).map(name).find(|path| !path.exists()).expect("there are more numbers than agents")
     }
 
-    /// Unmounts and removes the folder of this name, as far as it was made.
+    /// Unmounts and removes the folder of this name, even if it is incomplete.
     pub(super) fn remove(name: &str) -> Result<()> {
         let path = Path::new(PARENT).join(name);
         if !path.exists() {
             return Ok(());
         }
         let pins = path.join("bpf");
-        // Programs and maps live on in processes that hold them; the mount need not.
+        // Programs and maps survive in the processes that hold them, and do not need the mount.
         match umount2(&pins, MntFlags::MNT_DETACH) {
             Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}
-            Err(error) => return Err(error).with_context(|| format!("unmount {}", pins.display())),
+            Err(error) => return Err(error).with_context(|| format!("cannot unmount {}", pins.display())),
         }
-        fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))
+        fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))
     }
 }

@@ -6,7 +6,7 @@ use super::folder::Folder;
 use super::leftover;
 use super::netns::Netns;
 
-/// Gone, with the processes inside, when dropped.
+/// Removed when dropped, after the processes inside were ended.
 pub(crate) struct Home {
     name: String,
     netns: Netns,
@@ -14,7 +14,7 @@ pub(crate) struct Home {
 }
 
 impl Home {
-    /// Loopback is up.
+    /// Creates a home, in which loopback is up.
     pub fn create() -> Result<Self> {
         let name = leftover::next_name();
         let folder = Folder::create(&name)?;

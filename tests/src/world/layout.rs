@@ -1,20 +1,20 @@
-//! What a world looks like.
+//! The layout of a world.
 
-/// How pods hang on the node.
+/// How pods are attached to the node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cni {
-    /// A /32 and a /128 per pod, a host route for each on the node, 169.254.1.1 and fe80::1 as gateways: Calico.
+    /// Like Calico: a /32 and a /128 per pod, a host route for each on the node, gateways 169.254.1.1 and fe80::1.
     Routed,
-    /// A bridge `cni0` with the gateway addresses, the pods' links as its ports: the bridge plugin, flannel.
+    /// Like the bridge plugin and flannel: a bridge `cni0` with the gateway addresses, the pods' links as its ports.
     Bridge {
-        /// Bridged packets pass iptables too.
+        /// Whether bridged packets also pass iptables.
         br_netfilter: bool,
-        /// `FORWARD -m conntrack --ctstate INVALID -j DROP`, as kube-proxy and others install it.
+        /// Whether `FORWARD -m conntrack --ctstate INVALID -j DROP` is set, which kube-proxy and others install.
         drop_invalid: bool,
     },
 }
 
-/// A world to be made. Start from [`Layout::routed`] or [`Layout::bridge`].
+/// The description of a world. Start from [`Layout::routed`] or [`Layout::bridge`].
 #[derive(Clone, Debug)]
 pub struct Layout {
     pub cni: Cni,
@@ -22,15 +22,15 @@ pub struct Layout {
     pub backends: usize,
     /// Client pods `client`, `client2`.
     pub clients: usize,
-    /// A clsact policy program on each pod link that drops replies to what it has not seen.
+    /// Whether each pod link has a clsact policy program, which drops replies to packets that it has not seen.
     pub policy: bool,
-    /// Reverse path filter of the pods' links on the node: 0 off, 1 strict.
+    /// The reverse path filter of the pods' links on the node: 0 is off, 1 strict, 2 loose.
     pub rp_filter: u8,
     pub mtu: u32,
 }
 
 impl Layout {
-    /// The address after that is `client2`'s.
+    /// The next backend would get the address of `client2`.
     pub const MAX_BACKENDS: usize = 19;
     pub const MAX_CLIENTS: usize = 2;
 
@@ -42,8 +42,8 @@ impl Layout {
         Self { cni: Cni::Bridge { br_netfilter, drop_invalid }, ..Self::routed() }
     }
 
-    /// Each layout that basic traffic must work in, with a name for messages. The policy program is a
-    /// dimension of its own: [`Layout::with_policy`].
+    /// Each layout in which basic traffic must work, with a name for messages. The policy program is a separate
+    /// dimension: [`Layout::with_policy`].
     pub fn all() -> Vec<(&'static str, Self)> {
         vec![
             ("routed", Self::routed()),

@@ -1,4 +1,4 @@
-//! Names that say who made them, and the collection of what dead runs left.
+//! Names that contain the pid of their process, and the removal of what dead runs left behind.
 
 use super::folder::{self, Folder};
 use super::netns::{self, Netns};
@@ -12,16 +12,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 const PREFIX: &str = "lbt";
 
-/// A prefix for the names of a new world: `lbt<pid>-<n>`.
+/// The prefix of the names of a new world: `lbt<pid>-<n>`.
 pub(super) fn next_name() -> String {
     static COLLECTED: Once = Once::new();
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    // Before the first world of this process, its own pid in a name is that of a dead run, too.
+    // Until this process makes its first world, names with its own pid also belong to a dead run.
     COLLECTED.call_once(collect);
     format!("{PREFIX}{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Removes what runs that were killed left behind. A failure is told and harms nobody.
+/// Removes what killed runs left behind. A failure is reported, and is harmless.
 fn collect() {
     for name in dead_names(Path::new(netns::FOLDER)) {
         end_processes(&name);
@@ -39,10 +39,10 @@ fn report(name: &str, removed: anyhow::Result<()>) {
     }
 }
 
-/// Ends what still runs in a namespace of ours: it was started there by the run that made the namespace.
+/// Ends the processes in a namespace of ours. They were started there by the run that made the namespace.
 pub(super) fn end_processes(netns: &str) {
     for pid in Netns::processes(netns).unwrap_or_default() {
-        // It may have ended meanwhile.
+        // The process may have ended meanwhile.
         kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
     }
 }
@@ -66,8 +66,8 @@ mod tests {
 
     #[test]
     fn only_names_of_ours_are_dead() {
-        assert!(is_dead("lbt4194999-0-node"), "no such process can be: pids end at 4194304");
-        assert!(!is_dead("lbt1-0-node"), "init lives");
+        assert!(is_dead("lbt4194999-0-node"), "no such process can exist, because pids end at 4194304");
+        assert!(!is_dead("lbt1-0-node"), "init is running");
         assert!(!is_dead("lbt-node") && !is_dead("node") && !is_dead("lbtx-1"));
     }
 }

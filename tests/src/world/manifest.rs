@@ -9,7 +9,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-/// A folder of manifests. Each object is a file of its own, replaced whole.
+/// A folder of manifests. Each object has its own file, which is replaced as a whole.
 #[derive(Clone, Debug)]
 pub struct Manifests {
     folder: PathBuf,
@@ -24,7 +24,7 @@ impl Manifests {
         &self.folder
     }
 
-    /// Writes a Service with its slices, in place of what it was.
+    /// Writes a Service with its slices, or replaces it.
     pub fn write(&self, service: &Service) -> Result<()> {
         self.write_text(&service.file_name(), &service.yaml())
     }
@@ -34,9 +34,9 @@ impl Manifests {
         fs::remove_file(&path).with_context(|| path.display().to_string())
     }
 
-    /// Writes any text as a file, at once: a reader sees the old one or the new one.
+    /// Writes any text as a file, atomically: a reader sees either the old text or the new text.
     pub fn write_text(&self, file_name: &str, text: &str) -> Result<()> {
-        // Not a name that the agent reads.
+        // The agent does not read files with such a name.
         let new = self.folder.join(format!(".{file_name}.new"));
         fs::write(&new, text).with_context(|| new.display().to_string())?;
         let path = self.folder.join(file_name);
@@ -69,7 +69,7 @@ pub struct Service {
 
 #[derive(Clone, Debug)]
 pub struct Port {
-    /// Empty where there is only one.
+    /// Empty if the Service has only one port.
     pub name: String,
     pub proto: Proto,
     pub port: u16,
@@ -105,7 +105,7 @@ impl Endpoint {
         Self { ready: false, serving: false, ..self }
     }
 
-    /// Shutting down and still answering.
+    /// The pod is shutting down but still answers.
     pub fn terminating(self) -> Self {
         Self { ready: false, serving: true, terminating: true, ..self }
     }
@@ -132,9 +132,9 @@ impl Service {
         self
     }
 
-    /// 10.96.0.`host` and fd00:10:96::`host` (its decimal digits).
+    /// Adds 10.96.0.`host` and fd00:10:96::`host` (with its decimal digits).
     pub fn vips(self, host: u8) -> Self {
-        let v6 = format!("fd00:10:96::{host}").parse::<IpAddr>().expect("digits are hexadecimal digits");
+        let v6 = format!("fd00:10:96::{host}").parse::<IpAddr>().expect("digits are also hexadecimal digits");
         self.vip([10, 96, 0, host]).vip(v6)
     }
 
@@ -157,7 +157,7 @@ impl Service {
         Self { affinity: Some(seconds), ..self }
     }
 
-    /// Puts these endpoints in place of those that were there.
+    /// Replaces the endpoints.
     pub fn endpoints<E: Into<Endpoint>>(mut self, endpoints: impl IntoIterator<Item = E>) -> Self {
         self.endpoints = endpoints.into_iter().map(Into::into).collect();
         self
@@ -225,7 +225,7 @@ impl Service {
         yaml += "ports:\n";
         for Port { name, proto, target, .. } in &self.ports {
             write!(yaml, "- name: {name}\n  port: {target}\n  protocol: {proto}\n")
-                .expect("a String takes all");
+                .expect("writing to a String cannot fail");
         }
         yaml
     }
@@ -248,7 +248,7 @@ fn family(v4: bool) -> &'static str {
     if v4 { "IPv4" } else { "IPv6" }
 }
 
-/// An address as a YAML string: one with colons is none unless quoted.
+/// An address as a YAML string. An address with colons must be quoted.
 fn quoted(address: &IpAddr) -> String {
     match address {
         IpAddr::V4(v4) => v4.to_string(),

@@ -1,4 +1,4 @@
-//! A network namespace: made by `ip netns add`, entered by threads of ours, deleted at the end.
+//! A network namespace: made by `ip netns add`, entered by threads of this process, deleted at the end.
 
 use crate::sys;
 use anyhow::{Context, Result, bail};
@@ -37,7 +37,7 @@ impl Netns {
         &self.name
     }
 
-    /// Runs a closure on a thread of its own inside the namespace; the caller's namespace never changes.
+    /// Runs a closure on a new thread inside the namespace; the caller's namespace never changes.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let inside = || {
@@ -48,7 +48,7 @@ impl Netns {
         })
     }
 
-    /// Starts a thread that stays inside the namespace. It must end before the world does.
+    /// Starts a thread that stays inside the namespace. The thread must end before the world.
     pub fn spawn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
         let netns = self.clone();
         thread::spawn(move || {
@@ -63,15 +63,15 @@ impl Netns {
             .unwrap_or_else(|error| panic!("cannot enter namespace {}: {error} (root?)", self.name));
     }
 
-    /// A command that will run inside the namespace, with the machine's own /sys and /proc around it
-    /// (`ip netns exec` would hide bpffs).
+    /// A command that will run inside the namespace but see the machine's own /sys and /proc (`ip netns exec` would
+    /// hide bpffs).
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new(program.as_ref());
         sys::start_in(&mut command, self.file.as_raw_fd());
         command
     }
 
-    /// Runs a command inside to its end; its output, or an error with what it said.
+    /// Runs a command inside the namespace until it ends; returns its output, or an error with its messages.
     pub fn run(&self, program: &str, args: &[&str]) -> Result<String> {
         run(self.command(program).args(args)).with_context(|| format!("in namespace {}", self.name))
     }
@@ -84,17 +84,17 @@ impl Netns {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .context("ip (package iproute2)")?;
+            .context("cannot start ip (package iproute2)")?;
         child.stdin.take().expect("stdin is piped").write_all(batch.as_bytes())?;
         let output = child.wait_with_output()?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            bail!("namespace {}: {}\nof these lines:\n{batch}", self.name, said.trim());
+            bail!("namespace {}: {}\nin these lines:\n{batch}", self.name, said.trim());
         }
         Ok(())
     }
 
-    /// Reads `net/ipv4/ip_forward` and the like. /proc/sys/net is that of the reading thread's namespace.
+    /// Reads a sysctl such as `net/ipv4/ip_forward`. /proc/sys/net belongs to the namespace of the reading thread.
     pub fn sysctl(&self, key: &str) -> Result<String> {
         let path = sysctl_path(key);
         let text = self.enter(|| fs::read_to_string(&path)).with_context(|| path.display().to_string())?;
@@ -112,23 +112,23 @@ impl Netns {
         })
     }
 
-    /// The index of a link inside.
+    /// The index of a link inside the namespace.
     pub fn link_index(&self, link: &str) -> Result<u32> {
         self.enter(|| nix::net::if_::if_nametoindex(link))
             .with_context(|| format!("no link {link} in namespace {}", self.name))
     }
 
-    /// Processes whose namespace this is (threads of ours don't count).
+    /// The processes in this namespace (threads of this process do not count).
     pub(super) fn processes(name: &str) -> Result<Vec<i32>> {
         let pids = run(Command::new("ip").args(["netns", "pids", name]))?;
         Ok(pids.split_whitespace().filter_map(|pid| pid.parse().ok()).collect())
     }
 
-    /// Threads of this process that are still inside.
+    /// The number of threads of this process that are still inside.
     pub(super) fn threads_inside(&self) -> Result<usize> {
         use std::os::unix::fs::MetadataExt;
         let inode = self.file.metadata()?.ino();
-        // A thread that ended meanwhile is not inside.
+        // A thread that ended meanwhile is no longer inside.
         let is_inside = |task: &fs::DirEntry| {
             fs::metadata(task.path().join("ns/net")).is_ok_and(|namespace| namespace.ino() == inode)
         };
@@ -140,7 +140,7 @@ fn sysctl_path(key: &str) -> PathBuf {
     Path::new("/proc/sys").join(key)
 }
 
-/// Runs a command to its end; its output, or an error with what it said.
+/// Runs a command until it ends; returns its output, or an error with its messages.
 pub(crate) fn run(command: &mut Command) -> Result<String> {
     let line = format!("{command:?}").replace('"', "");
     let output = command.output().with_context(|| format!("cannot start `{line}`"))?;

@@ -1,4 +1,4 @@
-//! A toy NetworkPolicy: a clsact program on the node's end of each pod link, as a CNI would attach.
+//! A toy NetworkPolicy: a clsact program on the node's end of each pod link, as a CNI would attach it.
 
 use super::netns::Netns;
 use super::pod::Pod;
@@ -14,18 +14,18 @@ const PROGRAMS: [(&str, TcAttachType); 2] =
 /// Loads the programs and attaches them to the pods' links, in the node's namespace.
 pub(super) fn attach(node: &Netns, pods: &[Pod]) -> Result<Ebpf> {
     node.enter(|| {
-        let mut object = Ebpf::load(OBJECT).context("the policy object (tests/ebpf)")?;
+        let mut object = Ebpf::load(OBJECT).context("cannot load the policy object (tests/ebpf)")?;
         for pod in pods {
-            qdisc_add_clsact(&pod.link).with_context(|| format!("clsact on {}", pod.link))?;
+            qdisc_add_clsact(&pod.link).with_context(|| format!("cannot add clsact to {}", pod.link))?;
         }
         for (name, direction) in PROGRAMS {
             let program = object.program_mut(name).with_context(|| format!("no program {name}"))?;
             let program: &mut SchedClassifier = program.try_into()?;
-            program.load().with_context(|| format!("{name} does not load"))?;
+            program.load().with_context(|| format!("cannot load {name}"))?;
             for pod in pods {
                 keep(
                     attach_one(program, &pod.link, direction)
-                        .with_context(|| format!("{name} to {}", pod.link))?,
+                        .with_context(|| format!("cannot attach {name} to {}", pod.link))?,
                 );
             }
         }
@@ -43,8 +43,8 @@ fn attach_one(
     Ok(program.take_link(id)?)
 }
 
-/// Leaves a program attached. Dropping the link would detach by interface index in whatever namespace the
-/// dropping thread is in, which is the machine's own; the world's namespaces take their filters with them.
+/// Leaves a program attached. Dropping the link would detach by interface index in the namespace of the dropping
+/// thread, which is the machine's own. The filters end with the world's namespaces.
 fn keep(link: SchedClassifierLink) {
     std::mem::forget(link);
 }

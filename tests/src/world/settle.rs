@@ -33,7 +33,7 @@ fn unsettled(netns: &Netns) -> Result<Vec<String>> {
     let mut waiting = Vec::new();
     for link in &links {
         let name = link["ifname"].as_str().unwrap_or("?");
-        // The kernel never says UP of a loopback, and it makes tunnel links of its own that stay down.
+        // The kernel never reports a loopback link as UP, and it makes tunnel links itself that stay down.
         let is_ours = link["link_type"] == "ether";
         if is_ours && link["operstate"] != "UP" {
             waiting.push(name.to_string());

@@ -1,4 +1,4 @@
-//! Sees every IP packet on a pod's link, in both directions, below its sockets.
+//! Captures every IP packet on a pod's link, in both directions, below the pod's sockets.
 
 use super::netns::Netns;
 use super::pod::Pod;
@@ -15,7 +15,7 @@ use std::time::Duration;
 const ALL_PROTOCOLS: u16 = 3;
 const LONGEST: usize = 1 << 18;
 
-/// Collects packets until it is dropped. Checksums are not looked at: with offloads they are half done here.
+/// Collects packets until it is dropped. Checksums are ignored, because with offloads they are only partial here.
 pub struct Tap {
     packets: Arc<Mutex<Vec<Packet>>>,
     stop: Arc<AtomicBool>,
@@ -30,7 +30,9 @@ impl Tap {
 
     pub fn on_link(netns: &Netns, link: &str) -> Result<Self> {
         let index = netns.link_index(link)?;
-        let socket = netns.enter(|| sys::packet_socket(index, ALL_PROTOCOLS)).context("packet socket")?;
+        let socket = netns
+            .enter(|| sys::packet_socket(index, ALL_PROTOCOLS))
+            .context("cannot open a packet socket")?;
         let socket = Socket::from(socket);
         socket.set_read_timeout(Some(Duration::from_millis(20)))?;
         socket.set_recv_buffer_size(8 << 20)?;
@@ -41,12 +43,12 @@ impl Tap {
         Ok(Self { packets, stop, thread: Some(thread) })
     }
 
-    /// What was seen so far.
+    /// The packets seen so far.
     pub fn packets(&self) -> Vec<Packet> {
         self.packets.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How many of what was seen are such packets.
+    /// The number of packets seen for which `is_such` returns true.
     pub fn count(&self, is_such: impl Fn(&Packet) -> bool) -> usize {
         self.packets
             .lock()
@@ -63,12 +65,12 @@ impl Tap {
 
 fn collect(socket: &Socket, seen: &Mutex<Vec<Packet>>, stopped: &AtomicBool) {
     let mut buffer = vec![0; LONGEST];
-    // The last look comes after the word to stop, so that what arrived before it is seen.
+    // The last read comes after the request to stop, so that every earlier packet is seen.
     loop {
         let last = stopped.load(Ordering::Acquire);
         match sys::receive_frame(socket.as_fd(), &mut buffer) {
             Ok(Some(len)) => {
-                // ARP and the like are none of ours.
+                // Other packets, such as ARP, are ignored.
                 if let Ok(packet) = Packet::parse_with(&buffer[..len], Checksums::Ignore) {
                     seen.lock().unwrap_or_else(PoisonError::into_inner).push(packet);
                 }

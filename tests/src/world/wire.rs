@@ -1,4 +1,4 @@
-//! Sends frames of any making on a pod's link, below its sockets.
+//! Sends arbitrary frames on a pod's link, below the pod's sockets.
 
 use super::pod::Pod;
 use super::wiring::GATEWAY_MAC;
@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::thread::sleep;
 use std::time::Duration;
 
-/// Nothing is received.
+/// A socket with this protocol receives nothing.
 const NO_PROTOCOL: u16 = 0;
 
 /// A packet socket on a pod's `eth0`.
@@ -22,7 +22,7 @@ impl Wire {
     pub fn of(pod: &Pod) -> Result<Self> {
         let index = pod.netns.link_index(Pod::LINK)?;
         let open = || sys::packet_socket(index, NO_PROTOCOL);
-        Ok(Self { socket: pod.netns.enter(open).context("packet socket")? })
+        Ok(Self { socket: pod.netns.enter(open).context("cannot open a packet socket")? })
     }
 
     /// Sends frames as they are, waiting while the link's queue is full.
@@ -32,7 +32,7 @@ impl Wire {
                 Ok(sent) => frames = &frames[sent..],
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => sleep(Duration::from_millis(1)),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error).context("send frames"),
+                Err(error) => return Err(error).context("cannot send frames"),
             }
         }
         Ok(())
@@ -40,7 +40,7 @@ impl Wire {
 }
 
 impl Pod {
-    /// Sends packets to the node, or through it, whatever their source.
+    /// Sends packets with any source to the node, or through it.
     pub fn send(&self, packets: &[Packet]) -> Result<()> {
         let frame = |packet: &Packet| packet.clone().macs(packet.eth_src, GATEWAY_MAC).bytes();
         Wire::of(self)?.send(&packets.iter().map(frame).collect::<Vec<_>>())

@@ -7,7 +7,7 @@ use crate::packet::Mac;
 use anyhow::Result;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// The node's end of every pod link, and `cni0`: where pods send frames for elsewhere.
+/// The MAC address of the node's end of every pod link, and of `cni0`: the gateway of pods.
 pub const GATEWAY_MAC: Mac = Mac([0xee; 6]);
 
 pub const NODE_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
@@ -15,7 +15,7 @@ pub const NODE_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x192, 0x168, 0x77, 0, 0, 0,
 pub const OUTSIDE_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 100);
 pub const OUTSIDE_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x192, 0x168, 0x77, 0, 0, 0, 0x100);
 
-/// Settings that must be there before the first link, for links inherit them.
+/// Writes the settings that must precede the first link, because links inherit them.
 pub(super) fn prepare(netns: &Netns, is_node: bool, layout: &Layout) -> Result<()> {
     let rp_filter = if is_node { layout.rp_filter.to_string() } else { "0".into() };
     netns.set_sysctls(&[
@@ -30,7 +30,7 @@ pub(super) fn prepare(netns: &Netns, is_node: bool, layout: &Layout) -> Result<(
     if is_node {
         netns.set_sysctls(&[("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")])?;
     } else {
-        // Load opens more connections than the default range has ports.
+        // Load tests open more connections than the default range has ports.
         netns.set_sysctls(&[
             ("net/ipv4/ip_local_port_range", "32768 65535"),
             ("net/ipv4/tcp_tw_reuse", "1"),
@@ -39,7 +39,7 @@ pub(super) fn prepare(netns: &Netns, is_node: bool, layout: &Layout) -> Result<(
     netns.ip("link set lo up\n")
 }
 
-/// The node's link to the outside, its default route.
+/// Makes the node's link to the outside, which has the default route.
 pub(super) fn uplink(node: &Netns, outside: &Netns, layout: &Layout) -> Result<()> {
     let (mtu, peer) = (layout.mtu, outside.name());
     node.ip(&format!(
@@ -58,7 +58,7 @@ pub(super) fn uplink(node: &Netns, outside: &Netns, layout: &Layout) -> Result<(
     node.ip(&format!("route add default via {OUTSIDE_V4}\nroute add ::/0 via {OUTSIDE_V6}\n"))
 }
 
-/// What the node has once, whatever its pods.
+/// Makes what the node has once, independently of its pods.
 pub(super) fn cni(node: &Netns, layout: &Layout) -> Result<()> {
     let Cni::Bridge { br_netfilter, drop_invalid } = layout.cni else { return Ok(()) };
     let mtu = layout.mtu;
@@ -74,7 +74,7 @@ pub(super) fn cni(node: &Netns, layout: &Layout) -> Result<()> {
         ("net/bridge/bridge-nf-call-ip6tables", call),
     ])?;
     if drop_invalid {
-        // The match itself switches conntrack on in this namespace.
+        // The match itself enables conntrack in this namespace.
         let rule = ["-A", "FORWARD", "-m", "conntrack", "--ctstate", "INVALID", "-j", "DROP"];
         node.run("iptables", &rule)?;
         node.run("ip6tables", &rule)?;
@@ -82,7 +82,7 @@ pub(super) fn cni(node: &Netns, layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// One pod's link, both ends.
+/// Makes both ends of a pod's link.
 pub(super) fn pod(node: &Netns, pod: &Pod, layout: &Layout) -> Result<()> {
     match layout.cni {
         Cni::Routed => routed_pod(node, pod, layout.mtu),
@@ -100,7 +100,7 @@ fn routed_pod(node: &Netns, pod: &Pod, mtu: u32) -> Result<()> {
          route add {v6}/128 dev {link}\n",
         netns.name()
     ))?;
-    // Calico's node answers for 169.254.1.1 by proxy ARP; a fixed neighbour is the same without its delay.
+    // Calico's node answers for 169.254.1.1 by proxy ARP; a permanent neighbour does the same without the delay.
     netns.ip(&format!(
         "addr add {v4}/32 dev eth0\n\
          addr add {v6}/128 dev eth0 nodad\n\
@@ -114,7 +114,7 @@ fn routed_pod(node: &Netns, pod: &Pod, mtu: u32) -> Result<()> {
 
 fn bridged_pod(node: &Netns, pod: &Pod, mtu: u32) -> Result<()> {
     let Pod { link, v4, v6, netns, .. } = pod;
-    // Always the same for a pod: its neighbours remember it while its link is away.
+    // The address of a pod never changes, because its neighbours remember it while its link is away.
     let mac = Mac([2, 0, 10, 244, 1, v4.octets()[3]]);
     node.ip(&format!(
         "link add {link} mtu {mtu} type veth peer name eth0 address {mac} mtu {mtu} netns {}\n\

@@ -1,7 +1,7 @@
-//! Changes and faults at random: at the end the tables are those of a fresh agent, and no Service was ever without the
+//! Random changes and faults: at the end the tables equal those of a fresh agent, and no Service was ever without the
 //! backends that it had.
 //!
-//! `LB_CHURN_SECONDS` says how long, `LB_CHURN_SEED` another history.
+//! `LB_CHURN_SECONDS` sets the duration, `LB_CHURN_SEED` selects another history.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -15,12 +15,12 @@ use serde_json::Value;
 
 use crate::stage::Stage;
 
-/// These are never deleted, and always have an endpoint that is ready.
+/// Services with a lower number are never deleted and always have a ready endpoint.
 const STEADY: usize = 10;
 const SERVICES: usize = 30;
-/// Between two looks at the tables.
+/// The pause between two looks at the tables.
 const LOOK: Duration = Duration::from_millis(200);
-/// At the end, for all that was written to be in the tables.
+/// The time that the tables have at the end to contain everything that was written.
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
@@ -56,8 +56,8 @@ fn churn_with_faults_leaves_what_a_fresh_agent_makes() -> Result<()> {
     println!("{changes} changes; {faults:?}; {} requests", report.requests());
     report.assert_clean();
 
-    // The last of each kind that is written. What was changed before may come after it: a service waits for a grace
-    // period, slices of the other family for their turn.
+    // This Service is the last object of each kind to be written. Earlier changes may be applied after it: a service
+    // waits for a grace period, and slices of the other family for their turn.
     cluster.apply(&Service::new("last").vips(9).tcp(80, 8080).endpoints([stage.world.backend(1)]).yaml())?;
     let deadline = Instant::now() + LIMIT;
     while services(&stage.world)?.iter().filter(|s| s["name"] == "last" && has_endpoints(s)).count() < 2 {
@@ -72,7 +72,7 @@ fn churn_with_faults_leaves_what_a_fresh_agent_makes() -> Result<()> {
         if now == left {
             break;
         }
-        ensure!(Instant::now() < deadline, "the tables change for ever\n{}", agent.log());
+        ensure!(Instant::now() < deadline, "the tables never stop changing\n{}", agent.log());
         left = now;
     }
     agent.terminate()?;
@@ -86,9 +86,9 @@ fn churn_with_faults_leaves_what_a_fresh_agent_makes() -> Result<()> {
 
 struct Churn {
     random: fastrand::Rng,
-    /// Those that exist, and whether their endpoints are in the second of two slices.
+    /// The Services that exist, and whether their endpoints are in the second of two slices.
     services: BTreeMap<usize, bool>,
-    /// The backends of `web` that are ready.
+    /// The ready backends of `web`.
     web: Vec<usize>,
 }
 
@@ -115,7 +115,7 @@ impl Churn {
                 }
             }
             changes += 1;
-            // Alone, or in a storm.
+            // The next change comes after a pause, or in a storm.
             if self.random.u32(0..4) == 0 {
                 std::thread::sleep(Duration::from_millis(self.random.u64(0..200)));
             }
@@ -164,7 +164,7 @@ impl Churn {
         Ok((changes, faults))
     }
 
-    /// Its endpoints are others, or in another slice; or it goes or comes.
+    /// Replaces the endpoints of a Service, moves them to its other slice, or deletes or creates the Service.
     fn change(&mut self, cluster: &Cluster, number: usize) -> Result<()> {
         let name = format!("c{number}");
         let is_steady = number < STEADY;
@@ -172,7 +172,7 @@ impl Churn {
             self.services.remove(&number);
             cluster.delete("v1", "Service", "default", &name)?;
             for slice in ["ipv4", "ipv6", "ipv4-b", "ipv6-b"] {
-                // The second ones may never have been there.
+                // The second slices may never have existed.
                 let gone = cluster.delete(
                     "discovery.k8s.io/v1",
                     "EndpointSlice",
@@ -187,7 +187,7 @@ impl Churn {
         }
         let fewest = if is_steady { 1 } else { 0 };
         let count = self.random.usize(fewest..5);
-        // No address twice in a slice: of two copies there the last would count, also where it is not ready.
+        // No address occurs twice in a slice: of two copies the last one would count, even if it is not ready.
         let hosts: BTreeSet<u8> = (0..count).map(|_| self.random.u8(1..21)).collect();
         let mut endpoints: Vec<Endpoint> = hosts.into_iter().map(|host| self.endpoint(host)).collect();
         if let Some(first) = endpoints.first_mut().filter(|_| is_steady) {
@@ -201,7 +201,8 @@ impl Churn {
         let is_in_second = self.services.get(&number).copied();
         let moves = is_in_second.is_some() && self.random.u32(0..5) == 0;
         let goes_to_second = is_in_second.unwrap_or(false) ^ moves;
-        // As the controller does: there first, and gone here then.
+        // The EndpointSlice controller works in the same order: it adds to the new slice first and then empties the
+        // old one.
         cluster.apply(&in_slice(&yaml(endpoints), goes_to_second))?;
         if moves {
             cluster.apply(&in_slice(&yaml(Vec::new()), !goes_to_second))?;
@@ -224,7 +225,7 @@ impl Churn {
         }
     }
 
-    /// Some of the real backends are ready; those that were before terminate, and are gone with the next change.
+    /// Makes some of the real backends ready. The previously ready ones terminate and are gone with the next change.
     fn change_web(&mut self, stage: &Stage, cluster: &Cluster) -> Result<()> {
         let first = self.random.usize(1..4);
         let ready: Vec<usize> = (1..4).filter(|number| *number == first || self.random.bool()).collect();
@@ -237,7 +238,7 @@ impl Churn {
     }
 }
 
-/// The same endpoints in slices of other names.
+/// The same endpoints, in slices with other names if `second`.
 fn in_slice(yaml: &str, second: bool) -> String {
     if !second {
         return yaml.to_owned();
@@ -245,12 +246,12 @@ fn in_slice(yaml: &str, second: bool) -> String {
     yaml.replace("-ipv4\n", "-ipv4-b\n").replace("-ipv6\n", "-ipv6-b\n")
 }
 
-/// Looks at the tables until the end: how often.
+/// Looks at the tables until the end and returns the number of looks.
 fn watch(world: &World, ended: &AtomicBool) -> Result<usize> {
     let mut looks = 0;
     while !ended.load(Relaxed) {
         let mut without = empty(world)?;
-        // Read while they are written, tables may show a slot that is another's already.
+        // Tables that are read while they are written may show a slot that already belongs to another service.
         for _ in 0..3 {
             if !without.is_empty() {
                 let again = empty(world)?;
@@ -264,7 +265,7 @@ fn watch(world: &World, ended: &AtomicBool) -> Result<usize> {
     Ok(looks)
 }
 
-/// Steady Services that the tables have no endpoints for.
+/// The steady Services for which the tables have no endpoints.
 fn empty(world: &World) -> Result<Vec<String>> {
     let services = services(world)?;
     let steady = (0..STEADY).map(|number| format!("c{number}")).chain(["web".to_owned()]);
@@ -284,7 +285,7 @@ fn services(world: &World) -> Result<Vec<Value>> {
     Ok(serde_json::from_str(&world.lb(&["services", "-o", "json"])?)?)
 }
 
-/// Without what depends on history.
+/// The backends without the fields that depend on history.
 fn backends(world: &World) -> Result<Vec<Value>> {
     let mut backends: Vec<Value> = serde_json::from_str(&world.lb(&["backends", "-o", "json"])?)?;
     for backend in &mut backends {

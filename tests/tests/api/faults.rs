@@ -1,4 +1,4 @@
-//! What a real server does to its clients when it is stopped, restored, renewed, or refuses.
+//! What a real API server does to its clients when it is stopped, restored, renewed, or refuses them.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -28,16 +28,16 @@ fn a_server_that_is_gone_older_or_renewed_costs_nothing() -> Result<()> {
     let mut agent = stage.world.start_agent_on_api(&cluster.kubeconfig("admin")?, &[])?;
     stage.wait_for(&[1])?;
 
-    // Gone, and back.
+    // The server is gone and comes back.
     cluster.kill_apiserver()?;
-    agent.wait_for_text("what is known stays in force", LIMIT)?;
+    agent.wait_for_text("the last known state stays in force", LIMIT)?;
     stage.assert_served_by(&["b1"]);
     cluster.start_apiserver()?;
     stage.change(&cluster, &[1, 2])?;
     stage.wait_for(&[1, 2])?;
     agent.wait_for_text("watched again", LIMIT)?;
 
-    // Back with an older state.
+    // The server comes back with an older state.
     let saved = cluster.save()?;
     stage.change(&cluster, &[3])?;
     cluster.apply(&Service::new("late").vips(11).tcp(80, 8080).yaml())?;
@@ -47,10 +47,10 @@ fn a_server_that_is_gone_older_or_renewed_costs_nothing() -> Result<()> {
     stage.assert_served_by(&["b1", "b2"]);
     let deadline = Instant::now() + LIMIT;
     while stage.world.lb(&["services"])?.contains("late") {
-        ensure!(Instant::now() < deadline, "a Service that the older state does not have is there");
+        ensure!(Instant::now() < deadline, "a Service is still there that the older state lacks");
         std::thread::sleep(Duration::from_millis(20));
     }
-    // A version that was there before, with another content.
+    // A resource version that existed before gets another content.
     stage.change(&cluster, &[2, 3])?;
     stage.wait_for(&[2, 3])?;
 
@@ -59,7 +59,7 @@ fn a_server_that_is_gone_older_or_renewed_costs_nothing() -> Result<()> {
     agent.start_again()?;
     assert!(agent.log().contains("operations=0"), "{}", agent.log());
 
-    // With a certificate that nobody has seen; the kubeconfig names its file.
+    // The server gets a certificate that no client has seen; the kubeconfig names its file.
     cluster.renew_certificate()?;
     stage.assert_served_by(&["b2", "b3"]);
     stage.change(&cluster, &[1])?;
@@ -102,7 +102,7 @@ fn a_network_that_stalls_slows_or_breaks_costs_nothing() -> Result<()> {
     Ok(())
 }
 
-/// Less patience than the agent has, for a test.
+/// Shorter times than the agent's own, to keep the test short.
 const PING: Duration = Duration::from_secs(1);
 const PONG: Duration = Duration::from_secs(8);
 
@@ -115,8 +115,8 @@ fn a_server_that_hangs_is_noticed_and_one_that_is_quiet_is_left_alone() -> Resul
         times: Times { ping: PING, pong: PONG, ..Times::default() },
         ..api::Access::default()
     };
-    // Its threads make the sockets, and are born where their maker is: all is spawned, since a thread that this one
-    // makes by a block_on() may become the worker.
+    // The runtime's threads open the sockets in the namespace of the thread that created them. Everything is spawned,
+    // because a thread created by block_on() on this one may become the worker.
     let runtime =
         cluster.netns().enter(|| Builder::new_multi_thread().worker_threads(1).enable_all().build())?;
     let (said, mut heard) = tokio::sync::mpsc::channel(1024);
@@ -140,10 +140,10 @@ fn a_server_that_hangs_is_noticed_and_one_that_is_quiet_is_left_alone() -> Resul
     let failures = Kind::ALL.map(|kind| progress.kind(kind).failures.load(Relaxed));
     std::thread::sleep(PING * 2 + PONG);
     let since = Kind::ALL.map(|kind| progress.kind(kind).failures.load(Relaxed));
-    assert_eq!(since, failures, "a quiet watch was taken for dead");
+    assert_eq!(since, failures, "a quiet watch was mistaken for a dead one");
     let frozen = cluster.freeze_apiserver()?;
     let noticed = wait("each watch has a fault", &|| all(&|kind| progress.fault(kind).is_some()))?;
-    println!("a server that hangs is noticed after {noticed:.1?}: {:?}", progress.fault(Kind::Service));
+    println!("a hung server is noticed after {noticed:.1?}: {:?}", progress.fault(Kind::Service));
     drop(frozen);
     wait("each kind is watched again", &|| all(&|kind| progress.fault(kind).is_none()))?;
     cluster.apply(&Service::new("new").vips(12).tcp(80, 8080).yaml())?;
@@ -151,12 +151,12 @@ fn a_server_that_hangs_is_noticed_and_one_that_is_quiet_is_left_alone() -> Resul
     let since = Kind::ALL.map(|kind| progress.kind(kind).lists.load(Relaxed));
     assert!(
         since.iter().zip(lists).all(|(since, before)| *since <= before + 1),
-        "listed over and over: {since:?}"
+        "listed repeatedly: {since:?}"
     );
     Ok(())
 }
 
-/// What the user `nobody` may do from now on.
+/// Grants the user `nobody` the agent's rights.
 fn grant(cluster: &Cluster, service_cidrs: bool) -> Result<()> {
     let more = if service_cidrs { SERVICE_CIDRS } else { "" };
     cluster.apply(&format!("{ROLE}{more}{BINDING}"))
@@ -190,7 +190,7 @@ subjects:
 ";
 
 #[test]
-fn a_token_that_is_not_valid_and_a_right_that_is_missing_are_said_and_can_be_mended() -> Result<()> {
+fn an_invalid_token_and_a_missing_right_are_reported_and_can_be_fixed() -> Result<()> {
     let stage = Stage::new()?;
     let cluster = Cluster::shared()?;
     let door = cluster.door(stage.world.node())?;
@@ -203,7 +203,7 @@ fn a_token_that_is_not_valid_and_a_right_that_is_missing_are_said_and_can_be_men
     let mut agent = stage.world.start_agent_on_api(&kubeconfig, &[])?;
 
     fs::write(&token, "expired")?;
-    // kube reads a token file once a minute; a client of new connections reads it at once.
+    // kube reads a token file once a minute; a client that opens new connections reads it at once.
     door.shut();
     agent.wait_for_text("Connection reset", LIMIT)?;
     door.open();
@@ -220,7 +220,7 @@ fn a_token_that_is_not_valid_and_a_right_that_is_missing_are_said_and_can_be_men
     outcome
 }
 
-/// A role of somebody's own that leaves ServiceCIDRs out: the ranges are those of the command line.
+/// The user's own role does not grant ServiceCIDRs: the ranges of the command line are used.
 #[test]
 fn without_the_right_to_see_service_cidrs_all_else_is_served_and_the_ranges_can_be_named() -> Result<()> {
     let stage = Stage::new()?;
@@ -253,7 +253,7 @@ fn ranges_are_those_that_are_named(stage: &Stage, cluster: &Cluster, server: Soc
     stage.wait_for(&[1])?;
     wait(prefix(192, 0, 2, 24))?;
     let servers = prefix(10, 96, 0, 16);
-    ensure!(!is_known(&servers)?, "{servers} was not to be seen");
+    ensure!(!is_known(&servers)?, "{servers} should not be visible");
     grant(cluster, true)?;
     wait(servers)
 }

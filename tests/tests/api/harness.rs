@@ -1,4 +1,4 @@
-//! The cluster itself, without lb.
+//! The cluster itself, without `lb`.
 
 use std::time::{Duration, Instant};
 
@@ -65,7 +65,7 @@ fn a_cluster_keeps_what_is_written_and_comes_back() -> Result<()> {
     let saved = cluster.save()?;
     cluster.delete("v1", "Service", "default", "web")?;
     cluster.kill_apiserver()?;
-    services(&cluster).expect_err("nobody answers");
+    services(&cluster).expect_err("no server answers");
     cluster.start_apiserver()?;
     assert_eq!(services(&cluster)?, ["kubernetes"]);
 
@@ -96,17 +96,17 @@ fn a_door_opens_shuts_and_stalls() -> Result<()> {
     let is_silent = |client| readyz(client, Duration::from_secs(2));
     assert_eq!(caller.run(answers)?, "ok");
     door.shut();
-    caller.run(is_silent).expect_err("the door is shut");
+    caller.run(is_silent).expect_err("a shut door lets nothing through");
     door.open();
     assert_eq!(caller.run(answers)?, "ok");
     door.stall();
-    caller.run(is_silent).expect_err("nothing moves");
+    caller.run(is_silent).expect_err("a stalled door moves nothing");
     door.open();
     door.cut();
     door.delay(Duration::from_millis(100));
     let began = Instant::now();
     assert_eq!(caller.run(answers)?, "ok");
-    assert!(began.elapsed() > Duration::from_millis(200), "a handshake and an answer");
+    assert!(began.elapsed() > Duration::from_millis(200), "a handshake and an answer are delayed");
     Ok(())
 }
 
@@ -124,7 +124,7 @@ fn users_may_do_what_is_granted() -> Result<()> {
 }
 
 #[test]
-fn a_shared_cluster_has_no_objects_of_the_test_before() -> Result<()> {
+fn a_shared_cluster_has_no_objects_of_the_previous_test() -> Result<()> {
     for _ in 0..2 {
         let cluster = Cluster::shared()?;
         assert_eq!(services(&cluster)?, ["kubernetes"]);

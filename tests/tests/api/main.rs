@@ -1,4 +1,4 @@
-//! A real kube-apiserver on etcd, and the agent that follows it.
+//! A real kube-apiserver on etcd, and an agent that follows it.
 
 mod churn;
 mod faults;

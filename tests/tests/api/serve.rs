@@ -1,4 +1,4 @@
-//! The agent serves what is created through the API.
+//! The agent serves the Services that are created through the API.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ fn a_service_of_the_api_is_served_changed_and_gone() -> Result<()> {
     let web = Service::new("web").vips(10).tcp(PORT, TARGET).udp(PORT, TARGET);
     let vips: Vec<_> = web.cluster_ips.iter().map(|ip| (*ip, PORT).into()).collect();
     cluster.apply(&web.clone().endpoints(&world.backends()[..2]).yaml())?;
-    // The last thing that was written answers.
+    // The frontend that was written last answers.
     wait_for(|| udp_request_of(&world, vips[1]).is_ok_and(|name| name == "b1" || name == "b2"))?;
     for (vip, family) in vips.iter().zip(Family::ALL) {
         let report = Requests::tcp(*vip).count(400).run(&world.client().netns);

@@ -14,7 +14,7 @@ const TARGET: u16 = 8_080;
 const LIMIT: Duration = Duration::from_secs(20);
 
 pub struct Stage {
-    // Gone before the world that they are in.
+    // Dropped before the world that they are in.
     _echoes: Vec<Echo>,
     pub world: World,
     pub web: Service,
@@ -29,7 +29,7 @@ impl Stage {
         Ok(Self { world, web, _echoes: echoes })
     }
 
-    /// Writes the Node, and the Service with these backends, counted from 1.
+    /// Writes the Node, and the Service with these backends, which are counted from 1.
     pub fn begin(&self, cluster: &Cluster, backends: &[usize]) -> Result<()> {
         cluster.apply(&format!("{{apiVersion: v1, kind: Node, metadata: {{name: {NODE_NAME}}}}}"))?;
         self.change(cluster, backends)
@@ -44,7 +44,7 @@ impl Stage {
         (self.web.cluster_ips[0], PORT).into()
     }
 
-    /// Waits until the Service has as many endpoints, in both families and protocols.
+    /// Waits until the Service has exactly these endpoints, in both families and protocols.
     pub fn wait_for(&self, backends: &[usize]) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
         let expected = |family: &str| -> serde_json::Value {
@@ -71,7 +71,7 @@ impl Stage {
         }
     }
 
-    /// Requests now are answered by these backends.
+    /// Asserts that requests are now answered by exactly these backends.
     pub fn assert_served_by(&self, backends: &[&str]) {
         let report = Requests::tcp(self.vip()).count(100).run(&self.world.client().netns);
         report.assert_clean();

@@ -1,4 +1,4 @@
-//! The manifest on a real API server, and the agent there with exactly the role that it grants.
+//! The manifest on a real API server, and an agent that runs with exactly the role that the manifest grants.
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
@@ -24,13 +24,14 @@ fn the_api_server_accepts_the_manifest() -> Result<()> {
     let objects = cluster.dry_run(&fs::read_to_string(manifest())?)?;
     let kinds: Vec<_> = objects.iter().filter_map(|object| object["kind"].as_str()).collect();
     assert_eq!(kinds, ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "ConfigMap", "DaemonSet"]);
-    // Nothing that the server made of it declares a port, on which no second agent could be scheduled.
+    // No object that the server made from the manifest declares a port; a declared port would keep a second agent
+    // from being scheduled.
     let container = &objects[4]["spec"]["template"]["spec"]["containers"][0];
     assert!(container["name"] == "lb" && container["ports"].is_null(), "{container}");
     Ok(())
 }
 
-/// A token as the kubelet gets it for a pod of the DaemonSet.
+/// A token such as the kubelet obtains for a pod of the DaemonSet.
 fn token(cluster: &Cluster) -> Result<String> {
     let spec = TokenRequestSpec { expiration_seconds: Some(3_600), ..TokenRequestSpec::default() };
     let request = TokenRequest { spec: Some(spec), ..TokenRequest::default() };
@@ -41,7 +42,7 @@ fn token(cluster: &Cluster) -> Result<String> {
     })
 }
 
-/// Runs with a client that has this token and nothing else.
+/// Runs `work` with a client that has this token and no other credentials.
 fn as_agent<F, T>(
     cluster: &Cluster,
     token: &str,
@@ -61,7 +62,8 @@ where
     })
 }
 
-/// `verb group/resource`, as the server understands the role. What every authenticated user may do is left away.
+/// The rights as `verb group/resource`, as the server understands the role, without the rights of every authenticated
+/// user.
 async fn rights(client: Client) -> Result<BTreeSet<String>> {
     let spec = SelfSubjectRulesReviewSpec { namespace: Some("default".into()) };
     let review = SelfSubjectRulesReview { spec, ..SelfSubjectRulesReview::default() };
@@ -88,14 +90,14 @@ fn the_role_is_to_read_and_to_report_events() -> Result<()> {
     let right = |needed: &Needed, verb| format!("{verb} {}/{}", needed.group, needed.resource);
     let needed = NEEDED.iter().flat_map(|needed| needed.verbs.iter().map(move |verb| right(needed, verb)));
     let needed = needed.collect();
-    // The server's authorizer hears of a role a moment after it was written.
+    // The server's authorizer learns of a role a moment after it was written.
     let deadline = Instant::now() + Duration::from_secs(10);
     while as_agent(&cluster, &token, rights)? != needed && Instant::now() < deadline {}
     assert_eq!(as_agent(&cluster, &token, rights)?, needed);
     Ok(())
 }
 
-/// What a kubelet puts below /var/run/secrets.
+/// The files that a kubelet puts below /var/run/secrets.
 fn service_account(world: &World, cluster: &Cluster) -> Result<PathBuf> {
     let folder = world.folder().path().join("service-account");
     fs::create_dir(&folder)?;
@@ -105,7 +107,7 @@ fn service_account(world: &World, cluster: &Cluster) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// The ConfigMap of the manifest, as the kubelet mounts it.
+/// The ConfigMap of the manifest as the kubelet mounts it.
 fn config(world: &World, cluster: &Cluster) -> Result<PathBuf> {
     let folder = world.folder().path().join("config");
     fs::create_dir(&folder)?;
@@ -140,7 +142,7 @@ fn the_agent_serves_in_the_container_and_with_the_role_of_the_manifest() -> Resu
 
     let checked = container.command(&capabilities()?, &["check"]).output()?;
     let checked = String::from_utf8(checked.stdout)?;
-    assert!(checked.contains("it answers, and grants all that the agent asks for"), "{checked}");
+    assert!(checked.contains("the API server answers, and grants all that the agent needs"), "{checked}");
     agent.terminate()?;
     Ok(())
 }

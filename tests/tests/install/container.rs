@@ -1,5 +1,5 @@
 //! `lb` in a container as the manifest describes it: on the host network, with a few capabilities, the node's bpffs,
-//! and a file system that holds nothing else and cannot be written.
+//! and a read-only file system that contains nothing else.
 
 use anyhow::{Context, Result};
 use lb_tests::container::{Container, capabilities, cgroup};
@@ -24,7 +24,7 @@ pub fn echoes(world: &World) -> Result<Vec<Echo>> {
     world.backends().iter().map(|pod| Echo::start(&pod.netns, &pod.name, &[TARGET])).collect()
 }
 
-/// Requests of a pod to both addresses of the Service.
+/// Requests from a pod to both addresses of the Service.
 pub fn ask(world: &World) -> Report {
     let mut whole = Report::default();
     for vip in ["10.96.0.10:80", "[fd00:10:96::10]:80"] {
@@ -37,7 +37,7 @@ pub fn ask(world: &World) -> Report {
 
 const AGENT: [&str; 5] = ["agent", "--manifests", "/manifests", "--node-name", NODE_NAME];
 
-/// Attaches, serves, shows its tables, and cleans up, with the capabilities of the manifest and no other.
+/// Attaches, serves, shows the tables, and cleans up, with exactly the capabilities of the manifest.
 fn check(attach: &str) -> Result<()> {
     let world = World::new(Layout::routed())?;
     world.manifests().write(&web(&world))?;
@@ -63,7 +63,7 @@ fn check(attach: &str) -> Result<()> {
     assert!(agent.log().contains("operations=0"), "{}", agent.log());
     agent.terminate()?;
     container.output(&granted, &["cleanup"])?;
-    let status = container.output(&granted, &["status"]).expect_err("nothing is left").to_string();
+    let status = container.output(&granted, &["status"]).expect_err("the tables are removed").to_string();
     assert!(status.contains("no tables in /sys/fs/bpf/lb"), "{status}");
     Ok(())
 }
@@ -90,7 +90,7 @@ fn each_capability_of_the_manifest_is_needed_and_named() -> Result<()> {
         let args = [&AGENT[..], &["--socket-lb=off"]].concat();
         let output = container.command(&others, &args).output().context("lb-container")?;
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success(), "it runs without {lacking}");
+        assert!(!output.status.success(), "the agent runs without {lacking}");
         let named = said.lines().last().unwrap_or_default();
         assert!(named.contains(&format!("{lacking} is missing (")), "{lacking}: {said}");
         assert_eq!(named.matches(" is missing (").count(), 1, "{said}");

@@ -1,4 +1,4 @@
-//! The archive of `cargo xtask image`.
+//! The archive that `cargo xtask image` writes.
 
 use anyhow::Result;
 use lb_tests::container::Image;

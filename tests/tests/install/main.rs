@@ -1,4 +1,4 @@
-//! What is installed on a cluster: the image, the manifest, and that both are enough to serve.
+//! What is installed on a cluster: the image and the manifest, and that both are enough to serve.
 
 mod api;
 mod container;

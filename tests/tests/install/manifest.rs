@@ -1,4 +1,4 @@
-//! `deploy/`: what is applied to a cluster.
+//! `deploy/`: the files that are applied to a cluster.
 
 use anyhow::{Context, Result};
 use lb_tests::container::{Image, capabilities, manifest, pod, security_context};
@@ -14,10 +14,13 @@ fn the_manifest_is_what_the_base_renders_to() -> Result<()> {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let rendered = String::from_utf8(output.stdout)?;
     let written = fs::read_to_string(manifest())?;
-    // Comments of the base are lost; what must be said stands above.
+    // Rendering drops the comments of the base; the necessary ones stand at the top.
     let written: String =
         written.lines().skip_while(|line| line.starts_with('#')).map(|line| format!("{line}\n")).collect();
-    assert_eq!(written, rendered, "`kubectl kustomize deploy/base` gives another deploy/lb.yaml");
+    assert_eq!(
+        written, rendered,
+        "deploy/lb.yaml differs from the output of `kubectl kustomize deploy/base`"
+    );
     Ok(())
 }
 
@@ -31,7 +34,7 @@ fn the_container_has_what_the_agent_needs_and_no_more() -> Result<()> {
 
     let context = security_context()?;
     assert_eq!(context.privileged, Some(false));
-    // no_new_privs.
+    // Corresponds to no_new_privs.
     assert_eq!(context.allow_privilege_escalation, Some(false));
     assert_eq!(context.read_only_root_filesystem, Some(true));
     let pod = pod()?;
@@ -41,8 +44,8 @@ fn the_container_has_what_the_agent_needs_and_no_more() -> Result<()> {
 }
 
 #[test]
-fn a_new_agent_can_start_beside_the_old_one() -> Result<()> {
-    // Declared ports of the host network are given away once for each node: the scheduler would refuse the second.
+fn a_new_agent_can_start_next_to_the_old_one() -> Result<()> {
+    // A declared port of the host network is given to one pod of each node: the scheduler would refuse the second.
     assert!(pod()?.containers.iter().all(|container| container.ports.is_none()));
     Ok(())
 }

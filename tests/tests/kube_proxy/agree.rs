@@ -1,4 +1,4 @@
-//! kube-proxy's own code, compiled, decides the same of random Services as `lb services --manifests` shows.
+//! For random Services, kube-proxy's own compiled code decides what `lb services --manifests` shows.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +16,7 @@ const WORLDS: usize = 600;
 const SEED: u64 = 20_261_121;
 const NODE: &str = "n1";
 const NODE_ADDRESSES: [&str; 5] = ["192.168.77.1/24", "10.55.0.1/16", "fd77::1/64", "127.0.0.1/8", "::1/128"];
-/// `--nodeport-addresses`; none is all.
+/// Values of `--nodeport-addresses`; an empty list selects all addresses.
 const NODE_PORT_ADDRESSES: [&[&str]; 5] = [
     &[],
     &["10.55.0.0/16"],
@@ -24,7 +24,7 @@ const NODE_PORT_ADDRESSES: [&[&str]; 5] = [
     &["10.55.0.0/16", "::/0"],
     &["172.16.0.0/12"],
 ];
-/// One of them holds the node, some hold all, some are written as people write them.
+/// One range contains the node, some contain every address, some are written as users write them.
 const RANGES: [&str; 9] = [
     "192.0.2.0/24",
     " 10.0.0.0/8",
@@ -43,7 +43,7 @@ fn kube_proxys_own_code_decides_the_same() -> Result<()> {
     if !program.is_file() {
         let has_go = Command::new("go").arg("version").output().is_ok();
         ensure!(!has_go, "{} is missing: `cargo xtask test` builds it", program.display());
-        eprintln!("NOT RUN: comparing with kube-proxy's own code takes Go, and there is none");
+        eprintln!("NOT RUN: the comparison with kube-proxy's own code needs Go, which is not installed");
         return Ok(());
     }
     let mut rng = Rng::with_seed(SEED);
@@ -65,7 +65,7 @@ fn kube_proxys_own_code_decides_the_same() -> Result<()> {
         let theirs = rows(theirs);
         for (key, theirs) in &theirs {
             let ours = ours.get(key).unwrap_or(&Value::Null);
-            assert_eq!(ours, theirs, "world {number}, {key}: lb, and kube-proxy");
+            assert_eq!(ours, theirs, "world {number}, {key}: lb on the left, kube-proxy on the right");
             endpoints += usize::from(theirs["clusterEndpoints"] != json!([]));
         }
         assert_eq!(ours.len(), theirs.len(), "world {number}: {:?}", ours.keys());
@@ -76,7 +76,7 @@ fn kube_proxys_own_code_decides_the_same() -> Result<()> {
     Ok(())
 }
 
-/// By name, with lists as sets, and without what kube-proxy does not say.
+/// Rows by name, with lists as sets, and without the fields that kube-proxy does not report.
 fn rows(rows: Vec<Value>) -> BTreeMap<String, Value> {
     const FIELDS: [&str; 9] = [
         "frontends",
@@ -126,7 +126,7 @@ impl World {
         }
     }
 
-    /// For kube-proxy.
+    /// The input line for kube-proxy.
     fn line(&self) -> Value {
         json!({
             "node": NODE, "zone": self.zone.unwrap_or_default(), "nodeAddresses": NODE_ADDRESSES,
@@ -164,12 +164,12 @@ fn one<T: Clone>(rng: &mut Rng, choices: &[T]) -> T {
     choices[rng.usize(..choices.len())].clone()
 }
 
-/// True so many times of a hundred.
+/// True in `percent` of a hundred cases.
 fn often(rng: &mut Rng, percent: u8) -> bool {
     rng.u8(..100) < percent
 }
 
-/// One as the API server admits it: defaults are written, addresses are its own.
+/// A Service as the API server admits it: with defaults filled in and its own addresses.
 fn service(rng: &mut Rng, number: usize) -> Value {
     let metadata =
         |labels: Value| json!({"namespace": "shop", "name": format!("s{number}"), "labels": labels});
@@ -232,7 +232,7 @@ fn service(rng: &mut Rng, number: usize) -> Value {
     if often(rng, 5) {
         labels = json!({"service.kubernetes.io/service-proxy-name": "other"});
     } else if often(rng, 5) {
-        // It says something of slices only.
+        // This label has a meaning for slices only.
         labels = json!({"service.kubernetes.io/headless": ""});
     }
     match rng.u8(..25) {
@@ -273,7 +273,7 @@ fn slices(rng: &mut Rng, service: &Value) -> Vec<Value> {
     slices
 }
 
-/// The number that one `targetPort` by name has may differ from slice to slice.
+/// The number of a named `targetPort` may differ from slice to slice.
 fn slice_port(rng: &mut Rng, port: &Value) -> Option<Value> {
     if often(rng, 5) {
         return None;
@@ -283,8 +283,8 @@ fn slice_port(rng: &mut Rng, port: &Value) -> Option<Value> {
     Some(json!({"name": port["name"], "protocol": port["protocol"], "port": number}))
 }
 
-/// One of a few addresses. A second copy of an endpoint is as the first one, or terminates: of two that differ otherwise
-/// kube-proxy takes either.
+/// An endpoint with one of a few addresses. A second copy of an endpoint equals the first one or terminates; of two
+/// copies that differ in another way, kube-proxy takes either.
 fn endpoint(rng: &mut Rng, family: &str, hints: &str, known: &mut BTreeMap<u8, Value>) -> Value {
     let host = rng.u8(1..13);
     if let Some(known) = known.get(&host) {

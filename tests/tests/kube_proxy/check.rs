@@ -1,4 +1,4 @@
-//! What `lb check` says of a node, and that it leaves it as it is.
+//! What `lb check` reports about a node, and that the command leaves the node unchanged.
 
 use crate::process::Process;
 use crate::rules::{KUBE_PROXY, VARIANTS, assert_same, nft, restore, ruleset, saved};
@@ -15,13 +15,13 @@ fn world(layout: Layout) -> Result<World> {
     World::new(layout.with_backends(1))
 }
 
-/// Those of links, and the sweep.
+/// The finding for all programs: those of links, those of sockets, and the sweep.
 fn all_programs() -> String {
     use lb_common::names::{ON_LINKS, ON_SOCKETS};
-    format!("the kernel takes all {};", ON_LINKS.len() + ON_SOCKETS.len() + 1)
+    format!("the kernel accepts all {};", ON_LINKS.len() + ON_SOCKETS.len() + 1)
 }
 
-/// What `lb check -o json` printed.
+/// The report of `lb check -o json`.
 struct Report(Value);
 
 impl Report {
@@ -41,19 +41,19 @@ impl Report {
             assert_eq!(
                 line["advice"].is_null(),
                 is_fine,
-                "what to do, where something is to be done: {line}"
+                "advice is given exactly if a line is not ok: {line}"
             );
         }
         Ok(Self(report))
     }
 
-    /// Level and finding of each line of a check.
+    /// Level and finding of each line of this check.
     fn of(&self, check: &str) -> Vec<(&str, &str)> {
         let lines = self.0["checks"].as_array().into_iter().flatten().filter(|line| line["check"] == check);
         lines.filter_map(|line| Some((line["level"].as_str()?, line["found"].as_str()?))).collect()
     }
 
-    /// One line of the check has the level, and all of the words.
+    /// Asserts that one line of the check has this level and contains all of the words.
     fn assert(&self, check: &str, level: &str, words: &[&str]) {
         let is_it = |(its_level, found): &(&str, &str)| {
             *its_level == level && words.iter().all(|word| found.contains(word))
@@ -67,7 +67,7 @@ impl Report {
 }
 
 #[test]
-fn a_node_that_can_run_it_is_told_so_and_stays_as_it_is() -> Result<()> {
+fn a_node_that_can_run_lb_is_reported_so_and_left_unchanged() -> Result<()> {
     let world = world(Layout::routed())?;
     let node = world.node();
     let pins = world.folder().pins();
@@ -97,12 +97,12 @@ fn a_node_that_can_run_it_is_told_so_and_stays_as_it_is() -> Result<()> {
 
     let text = world.lb(&["check"])?;
     assert!(text.contains("\nthis node can run lb: errors 0, "), "{text}");
-    // Beside a running agent it is no other node.
+    // A running agent does not change the result.
     let _agent = world.start_agent(&[])?;
     let report = Report::read(&world, &[])?;
     assert!(report.errors().is_empty(), "{:#?}", report.errors());
     report.assert("others", "ok", &["none"]);
-    report.assert("memory", "ok", &["there already"]);
+    report.assert("memory", "ok", &["exist already"]);
     Ok(())
 }
 
@@ -166,7 +166,10 @@ fn without_bpffs_it_says_who_can_mount_one() -> Result<()> {
     command.args(["check", "-o", "json", "--pin-dir"]).arg(&pins);
     let report = Report::parse(&command.output()?)?;
     report.assert("bpffs", "error", &["without CAP_SYS_ADMIN"]);
-    assert!(!fs::read_to_string("/proc/mounts")?.contains(&*pins.to_string_lossy()), "it mounts nothing");
+    assert!(
+        !fs::read_to_string("/proc/mounts")?.contains(&*pins.to_string_lossy()),
+        "the check mounts nothing"
+    );
     Ok(())
 }
 
@@ -187,7 +190,7 @@ fn sysctls_in_the_way_are_named() -> Result<()> {
     report.assert("localnet", "warning", &["route_localnet is 1"]);
     report.assert("rp-filter", "warning", &["strict (1) on tunnel1:"]);
     report.assert("links", "ok", &["tunnels 1"]);
-    // The greater of the two counts: 2 of all links makes it loose.
+    // The greater of the two values counts: 2 for all links makes the filter loose.
     node.set_sysctls(&[("net/ipv4/conf/all/rp_filter", "2")])?;
     Report::read(&world, &[])?.assert("rp-filter", "ok", &[]);
     node.set_sysctls(&[("net/ipv4/conf/all/rp_filter", "1"), ("net/ipv4/conf/tunnel1/rp_filter", "0")])?;
@@ -202,7 +205,12 @@ fn programs_of_others_are_named_with_their_hook() -> Result<()> {
         let report = Report::read(&world, &[])?;
         report.assert("others", "warning", &["clsact program policy_from_pod at ingress of 2 links of pods"]);
         report.assert("others", "warning", &["clsact program policy_to_pod at egress of 2 links of pods"]);
-        assert_eq!(report.of("others").len(), 2, "ours are none: {:#?}", report.of("others"));
+        assert_eq!(
+            report.of("others").len(),
+            2,
+            "our own programs are not listed: {:#?}",
+            report.of("others")
+        );
         assert!(report.errors().is_empty());
         world.start_agent(args)?.terminate()?;
     }
@@ -232,11 +240,11 @@ fn what_kube_proxy_left_is_an_error_and_while_it_runs_it_is_not() -> Result<()> 
     let process = Process::start(world.folder().path(), node, "kube-proxy")?;
     let report = Report::read(&world, &[])?;
     report.assert("kube-proxy", "warning", &["it runs: process", &process.id().to_string()]);
-    report.assert("leftovers", "ok", &["of the kube-proxy that runs"]);
+    report.assert("leftovers", "ok", &["of the running kube-proxy"]);
     assert!(report.errors().is_empty());
     drop(process);
 
-    // Seen without any program of iptables, and by netlink alone.
+    // The leftovers are found by netlink alone, without any program of iptables.
     let mut command = node.command(lb_binary()?);
     command.args(["check", "-o", "json", "--pin-dir"]).arg(world.folder().pins()).env("PATH", "/nowhere");
     let report = Report::parse(&command.output()?)?;
@@ -263,13 +271,13 @@ fn a_firewall_that_drops_what_it_forwards_is_named() -> Result<()> {
     report.assert("firewall", "warning", &["chain out in the nftables table inet fw"]);
     report.assert("firewall", "warning", &["chain FORWARD in the nftables table ip6 filter"]);
     report.assert("firewall", "warning", &["chain FORWARD of ip6tables-legacy"]);
-    assert_eq!(report.of("firewall").len(), 3, "a rule is no policy: {:#?}", report.of("firewall"));
+    assert_eq!(report.of("firewall").len(), 3, "a rule is not a policy: {:#?}", report.of("firewall"));
     assert!(report.errors().is_empty());
     Ok(())
 }
 
 #[test]
-fn what_the_agent_will_be_given_is_regarded() -> Result<()> {
+fn the_configuration_that_the_agent_will_get_is_checked() -> Result<()> {
     let world = world(Layout::routed())?;
     let file = world.folder().path().join("config.yaml");
     let path = file.to_string_lossy();
@@ -279,7 +287,7 @@ fn what_the_agent_will_be_given_is_regarded() -> Result<()> {
     few.assert("config", "warning", &["winkernel"]);
     few.assert("ports", "ok", &["20256 (health) is free"]);
     let many = Report::read(&world, &["--max-flows", "1000000000"])?;
-    assert!(many.of("config").is_empty(), "no file, no line");
+    assert!(many.of("config").is_empty(), "without a file there is no line");
     assert_eq!(few.of("memory")[0].0, "ok");
     assert_ne!(many.of("memory")[0].0, "ok", "{:?}", many.of("memory"));
     fs::write(&file, format!("{head}bindAddress: here\n"))?;
@@ -288,14 +296,18 @@ fn what_the_agent_will_be_given_is_regarded() -> Result<()> {
 }
 
 #[test]
-fn who_has_a_port_is_named() -> Result<()> {
+fn the_owner_of_a_taken_port_is_named() -> Result<()> {
     let world = world(Layout::routed())?;
     let node = world.node();
     let health = node.enter(|| TcpListener::bind("[::]:10256"))?;
     let metrics = node.enter(|| TcpListener::bind("127.0.0.1:10249"))?;
-    // It is asked for /proxyMode, and never answers: for all that is known, it is a kube-proxy.
+    // The listener is asked for /proxyMode and never answers, so it may be a kube-proxy.
     let report = Report::read(&world, &[])?;
-    report.assert("kube-proxy", "warning", &["it may be what has http://127.0.0.1:10249/proxyMode"]);
+    report.assert(
+        "kube-proxy",
+        "warning",
+        &["it may be the process that has http://127.0.0.1:10249/proxyMode"],
+    );
     let me = format!("(process {})", std::process::id());
     report.assert("ports", "error", &["10256 (health) is taken by ", &me]);
     report.assert("ports", "error", &["10249 (metrics) is taken by ", &me]);
@@ -305,7 +317,7 @@ fn who_has_a_port_is_named() -> Result<()> {
     Ok(())
 }
 
-/// All but two of the verbs that the agent needs.
+/// All verbs that the agent needs, except for two.
 const ROLE: &str = "
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
@@ -335,12 +347,13 @@ fn what_the_api_server_does_not_grant_is_named() -> Result<()> {
     check("admin")?.assert("api", "ok", &["grants all"]);
     let report = check("nobody")?;
     assert_eq!(report.of("api").len(), 5, "{:#?}", report.of("api"));
-    report.assert("api", "error", &["we may not list, watch services"]);
-    report.assert("api", "error", &["we may not list, watch endpointslices.discovery.k8s.io"]);
+    report.assert("api", "error", &["not allowed to list, watch services"]);
+    report.assert("api", "error", &["not allowed to list, watch endpointslices.discovery.k8s.io"]);
 
     cluster.apply(ROLE)?;
-    let expected = [("error", "we may not watch nodes"), ("error", "we may not patch events.events.k8s.io")];
-    // The server's authorizer hears of a role a moment after it was written.
+    let expected =
+        [("error", "not allowed to watch nodes"), ("error", "not allowed to patch events.events.k8s.io")];
+    // The server's authorizer learns of a role a moment after it was written.
     let deadline = Instant::now() + Duration::from_secs(10);
     while check("nobody")?.of("api") != expected && Instant::now() < deadline {}
     assert_eq!(check("nobody")?.of("api"), expected);

@@ -1,4 +1,4 @@
-//! `lb cleanup --kube-proxy` takes what is kube-proxy's, and nothing else.
+//! `lb cleanup --kube-proxy` removes what belongs to kube-proxy, and nothing else.
 
 use crate::process::Process;
 use crate::rules::{FOREIGN, KUBE_PROXY, VARIANTS, assert_same, nft, restore, ruleset, saved};
@@ -14,7 +14,7 @@ fn world() -> Result<World> {
     World::new(Layout::routed().with_backends(0))
 }
 
-/// What the command says on standard error, when it fails.
+/// The standard error of a command that fails.
 fn refused(world: &World, args: &[&str]) -> Result<String> {
     let output = world.lb_output(args)?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -35,7 +35,7 @@ fn iptables_of_both_variants_is_what_it_was_before_kube_proxy() -> Result<()> {
         restore(node, variant, KUBE_PROXY)?;
     }
     let with = saved(node)?;
-    assert!(with.len() > before.len() + 100, "four times 33 lines: {with:#?}");
+    assert!(with.len() > before.len() + 100, "33 lines in each of four places: {with:#?}");
 
     let shown = world.lb(&["cleanup", "--kube-proxy", "--dry-run"])?;
     assert!(shown.contains("nft delete chain ip6 nat KUBE-SVC-7CZWRQZJHAZQ4YZU\n"), "{shown}");
@@ -53,11 +53,11 @@ fn iptables_of_both_variants_is_what_it_was_before_kube_proxy() -> Result<()> {
     assert!(said.contains("iptables-nft ip nat: 7 chains, 3 jumps"), "{said}");
     assert!(said.contains("iptables-legacy ip6 filter: 6 chains"), "{said}");
     assert_same(&saved(node)?, &before);
-    assert_eq!(world.lb(&CLEANUP)?.trim(), "there was nothing of kube-proxy's");
+    assert_eq!(world.lb(&CLEANUP)?.trim(), "kube-proxy left nothing to remove");
     Ok(())
 }
 
-/// The commands of a dry run, typed into a shell, are the cleanup.
+/// The commands that a dry run prints do the cleanup if they are typed into a shell.
 #[test]
 fn what_a_dry_run_prints_does_it() -> Result<()> {
     let world = world()?;
@@ -116,17 +116,18 @@ fn a_chain_that_others_use_stays_and_is_named() -> Result<()> {
     }
     let said = world.lb(&CLEANUP)?;
     for variant in VARIANTS {
-        let line = format!("iptables-{variant} ip nat: KUBE-POSTROUTING stays, for CNI-HOSTPORT-SETMARK");
+        let line = format!("iptables-{variant} ip nat: KUBE-POSTROUTING stays, because CNI-HOSTPORT-SETMARK");
         assert!(said.contains(&line), "{said}");
-        let line =
-            format!("iptables-{variant} ip6 filter: KUBE-SERVICES stays without rules, for a rule in MINE");
+        let line = format!(
+            "iptables-{variant} ip6 filter: KUBE-SERVICES stays without rules, because a rule in MINE"
+        );
         assert!(said.contains(&line), "{said}");
     }
     let left: Vec<String> = saved(node)?.into_iter().filter(|line| line.contains("KUBE-")).collect();
     for variant in VARIANTS {
         let mut of: Vec<&str> =
             left.iter().filter_map(|line| line.strip_prefix(&format!("iptables-{variant} "))).collect();
-        // Each variant has an order of tables.
+        // Each variant prints the tables in its own order.
         of.sort_unstable();
         assert_eq!(
             of,
@@ -147,8 +148,8 @@ fn a_chain_that_others_use_stays_and_is_named() -> Result<()> {
     Ok(())
 }
 
-/// This kernel has no dummy devices and no IPVS: another kind of link has the name, and virtual servers are left
-/// to unit tests.
+/// This kernel has neither dummy devices nor IPVS: a link of another kind has the name, and unit tests cover virtual
+/// servers.
 #[test]
 fn the_device_and_the_sets_of_ipvs_mode_go() -> Result<()> {
     let world = world()?;
@@ -186,7 +187,7 @@ fn a_set_that_others_use_is_an_error_that_says_so() -> Result<()> {
     let rule = "-A INPUT -m set --match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT";
     node.run("iptables-nft", &rule.split(' ').collect::<Vec<_>>())?;
     let said = refused(&world, &CLEANUP)?;
-    assert!(said.contains("ipset KUBE-CLUSTER-IP: a rule of somebody else names it"), "{said}");
+    assert!(said.contains("ipset KUBE-CLUSTER-IP: a rule of another program uses the set"), "{said}");
     assert!(saved(node)?.iter().any(|line| line.contains("--match-set KUBE-CLUSTER-IP")));
     Ok(())
 }
@@ -206,28 +207,28 @@ fn it_refuses_while_kube_proxy_runs() -> Result<()> {
     assert!(said.contains(&named) && said.contains("--force"), "{said}");
     assert_same(&saved(node)?, &before);
     let shown = world.lb(&["cleanup", "--kube-proxy", "--dry-run"])?;
-    assert!(shown.contains("nft delete chain ip nat KUBE-SERVICES"), "to look is allowed: {shown}");
+    assert!(shown.contains("nft delete chain ip nat KUBE-SERVICES"), "a dry run is allowed: {shown}");
     drop(process);
 
-    // k3s has no process of that name.
+    // In k3s, no process has the name kube-proxy.
     let listener = node.enter(|| TcpListener::bind("127.0.0.1:10249"))?;
     let said = refused(&world, &CLEANUP)?;
-    assert!(said.contains("does not answer"), "it may be busy: {said}");
-    // Who asked has gone.
+    assert!(said.contains("does not answer"), "the listener may be busy: {said}");
+    // The client of this connection is gone already.
     listener.accept()?;
     let server = node.spawn(move || {
-        let (mut stream, _) = listener.accept().expect("somebody asks");
+        let (mut stream, _) = listener.accept().expect("lb connects");
         let mut request = [0; 512];
-        let length = stream.read(&mut request).expect("a request");
+        let length = stream.read(&mut request).expect("lb sends a request");
         assert!(request[..length].starts_with(b"GET /proxyMode "));
-        stream.write_all(b"HTTP/1.0 200 OK\r\n\r\niptables").expect("an answer");
+        stream.write_all(b"HTTP/1.0 200 OK\r\n\r\niptables").expect("lb reads the answer");
     });
     let said = refused(&world, &CLEANUP)?;
-    server.join().expect("the server ends");
+    server.join().expect("the server does not panic");
     assert!(said.contains("/proxyMode says iptables"), "{said}");
     assert_same(&saved(node)?, &before);
 
-    // That of a node that is a container on this machine is not ours.
+    // A kube-proxy in a node that is a container on this machine is not ours.
     let _elsewhere = Process::start(folder, world.outside(), "kube-proxy")?;
     world.lb(&CLEANUP)?;
     assert!(!saved(node)?.iter().any(|line| line.contains("KUBE-SERVICES")));
@@ -260,7 +261,7 @@ fn without_iptables_legacy_the_rest_goes_and_what_to_type_is_said() -> Result<()
         said.contains("iptables-legacy ip nat: 7 chains: there is no iptables-legacy-restore in"),
         "{said}"
     );
-    assert!(said.contains("type `lb cleanup --kube-proxy` on a host that has it"), "{said}");
+    assert!(said.contains("run `lb cleanup --kube-proxy` on a host that has it"), "{said}");
     assert!(said.contains("removed: iptables-nft ip nat: 7 chains, 3 jumps; "), "{said}");
     let left = saved(node)?;
     assert!(!left.iter().any(|line| line.contains("tables-nft") && line.contains("KUBE-")), "{left:#?}");

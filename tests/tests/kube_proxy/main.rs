@@ -1,5 +1,5 @@
-//! Beside kube-proxy: what it decides, what it leaves behind (`lb cleanup --kube-proxy`), and what `lb check` says of a
-//! node.
+//! `lb` next to kube-proxy: what kube-proxy decides, what it leaves behind (`lb cleanup --kube-proxy`), and what `lb
+//! check` reports about a node.
 
 mod agree;
 mod check;

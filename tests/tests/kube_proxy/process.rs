@@ -1,4 +1,4 @@
-//! Something that looks like a kube-proxy.
+//! A process that looks like a kube-proxy.
 
 use anyhow::{Context, Result};
 use lb_tests::world::Netns;
@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Child;
 
-/// A process of this name in a namespace; what it does does not matter.
+/// A process with this name in a namespace; it only sleeps.
 pub struct Process(Child);
 
 impl Process {

@@ -1,4 +1,4 @@
-//! A real kube-proxy on a real API server writes its rules, is killed, and is cleaned up after.
+//! A real kube-proxy on a real API server writes its rules and is killed; then its rules are cleaned up.
 
 use crate::rules::{FOREIGN, assert_same, nft, restore, ruleset, saved};
 use anyhow::{Context, Result, bail};
@@ -11,7 +11,8 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 use xtask::control_plane::Program;
 
-/// Each kind of chain that iptables mode has: of Services, firewalls, external traffic, local policies, endpoints.
+/// Objects that produce each kind of chain in iptables mode: Services, firewalls, external traffic, local policies,
+/// endpoints.
 const OBJECTS: &str = "
 apiVersion: v1
 kind: Node
@@ -60,14 +61,14 @@ endpoints:
 - {addresses: ['fd00:10:244:1::11'], nodeName: node-1}
 ";
 
-/// Killed when dropped: it has no chance to tidy up.
+/// Killed when dropped, so kube-proxy has no chance to clean up.
 struct KubeProxy {
     child: Child,
     log: PathBuf,
 }
 
 impl KubeProxy {
-    /// `path` is where it finds its `iptables`.
+    /// `path` is where kube-proxy finds its `iptables`.
     fn start(world: &World, kubeconfig: &Path, mode: &str, path: &str) -> Result<Self> {
         let folder = world.folder().path();
         let config = folder.join(format!("{mode}.yaml"));
@@ -92,7 +93,7 @@ impl KubeProxy {
         Ok(Self { child, log })
     }
 
-    /// Waits until its rules of both families are there.
+    /// Waits until kube-proxy has written its rules for both families.
     fn wait(&mut self, are_there: impl Fn() -> Result<bool>) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(60);
         while !are_there()? {
@@ -115,7 +116,7 @@ impl Drop for KubeProxy {
 
 const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// A folder where `iptables` is of this variant, before the usual ones.
+/// A `PATH` that begins with a folder in which `iptables` is of this variant.
 fn path_of(world: &World, variant: &str) -> Result<String> {
     let folder = world.folder().path().join(variant);
     fs::create_dir(&folder)?;
@@ -127,8 +128,8 @@ fn path_of(world: &World, variant: &str) -> Result<String> {
     Ok(format!("{}:{USUAL_PATH}", folder.display()))
 }
 
-/// kube-proxy makes kubelet's chain too where kubelet has not, and leaves it when it is told to clean up
-/// (`iptablesKubeletJumpChains`, pkg/proxy/iptables/proxier.go): with a jump and a rule.
+/// kube-proxy also creates kubelet's chain, with a jump and a rule, if kubelet has not, and leaves the chain when
+/// told to clean up (`iptablesKubeletJumpChains`, pkg/proxy/iptables/proxier.go).
 fn is_of_kubelets_firewall(line: &str) -> bool {
     line.ends_with("-A OUTPUT -j KUBE-FIREWALL") || line.contains("block incoming localnet connections")
 }

@@ -1,15 +1,15 @@
-//! Rules as kube-proxy, kubelet and others write them, and the rules of a namespace as text.
+//! Rules as kube-proxy, kubelet and other programs write them, and the rules of a namespace as text.
 
 use anyhow::{Context, Result};
 use lb_tests::world::Netns;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-/// A variant of iptables, by the suffix of its programs.
+/// The variants of iptables, by the suffix of their programs.
 pub const VARIANTS: [&str; 2] = ["nft", "legacy"];
 const PROGRAMS: [&str; 2] = ["iptables", "ip6tables"];
 
-/// Of kubelet and others, in all three tables, with what a careless parser stumbles on.
+/// Rules of kubelet and other programs, in all three tables, with details that mislead a careless parser.
 pub const FOREIGN: &str = r#"*mangle
 :KUBE-IPTABLES-HINT - [0:0]
 :KUBE-KUBELET-CANARY - [0:0]
@@ -31,7 +31,8 @@ COMMIT
 COMMIT
 "#;
 
-/// kube-proxy's in iptables mode, one Service with one endpoint; the order of chains is that of its restores.
+/// The rules of kube-proxy in iptables mode for one Service with one endpoint; chains are in the order of its
+/// restores.
 pub const KUBE_PROXY: &str = r#"*mangle
 :KUBE-PROXY-CANARY - [0:0]
 COMMIT
@@ -95,8 +96,8 @@ fn feed(command: &mut Command, input: &str) -> Result<()> {
     Ok(())
 }
 
-/// The rules of a namespace as each variant's `-save` prints them, in order. Of counters only those of the rule
-/// that nothing meets: the others count what happens to pass by.
+/// The rules of a namespace as each variant's `-save` prints them, in order. Counters are kept only for the rule that
+/// no packet meets; the others count unrelated traffic.
 pub fn saved(netns: &Netns) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     for variant in VARIANTS {
@@ -116,7 +117,7 @@ pub fn saved(netns: &Netns) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// Fails with the lines that only one of them has.
+/// Fails with the lines that only one of the two has.
 pub fn assert_same(found: &[String], wanted: &[String]) {
     let only = |these: &[String], those: &[String]| -> Vec<String> {
         these.iter().filter(|line| !those.contains(line)).cloned().collect()
@@ -124,7 +125,7 @@ pub fn assert_same(found: &[String], wanted: &[String]) {
     assert!(found == wanted, "too many: {:#?}\nmissing: {:#?}", only(found, wanted), only(wanted, found));
 }
 
-/// All of nftables.
+/// The whole ruleset of nftables.
 pub fn ruleset(netns: &Netns) -> Result<String> {
     netns.run("nft", &["list", "ruleset"])
 }

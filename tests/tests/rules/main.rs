@@ -1,6 +1,6 @@
-//! The rules of Kubernetes once more, as packets of pods meet them: the tests of `lb-userspace/tests/rules`, word for word.
-//! Whenever one of them looks at what is desired, that is written into real maps, and packets through the real
-//! programs show for every address that the test ever had a frontend on what `Model::lookup` says of it.
+//! Runs the tests of `lb-userspace/tests/rules` unchanged, with packets of pods: whenever a test looks at the desired
+//! state, that state is written into real maps. Packets through the real programs then show, for every address that
+//! ever had a frontend in the test, the outcome that `Model::lookup` returns.
 
 #![allow(clippy::unwrap_used, reason = "a test: a panic is its failure")]
 

@@ -1,4 +1,4 @@
-//! Asks the packet path, and compares with what the model says.
+//! Sends packets through the packet path and compares the outcome with the model.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -15,14 +15,14 @@ use lb_userspace::objects::name::ServicePortName;
 
 use crate::world::Pure;
 
-/// New connections for one question, where there is a choice. That a fair one leaves one of two endpoints out has a chance
-/// of 2^-63, one of three 2e-11.
+/// New connections for each question if there is a choice. The chance that a fair choice leaves out one of two
+/// endpoints is 2^-63, one of three 2e-11.
 const CONNECTIONS: u16 = 64;
-/// And where there is none.
+/// New connections for each question if there is no choice.
 const FEW: u16 = 3;
 const PROTOS: [Proto; 3] = [Proto::Tcp, Proto::Udp, Proto::Sctp];
 
-/// What became of some first packets of a pod.
+/// The outcome of a pod's first packets.
 #[derive(Debug, PartialEq, Eq)]
 enum Met {
     Endpoints(BTreeSet<SocketAddr>),
@@ -32,21 +32,22 @@ enum Met {
 }
 
 thread_local! {
-    /// Programs and maps that a world of the same test has left, without a Service: to load them takes most of the time.
+    /// Programs and maps that another world of the same test has left, without a Service: loading them takes most of
+    /// the time.
     static LEFT: RefCell<Option<(Datapath, u16)>> = const { RefCell::new(None) };
 }
 
-/// Tables that say what a model desires, and all that was ever asked of them.
+/// Tables that hold what a model desires, and the addresses that questions were asked of.
 pub struct Packets {
     pub model: Pure,
     path: Option<Datapath>,
-    /// Where a Service was reached at some time.
+    /// Addresses at which a Service was reached at some time.
     destinations: BTreeSet<SocketAddr>,
     sources: BTreeSet<IpAddr>,
     node_addresses: BTreeSet<IpAddr>,
-    /// With session affinity.
+    /// Service ports with session affinity.
     sticky: BTreeSet<ServicePortName>,
-    /// The client's port of the next connection: each has its own.
+    /// The client port of the last connection; each connection has its own.
     port: u16,
 }
 
@@ -67,10 +68,10 @@ impl Packets {
     }
 
     fn path(&mut self) -> &mut Datapath {
-        self.path.as_mut().expect("it is there until the world goes")
+        self.path.as_mut().expect("the path is taken only on drop")
     }
 
-    /// Brings the tables up to the model.
+    /// Writes what the model desires into the tables.
     fn write(&mut self) -> Result<()> {
         let desired = self.model.desired();
         if let Some(addresses) = &desired.node_addresses {
@@ -90,17 +91,17 @@ impl Packets {
                     self.destinations.extend(ours.map(|ip| SocketAddr::new(*ip, number)));
                 } else {
                     self.destinations.insert(SocketAddr::new(addr, number));
-                    // Most likely nobody's.
+                    // Most likely no Service has this port.
                     self.destinations.insert(SocketAddr::new(addr, number ^ 1));
                 }
             }
-            // A pod that is an endpoint is a client too.
+            // A pod that is an endpoint is also a client.
             self.sources.extend(port.backends.keys().take(2).map(|backend| IpAddr::from(backend.addr)));
         }
         self.path().desire(desired)
     }
 
-    /// From everywhere to everywhere.
+    /// Asks from every source to every destination.
     pub fn ask_all(&mut self) -> Result<()> {
         self.write()?;
         for destination in self.destinations.clone() {
@@ -109,13 +110,14 @@ impl Packets {
         Ok(())
     }
 
-    /// From all pods to one address.
+    /// Asks from all pods to one address.
     pub fn ask_to(&mut self, destination: &str) -> Result<()> {
         self.write()?;
         self.ask(destination.parse()?)
     }
 
-    /// From one address, if it is a pod's: processes of the node and clients elsewhere do not send by this path.
+    /// Asks from one address if it belongs to a pod: processes of the node and clients elsewhere do not use this
+    /// path.
     pub fn ask_from(&mut self, client: Client, source: &str, destination: &str) -> Result<()> {
         self.write()?;
         if client != Client::Pod {
@@ -152,7 +154,7 @@ impl Packets {
                 if self.sticky.contains(port) { met.len() == 1 && met.is_subset(&set) } else { *met == set }
             }
             (Lookup::Nothing, met) => *met == Met::Nothing,
-            // No answer to SCTP can be made.
+            // No reply can be made for SCTP.
             (Lookup::Reject, met) if proto == Proto::Sctp => *met == Met::Drop,
             (Lookup::Reject, met) => *met == Met::Reject,
             (Lookup::Drop, met) => *met == Met::Drop,
@@ -214,7 +216,7 @@ impl Drop for Packets {
             service_ranges: Some(ServiceRanges::default()),
             ..Desired::default()
         };
-        // Ports must not come round to flows that are known.
+        // Ports must not wrap around to known flows.
         if self.port < u16::MAX / 2 && path.desire(nothing).is_ok() {
             LEFT.with(|left| left.replace(Some((path, self.port))));
         }

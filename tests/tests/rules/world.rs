@@ -1,4 +1,4 @@
-//! The world of `lb-userspace/tests/rules`, with packets.
+//! The world of `lb-userspace/tests/rules` with packets.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
@@ -9,14 +9,14 @@ use lb_userspace::model::Rules;
 use lb_userspace::objects::event::Event;
 
 #[path = "../../../lb-userspace/tests/rules/world.rs"]
-#[allow(dead_code, reason = "what is not needed here is needed there")]
+#[allow(dead_code, reason = "the other crate uses what this one does not")]
 mod pure;
 
 use crate::packets::Packets;
 pub use pure::{DOWN, LAST, READY, VIP, World as Pure, address, endpoint, ends, node, service, slice};
 
-/// A model that tests look at, and another one with the same events whose tables packets meet: a test so sees what
-/// it would see without packets.
+/// A model that tests look at, and a second one that gets the same events and whose tables packets meet: so a test
+/// sees the same as without packets.
 pub struct World {
     pure: Pure,
     packets: RefCell<Packets>,

@@ -1,5 +1,5 @@
-//! Programs at sockets outlive the agent, are swapped under their links, and go with `lb cleanup`. Where they cannot be had,
-//! that is said.
+//! Programs on the cgroup outlive the agent, are replaced under their links, and are removed by `lb cleanup`. If they
+//! cannot be attached, the agent says so.
 
 use anyhow::{Result, ensure};
 use lb_common::names;
@@ -24,7 +24,7 @@ fn a_dead_agent_and_the_next_one_leave_sockets_working() -> Result<()> {
     stage.agent.kill()?;
     stage.node(|| Ok(connect(to)?))?;
     stage.agent.start_again()?;
-    // The same places, and other programs in them.
+    // Other programs are now in the same places.
     let after = stage.programs()?;
     ensure!(after.iter().zip(&before).all(|(after, before)| after.0 == before.0 && after.1 != before.1));
     ensure!(after.len() == 8, "{after:?}");
@@ -40,7 +40,7 @@ fn a_dead_agent_and_the_next_one_leave_sockets_working() -> Result<()> {
 }
 
 #[test]
-fn an_agent_that_is_told_off_takes_the_programs_away() -> Result<()> {
+fn an_agent_with_socket_lb_off_removes_the_programs() -> Result<()> {
     let mut stage = Stage::new("host", &Web::on([1]))?;
     stage.agent.terminate()?;
     stage.agent = stage.world.start_agent(&["--socket-lb=off"])?;
@@ -50,7 +50,7 @@ fn an_agent_that_is_told_off_takes_the_programs_away() -> Result<()> {
     Ok(())
 }
 
-/// A process that connects all the time sees no gap.
+/// A process that connects continuously sees no gap.
 #[test]
 fn while_programs_are_swapped_every_connection_works() -> Result<()> {
     let mut stage = Stage::new("host", &Web::on([1]))?;
@@ -61,7 +61,7 @@ fn while_programs_are_swapped_every_connection_works() -> Result<()> {
         while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
             connect(vip(Family::V4))?;
             count += 1;
-            // Each leaves a port in TIME_WAIT.
+            // Each connection leaves a port in TIME_WAIT.
             sleep(Duration::from_millis(1));
         }
         Ok(count)
@@ -77,7 +77,7 @@ fn while_programs_are_swapped_every_connection_works() -> Result<()> {
 }
 
 #[test]
-fn programs_that_somebody_detached_come_back() -> Result<()> {
+fn detached_programs_come_back() -> Result<()> {
     let stage = Stage::new("host", &Web::on([1]))?;
     let links = stage.world.folder().pins().join("links");
     for entry in std::fs::read_dir(links)? {
@@ -87,7 +87,7 @@ fn programs_that_somebody_detached_come_back() -> Result<()> {
         }
     }
     ensure!(stage.programs()?.is_empty());
-    // With the sweep, every ten seconds.
+    // The sweep attaches the programs again; it runs every ten seconds.
     let deadline = Instant::now() + Duration::from_secs(15);
     while stage.programs()?.len() != 8 {
         ensure!(Instant::now() < deadline, "{}", stage.agent.log());
@@ -98,7 +98,7 @@ fn programs_that_somebody_detached_come_back() -> Result<()> {
 }
 
 #[test]
-fn the_status_tells_where_programs_are() -> Result<()> {
+fn the_status_shows_where_programs_are() -> Result<()> {
     let mut stage = Stage::new("host", &Web::on([1]))?;
     let status = stage.world.lb(&["status"])?;
     ensure!(status.contains("sockets 8 programs on cgroup "), "{status}");
@@ -124,7 +124,7 @@ fn bpftool_prints_what_is_known_of_a_socket_with_named_fields() -> Result<()> {
 }
 
 #[test]
-fn where_there_is_no_cgroup_it_is_said_and_pods_are_served() -> Result<()> {
+fn without_a_cgroup_the_agent_says_so_and_pods_are_served() -> Result<()> {
     let world = World::new(Layout::routed())?;
     let folder = world.folder().path().to_owned();
     let mut agent = world.start_agent(&["--socket-lb=host", &format!("--cgroup={}", folder.display())])?;
@@ -136,13 +136,12 @@ fn where_there_is_no_cgroup_it_is_said_and_pods_are_served() -> Result<()> {
     Ok(())
 }
 
-/// `lb check` attaches nothing; it looks for the root as the agent does.
+/// `lb check` attaches nothing; it looks for the root in the same way as the agent.
 #[test]
-fn where_no_cgroup_v2_is_mounted_the_root_is_had_by_a_mount_of_our_own_or_it_is_said_what_is_missing()
--> Result<()> {
+fn without_a_mounted_cgroup_v2_the_root_is_mounted_by_us_or_what_is_missing_is_named() -> Result<()> {
     let check = |by: &str| -> Result<String> {
         let lb = lb_binary()?;
-        // In a mount namespace of its own.
+        // The command runs in a mount namespace of its own.
         let script = format!(
             "for at in $(awk '$3 == \"cgroup2\" {{ print $2 }}' /proc/self/mounts); do umount \"$at\"; done; \
              {by} {} check | grep -A 1 '  cgroup  '",
@@ -155,6 +154,6 @@ fn where_no_cgroup_v2_is_mounted_the_root_is_had_by_a_mount_of_our_own_or_it_is_
     ensure!(found.starts_with("ok ") && found.contains("root of version 2 at a mount of our own"), "{found}");
     let found = check("setpriv --bounding-set=-sys_admin")?;
     ensure!(found.starts_with("warning ") && found.contains("/sys/fs/cgroup, as deploy/ has it"), "{found}");
-    ensure!(found.contains("without, processes of the host reach no Service"), "{found}");
+    ensure!(found.contains("without it, processes of the host reach no Service"), "{found}");
     Ok(())
 }

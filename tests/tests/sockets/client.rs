@@ -1,4 +1,4 @@
-//! What processes do with sockets.
+//! What processes do with their sockets.
 
 use anyhow::Result;
 use lb_tests::world::Family;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 pub const LIMIT: Duration = Duration::from_secs(5);
 
-/// A TCP connection to a Service, and the line with which its backend says its name.
+/// Opens a TCP connection to a Service and reads the line with its backend's name.
 pub fn connect(to: SocketAddr) -> std::io::Result<(TcpStream, String)> {
     let mut stream = TcpStream::connect_timeout(&to, LIMIT)?;
     stream.set_read_timeout(Some(LIMIT))?;
@@ -27,7 +27,7 @@ pub fn udp(local: IpAddr) -> std::io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// No address of its own.
+/// The unspecified address.
 pub fn any(family: Family) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
@@ -35,13 +35,13 @@ pub fn any(family: Family) -> IpAddr {
     }
 }
 
-/// Who answers a datagram, and from where it seems to come.
+/// Sends a datagram; returns the name of the backend that answers and the apparent source of the answer.
 pub fn ask(socket: &UdpSocket, to: SocketAddr) -> std::io::Result<(String, SocketAddr)> {
     socket.send_to(b"hello", to)?;
     hear(socket)
 }
 
-/// Who answers, and from where it seems to come.
+/// Receives an answer; returns the name of the backend and the apparent source.
 pub fn hear(socket: &UdpSocket) -> std::io::Result<(String, SocketAddr)> {
     let mut answer = [0; 64];
     let (len, from) = socket.recv_from(&mut answer)?;
@@ -49,7 +49,7 @@ pub fn hear(socket: &UdpSocket) -> std::io::Result<(String, SocketAddr)> {
     Ok((text.split(' ').next().unwrap_or_default().to_owned(), from))
 }
 
-/// How TCP and UDP to an address fail at once.
+/// The errors with which TCP and UDP to an address fail at once.
 pub fn refusals(to: SocketAddr) -> Result<[Option<ErrorKind>; 2]> {
     let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
     let tcp = TcpStream::connect_timeout(&to, LIMIT).err();

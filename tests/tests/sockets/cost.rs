@@ -1,4 +1,4 @@
-//! What `connect()` to a Service costs a process of the host, over one to the pod itself.
+//! What `connect()` to a Service costs a process of the host, compared with `connect()` to the pod itself.
 
 use anyhow::{Result, ensure};
 use lb_tests::world::Family;
@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use crate::stage::{Stage, Web, vip};
 
 const BATCHES: usize = 401;
-/// Few enough that a batch is done before the scheduler gives the CPU to somebody else.
+/// Few enough that a batch ends before the scheduler gives the CPU to another process.
 const SOCKETS: usize = 20;
 const LIMIT: Duration = Duration::from_micros(3);
 
-/// Fresh sockets each time: what is remembered of them is inserted, not overwritten. UDP's `connect()` is the system call
-/// and no more; TCP's is a handshake besides, of some ten microseconds.
+/// The sockets are fresh each time, so their entries are inserted, not overwritten. UDP's `connect()` is the bare
+/// system call; TCP's includes a handshake of some ten microseconds.
 #[test]
 fn connect_to_a_service_costs_at_most_three_microseconds_more_than_to_its_pod() -> Result<()> {
     let stage = Stage::new("host", &Web::on([1]))?;
@@ -27,7 +27,7 @@ fn connect_to_a_service_costs_at_most_three_microseconds_more_than_to_its_pod() 
             let (mut direct, mut translated) = (Vec::new(), Vec::new());
             stage.node(|| {
                 for _ in 0..BATCHES {
-                    // In turn, so that both see the same load of the machine.
+                    // The two take turns, so that both see the same load of the machine.
                     direct.push(connects(pod)?);
                     translated.push(connects(vip(family))?);
                 }
@@ -43,14 +43,14 @@ fn connect_to_a_service_costs_at_most_three_microseconds_more_than_to_its_pod() 
                 translated[0]
             );
             println!("{case}");
-            // Others on the machine add to the median of one or of the other.
+            // Other load on the machine raises the median of one or the other.
             ensure!(translated[0] <= direct[0] + LIMIT, "{case}");
         }
     }
     Ok(())
 }
 
-/// The mean of one `connect()`.
+/// The mean duration of one `connect()`.
 fn batch(socket: impl Fn() -> std::io::Result<Socket>, to: SocketAddr) -> Result<Duration> {
     let sockets = (0..SOCKETS).map(|_| socket()).collect::<std::io::Result<Vec<_>>>()?;
     let to = to.into();
@@ -60,7 +60,7 @@ fn batch(socket: impl Fn() -> std::io::Result<Socket>, to: SocketAddr) -> Result
     }
     let elapsed = begin.elapsed();
     for socket in sockets.iter().filter(|socket| socket.r#type().is_ok_and(|kind| kind == Type::STREAM)) {
-        // Reset, so that no port waits.
+        // The connection is reset, so that no port stays in TIME_WAIT.
         socket.set_linger(Some(Duration::ZERO))?;
     }
     Ok(elapsed / SOCKETS as u32)

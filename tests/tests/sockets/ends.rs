@@ -1,4 +1,4 @@
-//! Sockets whose backend is gone end with an error, and no others do.
+//! Sockets whose backend is gone end with an error, and no other sockets do.
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{HashMap, Map, MapData};
@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use crate::client::{LIMIT, any, ask, connect, hear, udp};
 use crate::stage::{Stage, Web, vip};
 
-/// Enough that each of two backends has some: all of one, once in 2^23 runs.
+/// Enough that each of two backends has some: one backend gets all of them once in 2^23 runs.
 const SOCKETS: usize = 24;
-/// The agent looks twice for sockets whose backend is gone; by then it has.
+/// The agent looks twice for sockets whose backend is gone; after this time it has.
 const LATER: Duration = Duration::from_millis(1_500);
 
-/// Connected sockets of both protocols, and who is at their far end.
+/// Connected sockets of both protocols, each with the name of its backend.
 struct Held {
     tcp: Vec<(TcpStream, String)>,
     udp: Vec<(UdpSocket, String)>,
@@ -52,7 +52,7 @@ impl Held {
         self.udp.iter().map(|(_, name)| name.as_str()).collect()
     }
 
-    /// The sockets of these backends come to an error, and no others do.
+    /// Asserts that the sockets of these backends fail and no others do.
     fn assert_ended(mut self, netns: &Netns, ended: &[&str]) -> Result<()> {
         netns.enter(|| {
             for (stream, name) in self.tcp.iter_mut().filter(|(_, name)| ended.contains(&&**name)) {
@@ -83,12 +83,12 @@ fn chat(socket: &UdpSocket) -> std::io::Result<()> {
     hear(socket).map(drop)
 }
 
-/// A socket comes to an error within the limit.
+/// Asserts that a socket fails within the limit.
 fn is_ended(mut exchange: impl FnMut() -> std::io::Result<()>) -> Result<()> {
     let begin = Instant::now();
     loop {
         match exchange() {
-            Ok(()) => ensure!(begin.elapsed() < LIMIT, "it goes on after {LIMIT:?}"),
+            Ok(()) => ensure!(begin.elapsed() < LIMIT, "the socket still works after {LIMIT:?}"),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 bail!("neither an answer nor an error within {LIMIT:?}")
             }
@@ -110,7 +110,8 @@ fn when_a_backend_is_removed_its_sockets_end_with_an_error_and_no_others() -> Re
     Ok(())
 }
 
-/// Where pods are translated at their sockets too. The node's own and those of two pods at once.
+/// The same in a mode in which pods are also translated at their sockets: sockets of the node and of two pods at
+/// once.
 #[test]
 fn sockets_of_pods_end_like_those_of_the_host() -> Result<()> {
     let stage = Stage::new("all", &Web::on([1, 2]))?;
@@ -128,7 +129,7 @@ fn sockets_of_pods_end_like_those_of_the_host() -> Result<()> {
 }
 
 #[test]
-fn a_process_that_waits_for_an_answer_is_told_without_asking() -> Result<()> {
+fn a_process_that_waits_for_an_answer_gets_an_error_without_sending() -> Result<()> {
     let stage = Stage::new("host", &Web::on([1]))?;
     let mut stream = stage.node(|| Ok(connect(vip(Family::V4))?))?.0;
     let socket = stage.node(|| {
@@ -144,7 +145,7 @@ fn a_process_that_waits_for_an_answer_is_told_without_asking() -> Result<()> {
 }
 
 #[test]
-fn when_a_service_is_deleted_its_sockets_end_and_those_to_the_pod_itself_go_on() -> Result<()> {
+fn when_a_service_is_deleted_its_sockets_end_and_those_to_the_pod_itself_continue() -> Result<()> {
     let stage = Stage::new("host", &Web::on([1, 2]))?;
     let pod = SocketAddr::from((stage.world.backend(1).v4, 8_080));
     let held = Held::open(stage.world.node(), vip(Family::V4))?;
@@ -157,7 +158,7 @@ fn when_a_service_is_deleted_its_sockets_end_and_those_to_the_pod_itself_go_on()
 }
 
 #[test]
-fn sockets_end_also_when_the_backend_went_while_no_agent_ran() -> Result<()> {
+fn sockets_also_end_when_the_backend_went_away_while_no_agent_ran() -> Result<()> {
     let mut stage = Stage::new("host", &Web::on([1, 2]))?;
     let held = Held::open(stage.world.node(), vip(Family::V4))?;
     stage.agent.kill()?;
@@ -167,7 +168,7 @@ fn sockets_end_also_when_the_backend_went_while_no_agent_ran() -> Result<()> {
 }
 
 #[test]
-fn a_socket_that_has_another_peer_by_now_goes_on() -> Result<()> {
+fn a_socket_that_has_another_peer_by_now_continues() -> Result<()> {
     let stage = Stage::new("host", &Web::on([1]))?;
     let socket = stage.node(|| {
         let socket = udp(any(Family::V4))?;
@@ -181,9 +182,10 @@ fn a_socket_that_has_another_peer_by_now_goes_on() -> Result<()> {
     Ok(chat(&socket)?)
 }
 
-/// The same pod, by its own address: neither its name nor its end are the Service's any more.
+/// The socket is connected to the same pod by the pod's own address: its peer name and its end no longer belong to
+/// the Service.
 #[test]
-fn a_socket_that_is_connected_to_the_pod_itself_by_now_goes_on() -> Result<()> {
+fn a_socket_that_is_connected_to_the_pod_itself_by_now_continues() -> Result<()> {
     let stage = Stage::new("host", &Web::on([1]))?;
     let pod = SocketAddr::from((stage.world.backend(1).v4, 8_080));
     let socket = stage.node(|| {
@@ -199,10 +201,10 @@ fn a_socket_that_is_connected_to_the_pod_itself_by_now_goes_on() -> Result<()> {
     Ok(chat(&socket)?)
 }
 
-/// The table of sockets is as large as it is. What tells whom an answer comes from is written again, if it went for want of
-/// room while the socket's own choice did not.
+/// The table of sockets has a fixed size. The entry that tells from whom an answer comes is written again if it was
+/// evicted while the entry of the socket's own choice was not.
 #[test]
-fn a_datagram_socket_whose_peer_was_forgotten_sees_the_service_again() -> Result<()> {
+fn a_datagram_socket_whose_peer_entry_was_evicted_sees_the_service_again() -> Result<()> {
     let stage = Stage::new("host", &Web::on([1]))?;
     for family in Family::ALL {
         let socket = stage.node(|| Ok(udp(any(family))?))?;

@@ -1,4 +1,5 @@
-//! The host's own processes reach Services at their sockets: real sockets in a node's namespace, in a cgroup of their own.
+//! Processes of the host reach Services through their sockets: real sockets in a node's namespace, in their own
+//! cgroup.
 
 mod agent;
 mod client;

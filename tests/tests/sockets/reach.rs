@@ -1,4 +1,4 @@
-//! Which Services processes of the host reach, by which sockets, and what they see.
+//! Which Services processes of the host reach, through which sockets, and what the processes see.
 
 use anyhow::{Context, Result, ensure};
 use lb_tests::world::Family;
@@ -31,7 +31,7 @@ fn a_process_of_the_host_connects_to_a_service_and_sees_the_service_as_its_peer(
                 let (name, from) = ask(&socket, to)?;
                 ensure!(
                     (&name, from) == (&first, to),
-                    "{name} at {from} after {first}: a socket stays with its backend"
+                    "{name} at {from} after {first}: a socket must keep its backend"
                 );
             }
             socket.connect(to)?;
@@ -76,7 +76,7 @@ fn an_ipv6_socket_reaches_an_ipv4_service_by_its_mapped_address() -> Result<()> 
     Ok(())
 }
 
-/// With `externalTrafficPolicy: Local` and no endpoint on this node: the host is inside the cluster.
+/// Also with `externalTrafficPolicy: Local` and no endpoint on this node, because the host is inside the cluster.
 #[test]
 fn every_kind_of_frontend_answers_and_an_external_local_policy_uses_the_cluster_set() -> Result<()> {
     let elsewhere = Web { endpoints: vec![(1, "elsewhere")], ..Web::default() };
@@ -96,7 +96,7 @@ fn every_kind_of_frontend_answers_and_an_external_local_policy_uses_the_cluster_
     Ok(())
 }
 
-/// A process of the host, and a pod on its network as the only endpoint: nothing leaves the node.
+/// The only endpoint is a pod on the network of the host, so nothing leaves the node.
 #[test]
 fn a_process_of_the_host_reaches_the_host_itself_by_every_kind_of_frontend() -> Result<()> {
     let stage = Stage::new("host", &Web::on([HOST]))?;
@@ -125,7 +125,7 @@ fn a_local_internal_policy_holds_for_the_cluster_ip_and_for_nothing_else() -> Re
     };
     for family in Family::ALL {
         ensure!(names(vip(family))? == BTreeSet::from(["b1".to_owned()]));
-        // Forty times the same one of two: once in 2^39 runs.
+        // Only one of the two answers all forty connections once in 2^39 runs.
         ensure!(names(balancer(family))?.len() == 2);
     }
     Ok(())
@@ -152,7 +152,7 @@ fn a_socket_bound_to_loopback_is_left_alone() -> Result<()> {
     let stage = Stage::new("host", &Web::on([1]))?;
     stage.node(|| {
         let socket = udp(Ipv4Addr::LOCALHOST.into())?;
-        ensure!(socket.send_to(b"x", vip(Family::V4)).is_err(), "nothing leaves from a loopback address");
+        ensure!(socket.send_to(b"x", vip(Family::V4)).is_err(), "no packet leaves from a loopback address");
         Ok(())
     })?;
     ensure!(stage.counter("socket_translated")? == 0);
@@ -167,7 +167,7 @@ fn with_affinity_the_node_is_one_client() -> Result<()> {
     };
     let first = names()?;
     ensure!(first.len() == 1, "{first:?}");
-    // What is remembered is left out of the set: it is replaced.
+    // The remembered backend is not in the new set, so another one replaces it.
     let left: usize = if first.contains("b1") { 2 } else { 1 };
     stage.apply(&Web { affinity: Some(60), ..Web::on([left]) })?;
     ensure!(names()? == BTreeSet::from([format!("b{left}")]));

@@ -1,4 +1,4 @@
-//! A world with one Service that is reached in every way, an agent that looks at the sockets of this process, and this
+//! A world with one Service that is reached in every way, an agent that handles the sockets of this process, and this
 //! process on the node.
 
 use anyhow::{Result, ensure};
@@ -28,7 +28,7 @@ pub fn vip(family: Family) -> SocketAddr {
     (of(family, CLUSTER), PORT).into()
 }
 
-/// The load balancer's address.
+/// The address of the load balancer.
 pub fn balancer(family: Family) -> SocketAddr {
     (of(family, BALANCER), PORT).into()
 }
@@ -42,7 +42,7 @@ fn own(family: Family) -> IpAddr {
     if family == Family::V4 { NODE_V4.into() } else { NODE_V6.into() }
 }
 
-/// Each way to a NodePort.
+/// Every address at which the NodePort answers.
 pub fn node_ports(family: Family) -> Vec<SocketAddr> {
     let loopback: &[&str] =
         if family == Family::V4 { &["127.0.0.1", "127.8.7.6", "0.0.0.0"] } else { &["::1", "::"] };
@@ -50,22 +50,22 @@ pub fn node_ports(family: Family) -> Vec<SocketAddr> {
     loopback.chain([own(family)]).map(|address| (address, NODE_PORT).into()).collect()
 }
 
-/// A pod on the network of this node, as an endpoint.
+/// The number of an endpoint that is a pod on the network of this node.
 pub const HOST: usize = 0;
 
 /// The one Service, of type LoadBalancer with the external policy Local.
 #[derive(Clone, Default)]
 pub struct Web {
-    /// Numbers of pods from 1, or [`HOST`], and their nodes.
+    /// Numbers of pods, counted from 1, or [`HOST`], each with its node.
     pub endpoints: Vec<(usize, &'static str)>,
-    /// Seconds.
+    /// The timeout of session affinity in seconds.
     pub affinity: Option<u32>,
     pub internal_local: bool,
     pub source_ranges: &'static [&'static str],
 }
 
 impl Web {
-    /// With these pods as endpoints, on this node.
+    /// A Service with these pods as endpoints on this node.
     pub fn on(pods: impl IntoIterator<Item = usize>) -> Self {
         Self { endpoints: pods.into_iter().map(|pod| (pod, NODE_NAME)).collect(), ..Self::default() }
     }
@@ -111,7 +111,7 @@ impl Web {
     }
 }
 
-/// Dropped in the order of its fields.
+/// The fields are dropped in this order.
 pub struct Stage {
     pub agent: Agent,
     _echoes: Vec<Echo>,
@@ -120,7 +120,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// `mode` is that of `--socket-lb`.
+    /// `mode` is the value of `--socket-lb`.
     pub fn new(mode: &str, web: &Web) -> Result<Self> {
         let world = World::new(Layout::routed().with_backends(2))?;
         let cgroup = Cgroup::create()?;
@@ -135,17 +135,17 @@ impl Stage {
         Ok(stage)
     }
 
-    /// What a process of the host does.
+    /// Does the work as a process of the host.
     pub fn node<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         self.world.node().enter(work)
     }
 
-    /// Writes the Service, for an agent that is not there or not to be waited for.
+    /// Writes the Service without waiting for an agent.
     pub fn write(&self, web: &Web) -> Result<()> {
         self.world.manifests().write_text("web.yaml", &web.yaml(&self.world))
     }
 
-    /// Writes the Service and waits until the tables say what it says.
+    /// Writes the Service and waits until the tables agree with it.
     pub fn apply(&self, web: &Web) -> Result<()> {
         self.write(web)?;
         let policy = if web.internal_local { "Local" } else { "Cluster" };
@@ -157,13 +157,13 @@ impl Stage {
         })
     }
 
-    /// Deletes the Service and waits until the tables do not have it.
+    /// Deletes the Service and waits until the tables no longer contain it.
     pub fn delete(&self) -> Result<()> {
         std::fs::remove_file(self.world.manifests().folder().join("web.yaml"))?;
         self.wait_for_rows(0, |_| true)
     }
 
-    /// Waits until each row of the Service has so many in its Cluster set.
+    /// Waits until each row of the Service has this number of endpoints in its Cluster set.
     pub fn wait_for_endpoints(&self, count: usize) -> Result<()> {
         self.wait_for_rows(4, |row| row["clusterEndpoints"].as_array().map_or(0, Vec::len) == count)
     }
@@ -185,7 +185,7 @@ impl Stage {
         Ok(serde_json::from_str(&self.world.lb(&[args, &["-o", "json"]].concat())?)?)
     }
 
-    /// A counter of `lb status`.
+    /// The value of a counter of `lb status`.
     pub fn counter(&self, name: &str) -> Result<u64> {
         let status = self.json(&["status"])?;
         let counters = status["counters"].as_array().cloned().unwrap_or_default();
@@ -193,14 +193,14 @@ impl Stage {
         Ok(counter.and_then(|counter| counter["value"].as_u64()).unwrap_or_default())
     }
 
-    /// Ids of the programs on the cgroup, as the kernel tells, by attach type.
+    /// The ids of the programs on the cgroup as the kernel reports them, by attach type.
     pub fn programs(&self) -> Result<Vec<(String, u64)>> {
         let shown = std::process::Command::new("bpftool")
             .args(["cgroup", "show"])
             .arg(self.cgroup.path())
             .arg("-j")
             .output()?;
-        // It prints nothing where there are none.
+        // bpftool prints nothing if there are no programs.
         let shown: Value = serde_json::from_slice(&shown.stdout).unwrap_or_default();
         let mut programs: Vec<_> = shown
             .as_array()

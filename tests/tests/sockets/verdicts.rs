@@ -1,4 +1,4 @@
-//! What a process of the host gets where nobody serves it.
+//! The errors that a process of the host gets if no endpoint serves it.
 
 use anyhow::{Result, ensure};
 use lb_tests::world::Family;
@@ -34,14 +34,14 @@ fn a_port_that_no_service_has_is_refused_and_on_other_addresses_it_is_not_ours()
         ensure!(refusals == [Some(ConnectionRefused); 2], "{to}: {refusals:?}");
     }
     ensure!(stage.counter("refused_unknown_port")? == 4);
-    // A daemon of the node may listen there.
+    // A daemon of the node may listen on such a port.
     let own = stage.node(|| Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?))?;
     let to = own.local_addr()?;
     ensure!(stage.node(|| Ok(std::net::TcpStream::connect(to)?.peer_addr()?))? == to);
     Ok(())
 }
 
-/// As from a peer that never answers, only sooner.
+/// The same error as from a peer that never answers, only sooner.
 #[test]
 fn a_local_internal_policy_without_an_endpoint_here_is_a_drop() -> Result<()> {
     let web = Web { internal_local: true, endpoints: vec![(1, "elsewhere")], ..Web::default() };
@@ -63,11 +63,14 @@ fn source_ranges_hold_for_the_load_balancers_address_and_the_nodes_own_one_decid
         let refusals = stage.node(|| refusals(balancer(family)))?;
         ensure!(refusals == [Some(TimedOut); 2], "{refusals:?}");
         for to in [vip(family), external_ip(family)] {
-            ensure!(stage.node(|| Ok(connect(to)?))?.1 == "b1", "only the load balancer's address has them");
+            ensure!(
+                stage.node(|| Ok(connect(to)?))?.1 == "b1",
+                "the ranges hold only for the load balancer's address"
+            );
         }
     }
     ensure!(stage.counter("drop_source_range")? == 4);
-    // The InternalIPs of the node in a world: NODE_V4 and NODE_V6.
+    // These ranges contain the InternalIPs of the node in a world: NODE_V4 and NODE_V6.
     stage.delete()?;
     let own = Web { source_ranges: &["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fd00::/8"], ..others };
     stage.apply(&own)?;

@@ -1,8 +1,8 @@
 //! A thousand changes of one Service's endpoints under new connections.
 //!
-//! Six backends go round: each step lets one in, begins to drain one, and takes one away that was drained two
-//! steps before, when no connection of its time in the set is under way any more. A connection to an endpoint
-//! that is taken away ends with a RST by design; such a loss would be this test's own doing.
+//! Six backends rotate: each step adds one, begins to drain one, and removes one that began to drain two steps
+//! earlier, once every connection from its time in the set has ended. A connection to an endpoint that is removed
+//! ends with a RST by design; such a loss would be caused by the test itself.
 
 use crate::clients::{Answer, Clients};
 use crate::membership::Membership;
@@ -25,21 +25,21 @@ use std::time::{Duration, Instant};
 
 const CHANGES: u64 = 1_000;
 const BACKENDS: usize = 6;
-/// Steps that a backend is in the set, and then drains.
+/// The number of steps that a backend is in the set; after them it drains.
 const IN: usize = 3;
 const DRAINING: usize = 2;
-/// Packets that were chosen for just before a change are still in the node's queues just after it.
+/// Packets for which a backend was chosen just before a change are still in the node's queues just after the change.
 const QUEUES: Duration = Duration::from_millis(25);
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Who is what after a step.
+/// The state of each backend after a step.
 struct Round<'a> {
     pods: &'a [Pod],
     step: usize,
 }
 
 impl<'a> Round<'a> {
-    /// The backend that came in so many steps ago.
+    /// The backend that came in this many steps ago.
     fn aged(&self, steps: usize) -> &'a Pod {
         &self.pods[(self.step + self.pods.len() - steps) % self.pods.len()]
     }
@@ -63,10 +63,10 @@ impl<'a> Round<'a> {
     }
 }
 
-/// The changes as the kernel's tables show them.
+/// The changes as seen in the kernel's tables.
 struct Watched {
     maps: Maps,
-    /// The ids of `web`'s TCP port, one for each family.
+    /// The service ids of `web`'s TCP port, one for each family.
     services: Vec<u32>,
 }
 
@@ -86,7 +86,7 @@ impl Watched {
         self.services.iter().map(|id| Active(self.maps.services.get(*id).active).version()).collect()
     }
 
-    /// Backends in use of these services.
+    /// The number of backends in use by these services.
     fn in_use(&self, limit: u32) -> usize {
         (0..limit)
             .map(|id| self.maps.backends.get(id))
@@ -94,13 +94,13 @@ impl Watched {
             .count()
     }
 
-    /// Waits until every family has flipped since, and the backend that went is retired.
+    /// Waits until every family has flipped since then and the removed backend is retired.
     fn wait_for_flip(&self, since: &[u64]) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
         let expected = self.services.len() * (IN + DRAINING);
         loop {
             let flipped = self.versions().iter().zip(since).all(|(now, before)| now > before);
-            // All ids of this small world are low ones.
+            // This world is small, so all its ids are low.
             if flipped && self.in_use(256) == expected {
                 return Ok(());
             }
@@ -115,20 +115,20 @@ impl Watched {
     }
 }
 
-/// What came of the changes.
+/// The results of the changes.
 struct Outcome {
     answers: Vec<Answer>,
     membership: Membership,
 }
 
-/// Makes the changes through `apply`, which returns at the latest when they are planned, and checks all but the
-/// choices themselves.
+/// Makes the changes through `apply`, which returns when they are planned at the latest, and checks everything except
+/// the choices themselves.
 fn change(stage: &Stage, mut apply: impl FnMut(&Stage, Vec<Endpoint>) -> Result<()>) -> Result<Outcome> {
     let pods = stage.world.backends();
     let taps: BTreeMap<&str, Tap> =
         pods.iter().map(|pod| Ok((pod.name.as_str(), Tap::on(pod)?))).collect::<Result<_>>()?;
     let mut membership = Membership::default();
-    // As the manifest of step IN + DRAINING - 1 says.
+    // The membership as in the manifest of step IN + DRAINING - 1.
     let first = IN + DRAINING - 1;
     let now = Instant::now();
     (0..IN).for_each(|age| membership.enter(&Round { pods, step: first }.aged(age).name, now));
@@ -138,7 +138,7 @@ fn change(stage: &Stage, mut apply: impl FnMut(&Stage, Vec<Endpoint>) -> Result<
     let targets = Family::ALL.map(|family| vip(WEB, family, Proto::Tcp));
     let clients = Clients::start(&stage.world.client().netns, &targets, 4, Duration::from_millis(2));
     let began = Instant::now();
-    // When each backend began to drain, by its name.
+    // The moment at which each backend began to drain, by its name.
     let mut drained: BTreeMap<&str, Instant> = BTreeMap::new();
     let mut quiet = 0;
     let mut cleared: Option<&Pod> = None;
@@ -148,7 +148,7 @@ fn change(stage: &Stage, mut apply: impl FnMut(&Stage, Vec<Endpoint>) -> Result<
             clients.wait_for_those_before(*since);
         }
         if let Some(pod) = cleared.take() {
-            // It was away until now.
+            // The backend was away until now.
             quiet += 1;
             let strays: Vec<_> = taps[pod.name.as_str()].packets();
             let strays: Vec<_> = strays.iter().filter(|packet| is_for(packet, pod)).collect();
@@ -163,7 +163,7 @@ fn change(stage: &Stage, mut apply: impl FnMut(&Stage, Vec<Endpoint>) -> Result<
         drained.insert(&round.drained().name, now);
         taps.values().for_each(Tap::clear);
         if step % 7 == 0 {
-            // Only now and then: it costs time.
+            // The check takes time, so it is done only in some steps.
             sleep(QUEUES);
             taps[round.gone().name.as_str()].clear();
             sleep(QUEUES);
@@ -177,21 +177,21 @@ fn change(stage: &Stage, mut apply: impl FnMut(&Stage, Vec<Endpoint>) -> Result<
     let rate = answers.len() as f64 / took.as_secs_f64();
     println!("{CHANGES} changes in {took:.1?}, flips {flips:?}, {} connections ({rate:.0}/s)", answers.len());
     assert!(failures.is_empty(), "{} connections lost, the first: {}", failures.len(), failures[0]);
-    assert!(flips.iter().all(|flips| *flips >= CHANGES), "{flips:?} of {CHANGES} changes came to the tables");
-    assert!(quiet > 50, "looked only {quiet} times at a backend that was away");
+    assert!(flips.iter().all(|flips| *flips >= CHANGES), "{flips:?} of {CHANGES} changes reached the tables");
+    assert!(quiet > 50, "a backend that was away was checked only {quiet} times");
     Ok(Outcome { answers, membership })
 }
 
-/// A packet of a client to this pod's server. RSTs are the client's own: its kernel answers what a server says
-/// that was taken away in the middle of its last FIN.
+/// Whether the packet is from a client to this pod's server. RSTs are the client's own: its kernel answers a server
+/// that was removed in the middle of its last FIN.
 fn is_for(packet: &lb_tests::packet::Packet, pod: &Pod) -> bool {
     let to = packet.to();
     let is_rst = packet.tcp().is_some_and(|tcp| tcp.flags & lb_tests::packet::Tcp::RST != 0);
     (to == pod.at(Family::V4, TARGET) || to == pod.at(Family::V6, TARGET)) && !is_rst
 }
 
-/// Each connection went to a backend that was in the set at some time between its SYN and its answer, and each
-/// visit at a backend is one of these connections.
+/// Each connection went to a backend that was in the set at some time between its SYN and its answer, and each visit
+/// at a backend is one of these connections.
 fn check_choices(stage: &Stage, outcome: &Outcome) {
     let Outcome { answers, membership } = outcome;
     let wrong: Vec<_> = answers
@@ -210,7 +210,7 @@ fn check_choices(stage: &Stage, outcome: &Outcome) {
                 answer.backend == echo.name() && answer.began <= visit.at && visit.at <= answer.ended
             };
             let known = by_local.get(&visit.from).and_then(|answers| answers.iter().find(is_this));
-            assert!(known.is_some(), "{} was visited by nobody that we know: {visit:?}", echo.name());
+            assert!(known.is_some(), "{} was visited by an unknown client: {visit:?}", echo.name());
         }
     }
     println!("{visits} visits, {met} connections met a change");
@@ -237,7 +237,7 @@ fn a_thousand_edits_lose_no_connection() -> Result<()> {
     Ok(())
 }
 
-/// The agent's own parts, without the 50 ms that it waits for an editor to finish.
+/// The agent's own parts, without the 50 ms that the agent waits for an editor to finish.
 struct Direct {
     model: Model,
     planner: Planner,
@@ -250,7 +250,7 @@ impl Direct {
         let planner = Planner::restore(kernel.read()?, Limits::default());
         let mut direct = Self { model: Model::new(NODE_NAME), planner, kernel };
         let operations = direct.settle(stage)?;
-        ensure!(operations == 0, "{operations} operations to go on where the agent stopped");
+        ensure!(operations == 0, "{operations} operations to continue where the agent stopped");
         Ok(direct)
     }
 

@@ -1,4 +1,4 @@
-//! `lb cleanup` leaves nothing of ours, and all that is others'.
+//! `lb cleanup` removes everything of ours and leaves everything that belongs to others.
 
 use crate::stage::{Stage, TARGET, WEB, vip};
 use anyhow::Result;
@@ -9,7 +9,7 @@ use nix::mount::{MntFlags, umount2};
 use std::fs;
 use std::time::Duration;
 
-/// What hangs on the node's links by clsact, one line each, and whether a name is one of ours.
+/// The filters that are attached to the node's links by clsact, one line each.
 fn filters(stage: &Stage) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     for pod in stage.world.pods() {
@@ -30,7 +30,7 @@ fn qdiscs(stage: &Stage) -> Result<usize> {
     Ok(stage.world.node().run("tc", &["qdisc", "show"])?.matches("clsact").count())
 }
 
-/// Traffic to the address fails, traffic to pods does not.
+/// Asserts that traffic to the Service's address fails and traffic to pods does not.
 fn check_without(stage: &Stage) {
     for family in Family::ALL {
         for proto in [Proto::Tcp, Proto::Udp] {
@@ -44,7 +44,7 @@ fn check_without(stage: &Stage) {
     }
 }
 
-/// Cleans up after an agent with these arguments. The clsact filters that stay are `theirs`.
+/// Cleans up after an agent with these arguments; `theirs` clsact filters of others remain.
 fn check_cleanup(layout: Layout, args: &[&str], theirs: usize) -> Result<()> {
     let stage = Stage::new(layout)?;
     let mut agent = stage.world.start_agent(args)?;
@@ -53,7 +53,7 @@ fn check_cleanup(layout: Layout, args: &[&str], theirs: usize) -> Result<()> {
     let tables = stage.tables()?;
     let output = stage.world.lb_output(&["cleanup"])?;
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success(), "cleanup under a running agent");
+    assert!(!output.status.success(), "cleanup must fail under a running agent");
     assert!(said.contains("another lb agent") && said.contains("stop it first"), "{said}");
     assert!(stage.tables()? == tables);
     stage.ask(WEB).assert_clean();
@@ -73,7 +73,7 @@ fn check_cleanup(layout: Layout, args: &[&str], theirs: usize) -> Result<()> {
     let output = stage.world.lb_output(&["services"])?;
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("no tables in"), "{said}");
-    // Once more is no error, and afterwards all begins anew.
+    // A second cleanup is not an error, and an agent can start again afterwards.
     stage.world.lb(&["cleanup"])?;
     agent.start_again()?;
     stage.ask(WEB).assert_clean();
@@ -94,7 +94,7 @@ fn cleanup_after_clsact() -> Result<()> {
 
 #[test]
 fn cleanup_leaves_the_programs_of_others() -> Result<()> {
-    // Four pods, two directions.
+    // Four pods with two directions each.
     check_cleanup(Layout::routed().with_policy(), &[], 8)
 }
 
@@ -107,10 +107,10 @@ fn cleanup_unmounts_what_the_agent_mounted() -> Result<()> {
         || Ok::<_, std::io::Error>(fs::read_to_string("/proc/mounts")?.contains(&*pins.to_string_lossy()));
     assert!(!is_mounted()?);
     let mut agent = stage.world.start_agent(&[])?;
-    assert!(is_mounted()?, "the agent mounts a bpffs where there is none");
+    assert!(is_mounted()?, "the agent mounts a bpffs if there is none");
     stage.ask(WEB).assert_clean();
     agent.terminate()?;
-    assert!(is_mounted()?, "and it stays, for the data path does");
+    assert!(is_mounted()?, "the bpffs stays, because the data path does");
     stage.world.lb(&["cleanup"])?;
     assert!(!is_mounted()? && !pins.exists(), "{}", pins.display());
     check_without(&stage);

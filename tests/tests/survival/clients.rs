@@ -1,4 +1,4 @@
-//! New connections without end, each noted with its times and who answered.
+//! Continuous new connections, each recorded with its times and its backend.
 
 use lb_tests::load::{Failure, connect_from};
 use lb_tests::world::Netns;
@@ -16,13 +16,13 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Answer {
     pub backend: String,
     pub local: SocketAddr,
-    /// Before the SYN.
+    /// A time before the SYN.
     pub began: Instant,
-    /// After the last byte of the answer.
+    /// A time after the last byte of the answer.
     pub ended: Instant,
 }
 
-/// Workers that connect, learn the backend's name, see a line echoed, and begin anew.
+/// Workers that connect, read the backend's name, check that a line is echoed, and start again.
 pub struct Clients {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -31,7 +31,8 @@ pub struct Clients {
 struct Shared {
     epoch: Instant,
     stop: AtomicBool,
-    /// For each worker when its connection under way began, in nanoseconds of `epoch`; `IDLE` between two.
+    /// For each worker the start of its current connection, in nanoseconds since `epoch`; `IDLE` between two
+    /// connections.
     under_way: Vec<AtomicU64>,
     outcomes: Mutex<(Vec<Answer>, Vec<Failure>)>,
 }
@@ -39,7 +40,7 @@ struct Shared {
 const IDLE: u64 = u64::MAX;
 
 impl Clients {
-    /// Each target gets so many workers, and each worker this pause between two connections.
+    /// Starts this number of workers for each target; each worker pauses between two connections.
     pub fn start(netns: &Netns, targets: &[SocketAddr], workers: usize, pause: Duration) -> Self {
         let count = targets.len() * workers;
         let shared = Arc::new(Shared {
@@ -62,12 +63,12 @@ impl Clients {
         let is_under_way = |slot: &AtomicU64| slot.load(Ordering::SeqCst) <= limit;
         let deadline = Instant::now() + 2 * TIMEOUT;
         while self.shared.under_way.iter().any(is_under_way) {
-            assert!(Instant::now() < deadline, "a connection outlives its timeout");
+            assert!(Instant::now() < deadline, "a connection exceeds its timeout");
             thread::sleep(Duration::from_micros(500));
         }
     }
 
-    /// No new connections; all that came of those so far.
+    /// Stops new connections and returns the outcomes so far.
     pub fn stop(mut self) -> (Vec<Answer>, Vec<Failure>) {
         self.shared.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {

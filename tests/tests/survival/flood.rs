@@ -12,7 +12,7 @@ const CONNECTIONS: usize = 1_000;
 const DIALOGUES: usize = 100;
 const SYNS: usize = 200_000;
 
-/// Client's address and port to backend's address and port, of all assured flows.
+/// The client's address and port mapped to the backend's, for all assured flows.
 fn assured(stage: &Stage, proto: &str) -> Result<BTreeMap<String, String>> {
     let flows = stage.json("flows")?;
     let flows = flows.as_array().into_iter().flatten();
@@ -44,7 +44,7 @@ fn check_flood(family: Family) -> Result<()> {
     let pingers =
         (Pinger::start(tcp, Duration::from_millis(200)), Pinger::start(udp, Duration::from_millis(200)));
     let took = SynFlood::to(target).packets(SYNS).run(stage.world.pod("client2"))?;
-    // Once more for all, after the last SYN.
+    // All connections are asked once more after the last SYN.
     let ((mut tcp, mut failures), (mut udp, more)) = (pingers.0.stop(), pingers.1.stop());
     failures.extend(more);
     failures.extend(lb_tests::load::Held::ping(&mut tcp));
@@ -55,10 +55,10 @@ fn check_flood(family: Family) -> Result<()> {
     let created = stage.counter("flow_created")? - created;
     let (half_open, clashes) = (stage.used("flows_syn")?, stage.counter("clash_dropped")?);
     println!(
-        "{family:?}: {SYNS} SYNs in {took:.1?}, {created} flows made, {half_open} entries half open, \
+        "{family:?}: {SYNS} SYNs in {took:.1?}, {created} flows created, {half_open} entries half open, \
          {clashes} dropped for a clash"
     );
-    assert!(created >= SYNS as u64 * 95 / 100, "the flood did not come through lb: {created} flows");
+    assert!(created >= SYNS as u64 * 95 / 100, "the flood did not pass through lb: {created} flows");
     assert!((1..=capacity::FLOWS_UNASSURED as u64).contains(&half_open), "{half_open}");
     assert_eq!(stage.used("flows")?, entries, "the table of live flows does not grow with the flood");
     assert_eq!(assured(&stage, "TCP")?, expected, "every connection has its flow and its backend");

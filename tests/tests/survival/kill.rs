@@ -1,4 +1,4 @@
-//! SIGKILL of the agent.
+//! The agent is killed with SIGKILL.
 
 use crate::stage::{SHOP, Stage, WEB, operations, service};
 use anyhow::Result;
@@ -30,7 +30,7 @@ fn a_killed_agent_is_not_missed_and_its_restart_writes_nothing() -> Result<()> {
     Ok(())
 }
 
-/// Wherever in a change the agent dies, what it leaves is whole, and the next start ends what was begun.
+/// Wherever in a change the agent dies, it leaves complete tables, and the next start finishes the change.
 #[test]
 fn an_agent_killed_within_a_change_leaves_whole_tables() -> Result<()> {
     let stage = Stage::new(Layout::routed())?;
@@ -41,7 +41,7 @@ fn an_agent_killed_within_a_change_leaves_whole_tables() -> Result<()> {
     for round in 0..12 {
         let endpoints = &stage.world.backends()[..round % 3 + 1];
         stage.write(&web, endpoints)?;
-        // The folder is read 50 ms after the change: before, within, after.
+        // The folder is read 50 ms after the change, so the agent is killed before, during, or after the change.
         sleep(Duration::from_millis(44 + 2 * round as u64));
         agent.kill()?;
         stage.ask(WEB).assert_clean();

@@ -1,4 +1,4 @@
-//! What must not be felt: a dead agent, a restart, a flood, a thousand changes, bad input.
+//! Events that traffic must not notice: a dead agent, a restart, a flood, a thousand changes, bad input.
 
 mod changes;
 mod cleanup;

@@ -1,4 +1,4 @@
-//! Manifests that are wrong: a clear message, the last good state, and no harm to others.
+//! Invalid manifests: a clear message, the last good state, and no harm to other objects.
 
 use crate::stage::{CLOSED, SHOP, Stage, TARGET, WEB, service, vip};
 use anyhow::Result;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// One line of the agent's log that has all these words, sooner or later.
+/// Waits for one line of the agent's log that contains all these words.
 fn wait_for_line(agent: &Agent, words: &[&str]) {
     let deadline = Instant::now() + LIMIT;
     while !agent.log().lines().any(|line| words.iter().all(|word| line.contains(word))) {
@@ -19,7 +19,7 @@ fn wait_for_line(agent: &Agent, words: &[&str]) {
     }
 }
 
-/// Waits until a Service has so many endpoints.
+/// Waits until a Service has this number of endpoints.
 fn wait_for_endpoints(stage: &Stage, name: &str, count: usize) -> Result<()> {
     let deadline = Instant::now() + LIMIT;
     while stage.endpoints(name)?.len() != count {
@@ -30,19 +30,22 @@ fn wait_for_endpoints(stage: &Stage, name: &str, count: usize) -> Result<()> {
 }
 
 #[test]
-fn a_file_that_is_broken_at_the_start_holds_everything_back() -> Result<()> {
+fn a_file_that_is_broken_at_the_start_holds_back_everything() -> Result<()> {
     let stage = Stage::new(Layout::routed())?;
     let manifests = stage.world.manifests();
     for name in ["web", "shop"] {
         manifests.remove(&service(name, 0))?;
     }
-    // Its tables are empty ones.
+    // This start leaves empty tables.
     let mut agent = stage.world.start_agent(&[])?;
     agent.kill()?;
     stage.write(&service("web", WEB), stage.world.backends())?;
     manifests.write_text("broken.yaml", "apiVersion: v1\nkind: Service\nmetadata: [\n")?;
     agent.spawn()?;
-    wait_for_line(&agent, &["ERROR", "broken.yaml", "document 1", "nothing is applied until this is mended"]);
+    wait_for_line(
+        &agent,
+        &["ERROR", "broken.yaml", "document 1", "nothing is applied until this is corrected"],
+    );
     sleep(Duration::from_millis(300));
     assert_eq!(stage.json("services")?, serde_json::json!([]), "half a folder is in force");
     assert!(!agent.log().contains(" ready "), "{}", agent.log());
@@ -58,14 +61,14 @@ fn a_file_that_is_broken_at_the_start_holds_everything_back() -> Result<()> {
 }
 
 #[test]
-fn a_file_that_breaks_at_the_start_keeps_the_tables_of_before() -> Result<()> {
+fn a_file_that_breaks_at_the_start_keeps_the_previous_tables() -> Result<()> {
     let stage = Stage::new(Layout::routed())?;
     let mut agent = stage.world.start_agent(&[])?;
     let tables = stage.tables()?;
     agent.kill()?;
     stage.world.manifests().write_text("default.web.yaml", "kind: Service\n- no\n")?;
     agent.spawn()?;
-    wait_for_line(&agent, &["ERROR", "default.web.yaml", "nothing is applied until this is mended"]);
+    wait_for_line(&agent, &["ERROR", "default.web.yaml", "nothing is applied until this is corrected"]);
     sleep(Duration::from_millis(300));
     assert!(stage.tables()? == tables, "a broken file changed the tables");
     stage.ask(WEB).assert_clean();
@@ -88,7 +91,7 @@ fn a_file_that_breaks_later_keeps_its_last_good_objects() -> Result<()> {
     wait_for_line(&agent, &["ERROR", "default.web.yaml", "its last good objects stay in force"]);
     assert!(stage.tables()? == tables, "a broken file changed the tables");
     stage.ask(WEB).assert_clean();
-    // A file that is broken stops no other.
+    // A broken file does not stop another file.
     stage.write(&service("news", 30), &stage.world.backends()[..1])?;
     wait_for_endpoints(&stage, "news", 1)?;
     stage.ask(30).assert_clean();
@@ -101,7 +104,7 @@ fn a_file_that_breaks_later_keeps_its_last_good_objects() -> Result<()> {
 }
 
 #[test]
-fn an_address_that_is_none_costs_its_endpoint_only() -> Result<()> {
+fn an_invalid_address_costs_only_its_endpoint() -> Result<()> {
     let stage = Stage::new(Layout::routed())?;
     let agent = stage.world.start_agent(&[])?;
     let load = stage.load(SHOP, 30);
@@ -141,7 +144,7 @@ fn an_address_and_port_belong_to_one_service() -> Result<()> {
     let stage = Stage::new(Layout::routed())?;
     let agent = stage.world.start_agent(&[])?;
     let load = stage.load(WEB, 30);
-    // By name it comes behind `web`, and neither says when it was made.
+    // `zoo` sorts after `web`, and neither has a creation time.
     let zoo = service("zoo", WEB);
     stage.write(&zoo, &stage.world.backends()[2..])?;
     for address in ["10.96.0.10:80/TCP", "[fd00:10:96::10]:80/TCP", "10.96.0.10:53/UDP"] {
@@ -163,12 +166,12 @@ fn an_address_and_port_belong_to_one_service() -> Result<()> {
     load.assert_clean();
     assert_eq!(stage.endpoints("web")?.len(), 3);
 
-    // The first gives it up: the second has it at once.
+    // The first Service gives the address up, and the second gets it at once.
     stage.world.manifests().remove(&service("web", WEB))?;
     wait_for_endpoints(&stage, "zoo", 1)?;
     let deadline = Instant::now() + LIMIT;
     while stage.json("services")?.as_array().into_iter().flatten().any(|entry| entry["name"] == "web") {
-        assert!(Instant::now() < deadline, "web stays");
+        assert!(Instant::now() < deadline, "web is still there");
     }
     let answers = stage.ask(WEB);
     answers.assert_clean();

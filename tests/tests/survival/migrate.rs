@@ -1,4 +1,4 @@
-//! Tables of another size, or of an older layout, take the place of those in force.
+//! Tables of another size or of an older layout replace the current ones.
 
 use crate::stage::{SHOP, Stage, WEB, operations, vip};
 use anyhow::{Context, Result};
@@ -16,8 +16,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::thread::sleep;
 use std::time::Duration;
 
-/// New connections, datagrams and held connections while the flow table grows, shrinks, and grows again; also where
-/// the agent is killed in the middle.
+/// New connections, datagrams and held connections while the flow table grows, shrinks, and grows again, even if the
+/// agent is killed in the middle.
 #[test]
 fn a_flow_table_of_another_size_loses_no_packet() -> Result<()> {
     let stage = Stage::new(Layout::routed())?;
@@ -44,7 +44,8 @@ fn a_flow_table_of_another_size_loses_no_packet() -> Result<()> {
         agent.terminate()?;
         agent = stage.world.spawn_agent(&["--max-flows", flows])?;
         if round % 2 == 1 {
-            // Somewhere in it: fresh tables, copies, or half of the links swapped.
+            // The agent is killed somewhere in the migration: with fresh tables, copies, or half of the links
+            // swapped.
             let log = agent.wait_for_text("attached", Duration::from_secs(30));
             agent.kill()?;
             log?;
@@ -80,7 +81,7 @@ const BACKENDS: [&str; 3] = ["10.244.1.11:8080", "10.244.1.12:8080", "10.244.1.1
 const BEGUN: &str = "10.244.1.10:40001";
 const KNOWN: &str = "10.244.1.10:40002";
 
-/// One connection whose SYN was seen, and one that is complete; to which backends.
+/// Opens one connection whose SYN was seen and one that is complete; returns their backends.
 fn two_flows(path: &mut Datapath) -> Result<[SocketAddr; 2]> {
     path.set([service(Proto::Tcp, FRONTEND, &BACKENDS)])?;
     let begun = path.from_pod(&tcp(BEGUN, FRONTEND).syn())?.packet()?.to();
@@ -91,7 +92,8 @@ fn two_flows(path: &mut Datapath) -> Result<[SocketAddr; 2]> {
     Ok([begun, known])
 }
 
-/// Packets of both connections go where they went, in both directions, and so many flows were made in all.
+/// Asserts that packets of both connections go where they went, in both directions, and that `created` flows were
+/// created in all.
 fn check_flows(path: &mut Datapath, [begun, known]: [SocketAddr; 2], created: u64) -> Result<()> {
     let sent = tcp(KNOWN, FRONTEND).ack().payload("data");
     assert_same(&path.from_pod(&sent)?.packet()?, &sent.clone().with_dst(known));
@@ -103,15 +105,15 @@ fn check_flows(path: &mut Datapath, [begun, known]: [SocketAddr; 2], created: u6
     Ok(())
 }
 
-/// All parts of the flow table get another size: a packet whose flow only the tables before know finds it.
+/// All parts of the flow table get another size: a packet finds its flow even if only the previous tables have it.
 #[test]
-fn flows_are_read_through_to_the_tables_before() -> Result<()> {
+fn flows_are_read_through_to_the_previous_tables() -> Result<()> {
     let mut path = Datapath::new()?;
     let backends = two_flows(&mut path)?;
     let keys = path.flow_keys()?.len();
     let change = path.change(Sizes { flows: 4_096, unassured: 4_096 }, &[])?;
     assert_eq!(path.flow_keys()?.len(), 0, "new tables");
-    // The tuple at the backend is another's, whom only the tables before know.
+    // The tuple at the backend belongs to another flow, which only the previous tables have.
     path.set([service(Proto::Tcp, OTHER_FRONTEND, &[&backends[0].to_string()])])?;
     let clash = path.from_pod(&tcp(BEGUN, OTHER_FRONTEND).syn())?.packet()?;
     assert!(
@@ -123,7 +125,7 @@ fn flows_are_read_through_to_the_tables_before() -> Result<()> {
     check_flows(&mut path, backends, 3)?;
     let keys = keys + 2;
     let copied = path.end(change)?;
-    assert!(copied < keys, "{copied} of {keys} entries were left to copy");
+    assert!(copied < keys, "{copied} of {keys} entries had to be copied");
     assert_eq!(path.flow_keys()?.len(), keys);
     check_flows(&mut path, backends, 3)?;
     // An ended connection does not come back.
@@ -133,10 +135,10 @@ fn flows_are_read_through_to_the_tables_before() -> Result<()> {
     Ok(())
 }
 
-/// What a flow has beyond `first_seen`, `last_seen` and its like was not there in a schema made up for this test.
+/// The size of a flow in a schema made up for this test, which lacks the fields from `mac` on.
 const OLDER_FLOW: usize = std::mem::offset_of!(Flow, mac);
 
-/// Tables of an older schema: one map of another layout, the others as they are.
+/// Tables of an older schema: one map has another layout, the others are unchanged.
 #[test]
 fn tables_of_an_older_layout_are_converted() -> Result<()> {
     let mut path = Datapath::new()?;
@@ -165,7 +167,7 @@ fn tables_of_an_older_layout_are_converted() -> Result<()> {
         bpftool(&["map", "update", "pinned", &flows], &words)?;
     }
 
-    // Without a converter it is refused, and nothing changes.
+    // Without a converter the tables are refused, and nothing changes.
     let refused = path.change(Sizes::default(), &[]).err().context("no converter")?.to_string();
     assert!(refused.contains("of another shape") && refused.contains(&*flows), "{refused}");
     assert!(older.exists() && !now.exists());
@@ -183,7 +185,7 @@ fn tables_of_an_older_layout_are_converted() -> Result<()> {
     check_flows(&mut path, backends, 2)
 }
 
-/// Schema 1 had one bit for a block of addresses, and no block of the node's.
+/// Schema 1 had one bit for a block of addresses, and no block for the node's addresses.
 #[test]
 fn bitmaps_of_schema_1_lead_to_node_ports_and_ranges_before_a_program_is_swapped() -> Result<()> {
     const NODE_PORT: &str = "192.168.77.1:30080";
@@ -211,7 +213,7 @@ fn bitmaps_of_schema_1_lead_to_node_ports_and_ranges_before_a_program_is_swapped
 
     let change = path.change(Sizes::default(), CONVERTERS)?;
     let tables = lb_userspace::dataplane::read(&path.kernel.maps)?;
-    assert!(!tables.interest.contains(ports + FREE_BLOCK), "it means another block now");
+    assert!(!tables.interest.contains(ports + FREE_BLOCK), "the bit means another block now");
     let sent = path.from_pod(&tcp(BEGUN, NODE_PORT).ack())?.packet()?;
     assert_eq!(sent.to(), BACKENDS[0].parse()?);
     assert_eq!(path.from_pod(&tcp(KNOWN, NODE_PORT).syn())?.packet()?.to(), BACKENDS[0].parse()?);
@@ -222,7 +224,7 @@ fn bitmaps_of_schema_1_lead_to_node_ports_and_ranges_before_a_program_is_swapped
 
 /// The bytes of a value.
 fn hex<T: aya::Pod>(value: &T) -> Vec<String> {
-    // SAFETY: `repr(C)` without hidden padding.
+    // SAFETY: The value is `repr(C)` without hidden padding.
     let bytes = unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast::<u8>(), size_of::<T>()) };
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,4 +1,4 @@
-//! SIGKILL, restart and upgrade under many connections, counted.
+//! SIGKILL, restart and upgrade under many connections, with counts.
 
 use crate::stage::{SHOP, Stage, WEB, operations, vip};
 use crate::upgrade::{tags, upgrade};
@@ -10,16 +10,16 @@ use lb_tests::world::{Agent, Family, Layout, lb_binary};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// New connections a second that are offered, over two Services in two families.
+/// New connections offered per second, over two Services in two families.
 const RATE: u32 = 2_000;
-/// Connections that stay.
+/// Connections that are held open.
 const HELD: usize = 200;
 const ROUNDS: usize = 4;
-/// Traffic before and after what happens in a round.
+/// Duration of the traffic before and after the event of a round.
 const PAUSE: Duration = Duration::from_millis(300);
 const ARGS: [&str; 2] = ["--attach", "tcx"];
 
-/// New connections and held ones.
+/// New connections and held connections.
 struct Traffic {
     began: Instant,
     short: Vec<Running>,
@@ -37,7 +37,7 @@ impl Traffic {
             Ok(Pinger::start(held, Duration::from_millis(5)))
         };
         let held = targets.iter().copied().map(held).collect::<Result<Vec<_>>>()?;
-        // A machine that is busy with other things is slow to answer; that is no failure.
+        // A machine that is busy with other work answers slowly; a slow answer is not a failure.
         let requests = |target| {
             let requests = Requests::tcp(target).rate(RATE / each as u32).workers(8);
             requests.during(Duration::from_secs(300)).timeout(Duration::from_secs(20)).start(client)
@@ -45,7 +45,7 @@ impl Traffic {
         Ok(Self { began: Instant::now(), short: targets.into_iter().map(requests).collect(), held })
     }
 
-    /// Stops, prints the counts, and panics where anything failed.
+    /// Stops, prints the counts, and panics if a request failed.
     fn assert_unfelt(self, what: &str) {
         let (mut report, mut failures, mut pings) = (Report::default(), Vec::new(), 0);
         for running in self.short {
@@ -71,11 +71,11 @@ impl Traffic {
         );
         assert!(failures.is_empty(), "the first: {}", failures[0]);
         report.assert_clean();
-        assert!(pings >= 2 * HELD, "held connections were asked before and after: {pings}");
+        assert!(pings >= 2 * HELD, "held connections must be asked before and after: {pings}");
     }
 }
 
-/// In each round `turn` ends the agent and starts another: that is not felt, and writes nothing.
+/// In each round `turn` ends the agent and starts another one: traffic does not notice, and no table is written.
 fn check_rounds(
     stage: &Stage,
     agent: &mut Agent,
@@ -145,9 +145,9 @@ fn an_upgrade_is_not_felt() -> Result<()> {
     check_upgrades(&stage, &mut stage.start_agent(&ARGS)?)
 }
 
-/// The same, where each start lists what a real API server has.
+/// The same tests when each start lists the objects of a real API server.
 #[test]
-fn nothing_of_that_is_felt_where_the_api_is_the_source() -> Result<()> {
+fn none_of_these_is_felt_if_the_api_is_the_source() -> Result<()> {
     let stage = Stage::on_api(Layout::routed())?;
     let mut agent = stage.start_agent(&ARGS)?;
     check_kills(&stage, &mut agent)?;

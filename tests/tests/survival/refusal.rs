@@ -1,4 +1,4 @@
-//! What an `lb` says that cannot do what it was asked to, and that it then does nothing.
+//! The messages of an `lb` that cannot do what it was asked to do, and that it then does nothing.
 
 use crate::stage::{SHOP, Stage, WEB};
 use anyhow::{Context, Result};
@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
-/// Whatever user owns nothing here.
+/// A user that owns nothing here.
 const NOBODY: &str = "65534";
 
 fn said(output: &Output) -> String {
@@ -38,7 +38,7 @@ fn without_root_the_message_says_so() -> Result<()> {
     stage.world.start_agent(&[])?.terminate()?;
     let manifests = stage.world.folder().manifests();
     let before = pins(&stage.world.folder().pins())?;
-    // A copy that this user may run, wherever the build is.
+    // A copy that this user may execute, wherever the build is.
     let binary = stage.world.folder().path().join("lb");
     fs::copy(lb_binary()?, &binary).context("copy lb")?;
     let run = |args: &[&str]| {
@@ -63,7 +63,7 @@ fn without_root_the_message_says_so() -> Result<()> {
     Ok(())
 }
 
-/// Names in a folder, and in its folders.
+/// The names in a folder and in its subfolders.
 fn pins(folder: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -93,7 +93,7 @@ fn a_map_of_another_shape_is_refused_and_nothing_is_lost() -> Result<()> {
     let before = pins(&root)?;
 
     agent.spawn()?;
-    let failed = agent.wait_until_ready().expect_err("it cannot start").to_string();
+    let failed = agent.wait_until_ready().expect_err("the agent cannot start").to_string();
     for word in [&*path, "of another shape", "16", "`lb cleanup` removes all of it"] {
         assert!(failed.contains(word), "{word}: {failed}");
     }
@@ -106,7 +106,7 @@ fn a_map_of_another_shape_is_refused_and_nothing_is_lost() -> Result<()> {
             "{said}"
         );
     }
-    assert_eq!(pins(&root)?, before, "nothing was made or taken away");
+    assert_eq!(pins(&root)?, before, "nothing was created or removed");
     load.assert_clean();
     stage.ask(WEB).assert_clean();
 

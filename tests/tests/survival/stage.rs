@@ -1,4 +1,4 @@
-//! A world with Services in it, the load on them, and what their tables say.
+//! A world with Services in it, their load, and the contents of their tables.
 
 use anyhow::{Context, Result, ensure};
 use lb_common::Proto;
@@ -14,19 +14,19 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Where pods serve, TCP and UDP.
+/// The port on which pods serve TCP and UDP.
 pub const TARGET: u16 = 8_080;
-/// Where nobody serves.
+/// A port on which no pod serves.
 pub const CLOSED: u16 = 9_999;
 
 /// The last byte of the addresses of two Services that every stage has.
 pub const WEB: u8 = 10;
 pub const SHOP: u8 = 20;
 
-/// Servers on each backend pod, and two Services with all of them. No agent yet.
+/// Servers on each backend pod, and two Services with all of these pods. No agent is started yet.
 pub struct Stage {
     pub echoes: Vec<Echo>,
-    /// Where objects are of a real API server: it, and the kubeconfig for it. Gone before the world that it is in.
+    /// A real API server and its kubeconfig if the objects come from one. Dropped before the world that it is in.
     api: Option<(Cluster, PathBuf)>,
     pub world: World,
 }
@@ -46,12 +46,12 @@ pub fn vip(host: u8, family: Family, proto: Proto) -> SocketAddr {
 }
 
 impl Stage {
-    /// The Services are manifests.
+    /// Provides the Services as manifests.
     pub fn new(layout: Layout) -> Result<Self> {
         Self::set_up(World::new(layout)?, None)
     }
 
-    /// The Services are objects of an API server on the node.
+    /// Provides the Services as objects of an API server on the node.
     pub fn on_api(layout: Layout) -> Result<Self> {
         let world = World::new(layout)?;
         let cluster = Cluster::in_world(&world)?;
@@ -73,14 +73,14 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Starts an agent that follows the stage's Services, and waits until it is ready.
+    /// Starts an agent that follows the stage's Services and waits until it is ready.
     pub fn start_agent(&self, args: &[&str]) -> Result<Agent> {
         let mut agent = self.spawn_agent_of(&lb_binary()?, args)?;
         agent.wait_until_ready()?;
         Ok(agent)
     }
 
-    /// The same of another `lb`, and does not wait.
+    /// Starts another `lb` binary in the same way, without waiting.
     pub fn spawn_agent_of(&self, binary: &Path, args: &[&str]) -> Result<Agent> {
         let source = match &self.api {
             Some((_, kubeconfig)) => Source::Api(kubeconfig),
@@ -89,7 +89,7 @@ impl Stage {
         self.world.spawn_agent_of(binary, source, args)
     }
 
-    /// Writes a Service with these endpoints, in place of what it was.
+    /// Writes a Service with these endpoints, replacing its previous state.
     pub fn write<E: Into<Endpoint>>(
         &self,
         service: &Service,
@@ -102,7 +102,7 @@ impl Stage {
         }
     }
 
-    /// New connections and datagrams to a Service, both families, each so many a second.
+    /// Starts new connections and datagrams to a Service in both families, `rate` of each per second.
     pub fn load(&self, host: u8, rate: u32) -> Load {
         let start = |family, proto| {
             let requests = Requests::new(proto, vip(host, family, proto)).rate(rate).workers(2);
@@ -112,7 +112,7 @@ impl Stage {
         Load { running: all.map(|(family, proto)| start(family, proto)).collect() }
     }
 
-    /// A few requests to a Service, both families and protocols.
+    /// Sends a few requests to a Service, in both families and protocols.
     pub fn ask(&self, host: u8) -> Report {
         let mut whole = Report::default();
         for family in Family::ALL {
@@ -124,22 +124,22 @@ impl Stage {
         whole
     }
 
-    /// The pinned maps, for reading.
+    /// Opens the pinned maps for reading.
     pub fn maps(&self) -> Result<Maps> {
         Maps::open(&Pins::new(&self.world.folder().pins()), false)
     }
 
-    /// All tables but those of flows, ids and generations included.
+    /// All tables except those of flows, including ids and generations.
     pub fn tables(&self) -> Result<Tables> {
         lb_userspace::dataplane::read(&self.maps()?)
     }
 
-    /// `lb <command> -o json`.
+    /// The output of `lb <command> -o json`.
     pub fn json(&self, command: &str) -> Result<Value> {
         Ok(serde_json::from_str(&self.world.lb(&[command, "-o", "json"])?)?)
     }
 
-    /// Used entries of a table, as `lb status` says.
+    /// The used entries of a table, as `lb status` reports them.
     pub fn used(&self, table: &str) -> Result<u64> {
         let status = self.json("status")?;
         let fills = status["tables"].as_array().context("tables of lb status")?;
@@ -147,7 +147,7 @@ impl Stage {
         fill["used"].as_u64().context("used")
     }
 
-    /// A counter, as `lb status` says.
+    /// The value of a counter, as `lb status` reports it.
     pub fn counter(&self, name: &str) -> Result<u64> {
         let status = self.json("status")?;
         let counters = status["counters"].as_array().context("counters of lb status")?;
@@ -155,7 +155,7 @@ impl Stage {
         Ok(counter.and_then(|counter| counter["value"].as_u64()).unwrap_or(0))
     }
 
-    /// Addresses of the endpoints that a Service port of the IPv4 family has in its Cluster set.
+    /// The addresses of the endpoints in the Cluster set of a Service's TCP port, IPv4.
     pub fn endpoints(&self, name: &str) -> Result<Vec<String>> {
         let services = self.json("services")?;
         let entry =
@@ -167,13 +167,13 @@ impl Stage {
     }
 }
 
-/// Requests in the background.
+/// Requests that run in the background.
 pub struct Load {
     running: Vec<Running>,
 }
 
 impl Load {
-    /// Waits until so many more requests have begun.
+    /// Waits until this number of further requests have begun.
     pub fn wait_for(&self, more: u64) -> Result<()> {
         let begun = || self.running.iter().map(Running::begun).sum::<u64>();
         let (wanted, deadline) = (begun() + more, Instant::now() + Duration::from_secs(60));
@@ -184,7 +184,7 @@ impl Load {
         Ok(())
     }
 
-    /// Stops, and panics unless every request was answered.
+    /// Stops and panics unless every request was answered.
     pub fn assert_clean(self) -> u64 {
         let mut whole = Report::default();
         for running in self.running {
@@ -197,7 +197,7 @@ impl Load {
     }
 }
 
-/// How many operations the agent says that its start took.
+/// The number of operations that the agent reports for its start.
 pub fn operations(agent: &Agent) -> Result<usize> {
     let log = agent.log();
     let line = log.lines().find(|line| line.contains(" ready ")).context("no line with \"ready\"")?;

@@ -1,4 +1,4 @@
-//! Agents killed while they make their tables.
+//! Agents that are killed while they create their tables.
 
 use crate::stage::{Stage, WEB, operations};
 use anyhow::Result;
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Instant;
 
-/// Names in a folder; `None` where there is no folder.
+/// The names in a folder; `None` if there is no folder.
 fn names_in(folder: &Path) -> Option<BTreeSet<String>> {
     let entries = fs::read_dir(folder).ok()?;
     Some(entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
@@ -53,12 +53,12 @@ fn an_agent_killed_in_its_first_start_leaves_all_tables_or_none() -> Result<()> 
         assert!(!pins.join("v2-next").exists(), "round {round}");
     }
     println!(
-        "{ROUNDS} kills within {whole:?}: no tables {none} times, half-made ones {half}, whole ones {all}"
+        "{ROUNDS} kills within {whole:?}: no tables {none} times, incomplete ones {half}, complete ones {all}"
     );
     Ok(())
 }
 
-/// What such a start may leave, made by hand so that it is met each time.
+/// The remains of a killed start, made by hand so that each run meets them.
 #[test]
 fn what_a_killed_start_left_is_cleared_up() -> Result<()> {
     let stage = Stage::new(Layout::routed())?;
@@ -66,14 +66,15 @@ fn what_a_killed_start_left_is_cleared_up() -> Result<()> {
     let mut agent = stage.world.start_agent(&[])?;
     let first = operations(&agent)?;
     agent.terminate()?;
-    // Killed while it made them: they are made anew.
+    // The agent was killed while it created the tables: they are created again.
     fs::rename(pins.join("v2"), pins.join("v2-next"))?;
     fs::remove_file(pins.join("v2-next/frontends"))?;
     agent.start_again()?;
     assert_eq!(operations(&agent)?, first, "fresh tables are filled");
     stage.ask(WEB).assert_clean();
     agent.terminate()?;
-    // Killed between the two renames that put new tables in force: they are whole, and taken.
+    // The agent was killed between the two renames that make new tables current: the tables are complete and are
+    // used.
     fs::rename(pins.join("v2"), pins.join("v2-next"))?;
     fs::create_dir(pins.join("v2-old"))?;
     agent.start_again()?;

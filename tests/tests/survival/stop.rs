@@ -1,4 +1,4 @@
-//! SIGTERM, and life without an agent.
+//! SIGTERM, and operation without an agent.
 
 use crate::stage::{SHOP, Stage, WEB, operations, service};
 use anyhow::Result;
@@ -8,7 +8,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 #[test]
-fn the_data_path_and_the_commands_go_on_without_an_agent() -> Result<()> {
+fn the_data_path_and_the_commands_work_without_an_agent() -> Result<()> {
     let stage = Stage::new(Layout::routed())?;
     let mut agent = stage.world.start_agent(&[])?;
     let alive = (stage.json("services")?, stage.json("backends")?);
@@ -50,7 +50,7 @@ fn edits_made_while_the_agent_was_dead_are_applied_and_only_those() -> Result<()
     let load = stage.load(SHOP, 50);
     stage.write(&service("web", WEB), &stage.world.backends()[..1])?;
     sleep(Duration::from_millis(300));
-    assert_eq!(stage.endpoints("web")?.len(), 3, "nobody is there to apply it");
+    assert_eq!(stage.endpoints("web")?.len(), 3, "no agent is there to apply the change");
     agent.start_again()?;
     assert_eq!(stage.endpoints("web")?, ["10.244.1.11:8080"]);
     let second = operations(&agent)?;
@@ -70,6 +70,9 @@ fn edits_made_while_the_agent_was_dead_are_applied_and_only_those() -> Result<()
         }
     }
     let of_shop = |(_, backend): &(&u32, &lb_common::Backend)| is_shop(&backend.service);
-    assert!(before.backends.iter().filter(of_shop).eq(after.backends.iter().filter(of_shop)), "its backends");
+    assert!(
+        before.backends.iter().filter(of_shop).eq(after.backends.iter().filter(of_shop)),
+        "shop's backends were touched"
+    );
     Ok(())
 }

@@ -12,7 +12,8 @@ use std::collections::BTreeSet;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Ids of the programs on the node's links, as the kernel says. (The bpftool of Debian 12 knows no TCX.)
+/// The ids of the programs on the node's links, as the kernel reports them. (The bpftool of Debian 12 does not know
+/// TCX.)
 pub fn programs(stage: &Stage, attach: &str) -> Result<BTreeSet<u32>> {
     if attach == "tcx" {
         let links = std::fs::read_dir(Pins::new(&stage.world.folder().pins()).links())?;
@@ -24,7 +25,7 @@ pub fn programs(stage: &Stage, attach: &str) -> Result<BTreeSet<u32>> {
     Ok(programs.filter_map(|program| program["id"].as_u64()).map(|id| id as u32).collect())
 }
 
-/// UDP does not ask twice: a lost datagram is a failure.
+/// The UDP clients send each datagram once, so a lost datagram is a failure.
 fn check_swaps(attach: &str) -> Result<()> {
     let stage = Stage::new(Layout::routed())?;
     let mut agent = stage.world.start_agent(&["--attach", attach])?;
@@ -72,9 +73,9 @@ fn a_swap_under_clsact_loses_no_packet() -> Result<()> {
     check_swaps("clsact")
 }
 
-/// The hook itself changes, which no one step does: for some 25 ms a link's requests go past us, into the node's
-/// routes. A connection sends them again. A new one may hear that there is no way to the Service's address, at once;
-/// none is reset, and no answer comes from an address that was not asked.
+/// The hook itself changes, which is not atomic: for some 25 ms a link's requests bypass our programs and follow the
+/// node's routes. A connection sends them again. A new connection may be told at once that the Service's address is
+/// unreachable; none is reset, and no answer comes from an address that was not asked.
 #[test]
 fn a_change_of_the_hook_keeps_every_connection() -> Result<()> {
     let stage = Stage::new(Layout::routed())?;
@@ -98,11 +99,11 @@ fn a_change_of_the_hook_keeps_every_connection() -> Result<()> {
         let links = status["links"].as_array().into_iter().flatten();
         let hooks: Vec<_> = links.filter_map(|link| link["hook"].as_str()).collect();
         assert_eq!(hooks, vec![attach; stage.world.pods().len()], "{status}");
-        // Each connection goes on before the next change.
+        // Each connection makes progress before the next change.
         let rounds = || tcp.iter().map(Pinger::rounds).collect::<Vec<_>>();
         let (before, began) = (rounds(), Instant::now());
         while rounds().iter().zip(&before).any(|(now, before)| *now < before + 2) {
-            assert!(began.elapsed() < Duration::from_secs(20), "pings do not come through any more");
+            assert!(began.elapsed() < Duration::from_secs(20), "pings no longer come through");
             sleep(Duration::from_millis(5));
         }
         stage.ask(WEB).assert_clean();
@@ -117,7 +118,7 @@ fn a_change_of_the_hook_keeps_every_connection() -> Result<()> {
         println!("{changes} changes of the hook, TCP: {report}");
         let is_unreachable = |kind: &Kind| matches!(kind, Kind::Other(text) if text.contains("unreachable"));
         assert!(report.kinds().keys().all(is_unreachable), "{report}");
-        // Both workers, in each hole.
+        // Both workers may fail in each gap.
         assert!(report.failures.len() <= 2 * changes && report.answered() > 100, "{report}");
     }
     for running in udp {

@@ -1,7 +1,7 @@
-//! Idle flows go, live ones stay, and the bitmap forgets what no flow needs.
+//! Idle flows are removed, live ones stay, and the bitmap forgets what no flow needs.
 //!
-//! Nobody waits for minutes here: the time of the last packet is put back in the tables. (Not by a day, after
-//! which established connections go: machines are not up for so long.)
+//! The test does not wait for minutes: it moves the time of the last packet back in the tables. (It does not move it
+//! by a day, after which established connections are removed, because machines are not up for so long.)
 
 use crate::stage::{CLOSED, Stage, TARGET, WEB, vip};
 use anyhow::{Context, Result};
@@ -17,10 +17,10 @@ use std::net::{SocketAddr, UdpSocket};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// The agent sweeps every 10 s.
+/// The agent sweeps every 10 s; one pass is over after this time.
 const PASS: Duration = Duration::from_secs(12);
 
-/// Client ports: what their flows are, and by how much they are put back.
+/// Client ports, named after the state of their flows: live, resting (idle, but not for long enough), or over.
 const DIALOGUE_OVER: u16 = 41_001;
 const DIALOGUE_RESTING: u16 = 41_002;
 const DIALOGUE_LIVE: u16 = 41_003;
@@ -31,10 +31,11 @@ const CLOSED_OVER: u16 = 41_007;
 const CLOSED_RESTING: u16 = 41_008;
 const HALF_OPEN_OVER: u16 = 41_009;
 const HALF_OPEN_RESTING: u16 = 41_010;
-/// To a Service that is then removed.
+/// The port of a flow to a Service that is then removed.
 const LEFT_BEHIND: u16 = 41_011;
 
-/// Client port, seconds, and whether the flow then has to go. What stays has time left for three passes.
+/// Client port, seconds that its flow is moved back, and whether the flow must then be removed. A flow that stays has
+/// time left for three passes.
 const PUT_BACK: [(u16, u32, bool); 9] = [
     (DIALOGUE_OVER, timeout::UDP_ASSURED + 1, true),
     (DIALOGUE_RESTING, timeout::UDP_ASSURED - 40, false),
@@ -47,15 +48,15 @@ const PUT_BACK: [(u16, u32, bool); 9] = [
     (HALF_OPEN_OVER, timeout::TCP_HANDSHAKE + 1, true),
 ];
 
-/// The parts of the flow table, writable.
+/// The parts of the flow table, opened for writing.
 struct Flows {
     parts: Vec<HashMap<MapData, FlowKey, Flow>>,
 }
 
-/// A family and the client's port, less what [`port`] adds: what a flow is called here.
+/// The name of a flow in this test: its family, and the client's port without the offset of [`port`].
 type Name = (Family, u16);
 
-/// A socket of IPv6 takes its port for both families.
+/// The offset of IPv6 client ports, because an IPv6 socket takes its port in both families.
 const APART: u16 = 1_000;
 
 fn port(family: Family, port: u16) -> u16 {
@@ -84,7 +85,7 @@ impl Flows {
         })
     }
 
-    /// Entries of each flow.
+    /// The number of entries of each flow.
     fn entries(&self) -> Result<BTreeMap<Name, usize>> {
         let mut counts = BTreeMap::new();
         for part in &self.parts {
@@ -96,7 +97,7 @@ impl Flows {
         Ok(counts)
     }
 
-    /// The flows of these names were last seen so many seconds earlier.
+    /// Moves the last packet of flows back by the number of seconds that `put_back` returns for their name.
     fn put_back(&mut self, put_back: impl Fn(Name) -> Option<u32>) -> Result<()> {
         for part in &mut self.parts {
             let entries: Vec<_> = part.iter().collect::<Result<_, _>>()?;
@@ -112,7 +113,7 @@ impl Flows {
     }
 }
 
-/// Sockets whose flows live, rest, or are over.
+/// Sockets whose flows are live, resting, or over.
 struct Conversations {
     dialogues: Vec<UdpHandle>,
     unanswered: Vec<(u16, UdpSocket, SocketAddr)>,
@@ -148,7 +149,7 @@ impl Conversations {
         Ok(held)
     }
 
-    /// One packet of each flow that lives.
+    /// Sends one packet of each live flow.
     fn talk(&mut self) -> Result<()> {
         let is_live = |port| [DIALOGUE_LIVE, DIALOGUE_LIVE + APART].contains(&port);
         for handle in self.dialogues.iter_mut().filter(|handle| is_live(handle.local.port())) {
@@ -181,7 +182,7 @@ fn wait_until(limit: Duration, what: &str, mut done: impl FnMut() -> Result<bool
 #[test]
 fn idle_flows_go_and_live_ones_stay() -> Result<()> {
     let stage = Stage::new(Layout::routed())?;
-    // Nobody answers there.
+    // No backend answers on this port.
     let mute = 50;
     for (service, host) in [("mute", mute), ("leaving", mute + 1)] {
         let service = Service::new(service).vips(host).udp(53, CLOSED);
@@ -206,7 +207,7 @@ fn idle_flows_go_and_live_ones_stay() -> Result<()> {
     assert!(
         Family::ALL.iter().all(|family| bits(&stage).is_ok_and(|bits| bits.contains(&frontend(*family))))
     );
-    // What is left behind is over for IPv6, and not yet for IPv4.
+    // The flow to the removed Service is over for IPv6 and not yet for IPv4.
     flows.put_back(|(family, port)| match port {
         LEFT_BEHIND => (family == Family::V6).then_some(timeout::UDP_NEW + 1),
         _ => PUT_BACK.iter().find(|(of, ..)| *of == port).map(|(_, seconds, _)| *seconds),
@@ -224,13 +225,13 @@ fn idle_flows_go_and_live_ones_stay() -> Result<()> {
         let entries = flows.entries()?;
         Ok(!all.iter().any(|name| is_over(name) && entries.contains_key(name)))
     })?;
-    assert_eq!(flows.entries()?, expected, "what is not over stays");
-    // Bits go in the second pass that finds them idle.
+    assert_eq!(flows.entries()?, expected, "flows that are not over stay");
+    // Bits are cleared in the second pass that finds them idle.
     wait_until(PASS * 2, "the bit of the removed Service is cleared", || {
         held.talk()?;
         Ok(!bits(&stage)?.contains(&frontend(Family::V6)))
     })?;
-    assert_eq!(flows.entries()?, expected, "what is not over stays");
+    assert_eq!(flows.entries()?, expected, "flows that are not over stay");
     let bits = bits(&stage)?;
     assert!(bits.contains(&frontend(Family::V4)), "a flow still needs this bit");
     for family in Family::ALL {
@@ -244,7 +245,7 @@ fn idle_flows_go_and_live_ones_stay() -> Result<()> {
     for connection in &mut held.connections {
         connection.ping()?;
     }
-    // What was swept can begin anew.
+    // Swept flows can begin again.
     for dialogue in &mut held.dialogues {
         dialogue.ask()?;
     }

@@ -1,4 +1,4 @@
-//! One agent at a time: a second one waits, touches nothing, and takes over.
+//! One agent runs at a time: a second one waits, touches nothing, and takes over.
 
 use crate::stage::{SHOP, Stage, WEB, operations, service};
 use anyhow::Result;
@@ -6,15 +6,15 @@ use lb_tests::world::Layout;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// What a second agent says while the first one runs.
+/// The message of a second agent while the first one runs.
 const WAITS: &str = "waiting until it ends";
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Until `web` has so many endpoints.
+/// Waits until `web` has this number of endpoints.
 pub fn wait_for_endpoints(stage: &Stage, count: usize) -> Result<()> {
     let deadline = Instant::now() + LIMIT;
     while stage.endpoints("web")?.len() != count {
-        assert!(Instant::now() < deadline, "nobody applied the change");
+        assert!(Instant::now() < deadline, "no agent applied the change");
         sleep(Duration::from_millis(5));
     }
     Ok(())
@@ -28,7 +28,7 @@ fn a_second_agent_waits_and_takes_over_when_the_first_ends() -> Result<()> {
     let load = stage.load(SHOP, 100);
     let mut second = stage.world.spawn_agent(&[])?;
     second.wait_for_text(WAITS, LIMIT)?;
-    let pid = first.pid().expect("it runs");
+    let pid = first.pid().expect("the first agent runs");
     let log = second.log();
     assert!(log.contains(&format!("another lb agent (pid {pid}) has")), "{log}");
     assert!(log.contains(&*stage.world.folder().pins().to_string_lossy()), "{log}");
@@ -36,11 +36,11 @@ fn a_second_agent_waits_and_takes_over_when_the_first_ends() -> Result<()> {
     let log = second.log();
     assert!(
         log.matches(WAITS).count() == 1 && !log.contains("attached"),
-        "said once, and nothing done: {log}"
+        "the agent says it once and does nothing: {log}"
     );
     assert!(stage.tables()? == tables);
 
-    // The first one is in charge as before.
+    // The first agent is still in charge.
     stage.write(&service("web", WEB), &stage.world.backends()[..1])?;
     wait_for_endpoints(&stage, 1)?;
     stage.write(&service("web", WEB), stage.world.backends())?;
@@ -57,7 +57,7 @@ fn a_second_agent_waits_and_takes_over_when_the_first_ends() -> Result<()> {
     Ok(())
 }
 
-/// SIGKILL gives the lock back as well; and of two that wait, one goes on waiting.
+/// SIGKILL releases the lock as well; of two waiting agents, one continues to wait.
 #[test]
 fn the_place_of_a_killed_agent_is_taken_by_one_of_two() -> Result<()> {
     let stage = Stage::new(Layout::routed())?;
@@ -72,22 +72,22 @@ fn the_place_of_a_killed_agent_is_taken_by_one_of_two() -> Result<()> {
     let deadline = Instant::now() + LIMIT;
     let is_ready = |agent: &lb_tests::world::Agent| agent.log().contains(" ready ");
     while !waiting.iter().any(is_ready) {
-        assert!(Instant::now() < deadline, "nobody took over");
+        assert!(Instant::now() < deadline, "no agent took over");
         sleep(Duration::from_millis(5));
     }
     sleep(Duration::from_millis(300));
-    assert_eq!(waiting.iter().filter(|agent| is_ready(agent)).count(), 1, "one at a time");
+    assert_eq!(waiting.iter().filter(|agent| is_ready(agent)).count(), 1, "exactly one agent takes over");
     stage.ask(WEB).assert_clean();
     waiting.sort_by_key(|agent| !is_ready(agent));
-    // One that waits ends when it is told to.
+    // A waiting agent ends on SIGTERM.
     assert!(waiting[1].terminate()?.success(), "{}", waiting[1].log());
     assert!(!waiting[1].log().contains("attached"), "{}", waiting[1].log());
     stage.ask(SHOP).assert_clean();
     Ok(())
 }
 
-/// Between the end of an agent and the turn of the next one, somebody cleans up: the folder that was waited for
-/// is gone, and made anew.
+/// Between the end of an agent and the turn of the next one, a user runs `lb cleanup`: the folder that the agent
+/// waits for is gone and is created again.
 #[test]
 fn a_waiting_agent_survives_a_cleanup() -> Result<()> {
     let stage = Stage::new(Layout::routed())?;
@@ -95,9 +95,9 @@ fn a_waiting_agent_survives_a_cleanup() -> Result<()> {
     let mut second = stage.world.spawn_agent(&[])?;
     second.wait_for_text(WAITS, LIMIT)?;
     let said = stage.world.lb_output(&["cleanup"])?;
-    assert!(!said.status.success(), "an agent runs");
+    assert!(!said.status.success(), "cleanup must fail while an agent runs");
     first.terminate()?;
-    // Either may be the quicker one.
+    // Either of the two may be faster.
     let cleaned = stage.world.lb_output(&["cleanup"])?;
     second.wait_until_ready()?;
     println!("cleanup was first: {}", cleaned.status.success());

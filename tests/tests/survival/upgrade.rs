@@ -1,4 +1,4 @@
-//! Another version takes the place of one that runs; or cannot, and then changes nothing.
+//! Another version replaces a running one, or cannot do so and then changes nothing.
 
 use crate::stage::{SHOP, Stage, WEB, operations, service};
 use crate::swap::programs;
@@ -13,16 +13,17 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// What the programs on the node's links are made of: the kernel's hashes of their instructions.
+/// The kernel's hashes of the instructions of the programs on the node's links.
 pub fn tags(stage: &Stage, attach: &str) -> Result<BTreeSet<u64>> {
     let ids = programs(stage, attach)?;
-    // Those of the whole machine. A program of another test may be gone before the kernel is asked about it.
+    // These are the programs of the whole machine. A program of another test may be gone before the kernel is asked
+    // about it.
     let loaded: BTreeMap<u32, u64> =
         loaded_programs().flatten().map(|program| (program.id(), program.tag())).collect();
     ids.iter().map(|id| loaded.get(id).copied().with_context(|| format!("no program {id}"))).collect()
 }
 
-/// A rolling update with surge: the new one starts beside the old one, which is then told to end.
+/// A rolling update with surge: the new agent starts next to the old one, which is then told to end.
 pub fn upgrade(stage: &Stage, old: &mut Agent, binary: &Path, args: &[&str]) -> Result<Agent> {
     let mut new = stage.spawn_agent_of(binary, args)?;
     new.wait_for_text("waiting until it ends", LIMIT)?;
@@ -77,14 +78,14 @@ fn an_upgrade_whose_programs_do_not_load_changes_nothing() -> Result<()> {
     let (ids, tables) = (programs(&stage, "tcx")?, stage.tables()?);
     let check_refused = |stage: &Stage| -> Result<()> {
         let mut new = stage.spawn_agent_of(broken.path(), &[])?;
-        let failed = new.wait_until_ready().expect_err("it cannot start").to_string();
+        let failed = new.wait_until_ready().expect_err("the agent cannot start").to_string();
         assert!(failed.contains("the kernel refuses the program"), "{failed}");
-        assert!(failed.contains("9999"), "the verifier's words: {failed}");
+        assert!(failed.contains("9999"), "the verifier's message is missing: {failed}");
         assert!(!failed.contains("panicked") && !failed.contains("waiting until"), "{failed}");
         assert!(programs(stage, "tcx")? == ids && stage.tables()? == tables);
         Ok(())
     };
-    // Found out while the old one is still in charge, which it stays.
+    // The failure is found while the old agent is in charge, and the old agent stays in charge.
     check_refused(&stage)?;
     stage.write(&service("web", WEB), &stage.world.backends()[..1])?;
     crate::turns::wait_for_endpoints(&stage, 1)?;
@@ -92,10 +93,10 @@ fn an_upgrade_whose_programs_do_not_load_changes_nothing() -> Result<()> {
     crate::turns::wait_for_endpoints(&stage, 3)?;
     agent.terminate()?;
 
-    // And where nobody is in charge.
+    // The same holds if no agent is in charge.
     let tables = stage.tables()?;
     let mut new = stage.spawn_agent_of(broken.path(), &[])?;
-    new.wait_until_ready().expect_err("it cannot start");
+    new.wait_until_ready().expect_err("the agent cannot start");
     assert!(programs(&stage, "tcx")? == ids && stage.tables()? == tables);
     agent.start_again()?;
     assert_eq!(operations(&agent)?, 0);
@@ -117,9 +118,9 @@ fn an_upgrade_that_finds_a_map_of_another_shape_leaves_the_old_agent_in_charge()
         ["map", "create", &path, "type", "hash", "key", "4", "value", "8", "entries", "8", "name", "x"];
     stage.world.node().run("bpftool", &create).context("bpftool")?;
     let mut new = stage.world.spawn_agent(&[])?;
-    let failed = new.wait_until_ready().expect_err("it cannot start").to_string();
+    let failed = new.wait_until_ready().expect_err("the agent cannot start").to_string();
     assert!(failed.contains(&*path) && failed.contains("of another shape"), "{failed}");
-    assert!(!failed.contains("waiting until"), "found out before it waits: {failed}");
+    assert!(!failed.contains("waiting until"), "the map must be found before the agent waits: {failed}");
     assert_eq!(programs(&stage, "tcx")?, ids);
     load.assert_clean();
     Ok(())

@@ -1,4 +1,4 @@
-//! Who goes where: frontends of every kind, policies, source ranges, affinity.
+//! Where packets go: frontends of every kind, policies, source ranges, affinity.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -17,7 +17,7 @@ use lb_userspace::objects::name::ServicePortName;
 
 use crate::{Ends, V4, V6, each_family};
 
-/// Addresses of the node and of the outside, in the family of the ends.
+/// Addresses of the node and outside the cluster, in the family of the ends.
 struct Outer {
     node: &'static str,
     node_port: &'static str,
@@ -43,7 +43,7 @@ fn outer(ends: &Ends) -> Outer {
     }
 }
 
-/// A service on a frontend of every kind.
+/// A service with a frontend of every kind.
 fn everywhere(proto: Proto, ends: &Ends, backends: &[&str]) -> (ServicePortName, DesiredPort) {
     let outer = outer(ends);
     let service = service(proto, ends.vip, backends);
@@ -70,7 +70,7 @@ fn frontends_of_every_kind_lead_to_the_backend_and_back() -> Result<()> {
             for (to, number) in
                 [ends.vip, outer.node_port, outer.balancer, outer.external].into_iter().zip(1..)
             {
-                // Each from a port of its own: at the backend they are one address.
+                // Each connection has its own port, because all have the same destination at the backend.
                 let client = SocketAddr::new(first(proto, ends.client, to).src, 40_000 + number);
                 let sent = first(proto, client, to);
                 assert_same(&path.from_pod(&sent)?.packet()?, &sent.clone().with_dst(ends.backend));
@@ -112,7 +112,7 @@ fn a_pod_reaches_itself_through_frontends_of_every_kind() -> Result<()> {
 fn a_flow_by_an_address_that_left_the_node_is_found_after_a_sweep() -> Result<()> {
     each_family(|ends| {
         let outer = outer(ends);
-        // An address in a block of its own, with no flow.
+        // An address in a block of its own that has no flow.
         let idle = outer.balancer.parse::<SocketAddr>()?.ip();
         let bits = [outer.node.parse::<IpAddr>()?, idle].map(|address| node_bit(address.into()));
         let mut path = Datapath::new()?;
@@ -140,12 +140,12 @@ fn a_node_port_answers_on_the_addresses_of_the_node_and_nowhere_else() -> Result
         assert_same(&path.from_pod(&sent)?.packet()?, &sent);
         path.set_node_addresses(&[outer.node])?;
         assert_same(&path.from_pod(&sent)?.packet()?, &sent.clone().with_dst(ends.backend));
-        // The flow goes on when the address is gone, a new one does not begin.
+        // The flow continues when the address is gone, but a new flow cannot begin.
         path.set_node_addresses(&[])?;
         assert_same(&path.from_pod(&sent)?.packet()?, &sent.clone().with_dst(ends.backend));
         let later = SocketAddr::new(sent.src, 40_001);
         assert_eq!(path.from_pod(&tcp(later, outer.node_port).syn())?.packet()?.to(), sent.to());
-        // Another node's, and another protocol's.
+        // The NodePort at the address of another node, and with another protocol.
         path.set_node_addresses(&[outer.node])?;
         for other in
             [tcp(later, ends.second.replace(":8080", ":30080").as_str()).syn(), udp(later, outer.node_port)]
@@ -159,7 +159,8 @@ fn a_node_port_answers_on_the_addresses_of_the_node_and_nowhere_else() -> Result
     })
 }
 
-/// The internal policy is for ClusterIPs; from inside, the other kinds lead to the Cluster set, whatever the policies.
+/// The internal policy applies to ClusterIPs; from inside, the other kinds lead to the Cluster set, whatever the
+/// policies.
 #[test]
 fn under_local_policies_a_pod_gets_the_local_set_at_the_cluster_ip_only() -> Result<()> {
     each_family(|ends| {
@@ -176,7 +177,7 @@ fn under_local_policies_a_pod_gets_the_local_set_at_the_cluster_ip_only() -> Res
             let sent = tcp(client, to).syn();
             assert_same(&path.from_pod(&sent)?.packet()?, &sent.clone().with_dst(ends.backend));
         }
-        // An endpoint of this node.
+        // The Service gets an endpoint on this node.
         let (_, both) = service(Proto::Tcp, ends.vip, &[ends.backend, ends.second]);
         port.backends = both.backends;
         port.local = BTreeSet::from([endpoint(ends.second)]);
@@ -210,13 +211,13 @@ fn source_ranges_are_for_load_balancer_addresses_and_new_connections() -> Result
             let sent = tcp(SocketAddr::new(known.src, 42_000 + port), to).syn();
             assert_same(&path.from_pod(&sent)?.packet()?, &sent.clone().with_dst(ends.backend));
         }
-        // A range with this client in it, beside another one.
+        // A range that contains this client, next to another range.
         let len = if ends.client == V4.client { 24 } else { 64 };
         port.source_ranges.insert(Prefix::new(known.src, len));
         path.set([(name.clone(), port.clone())])?;
         let sent = tcp(SocketAddr::new(known.src, 43_000), outer.balancer).syn();
         assert_same(&path.from_pod(&sent)?.packet()?, &sent.clone().with_dst(ends.backend));
-        // None: all may come.
+        // Without ranges every client is admitted.
         port.source_ranges.clear();
         path.set([(name, port)])?;
         let sent = tcp(SocketAddr::new(known.src, 43_001), outer.balancer).syn();
@@ -225,9 +226,9 @@ fn source_ranges_are_for_load_balancer_addresses_and_new_connections() -> Result
     })
 }
 
-/// Ranges belong to one service: those of the id next to it admit nobody.
+/// Ranges belong to one service: those of the next service id admit no client.
 #[test]
-fn the_source_ranges_of_another_service_admit_nobody() -> Result<()> {
+fn the_source_ranges_of_another_service_admit_no_client() -> Result<()> {
     let mut path = Datapath::new()?;
     let open = Prefix::new("10.244.0.0".parse()?, 16);
     let shut = Prefix::new("192.0.2.0".parse()?, 24);
@@ -245,7 +246,7 @@ fn the_source_ranges_of_another_service_admit_nobody() -> Result<()> {
 
 const MANY: [&str; 4] = ["10.244.1.11:8080", "10.244.1.12:8080", "10.244.1.13:8080", "10.244.1.14:8080"];
 
-/// Where this many new connections of one client go.
+/// The backends that new connections of one client, from these ports, go to.
 fn visited(path: &mut Datapath, to: &str, ports: std::ops::Range<u16>) -> Result<BTreeSet<String>> {
     let mut visited = BTreeSet::new();
     for port in ports {
@@ -300,19 +301,20 @@ fn affinity_is_forgotten_when_its_timeout_passed_without_a_new_connection() -> R
     let mut path = Datapath::new()?;
     path.set([sticky(3, &MANY)])?;
     let mut all = BTreeSet::new();
-    // Refreshed by each new connection: longer than the timeout altogether.
+    // Each new connection refreshes the affinity, so it lasts longer than the timeout in all.
     for step in 0..5 {
         all.extend(visited(&mut path, V4.vip, 20_000 + step * 10..20_005 + step * 10)?);
         sleep(Duration::from_millis(1_000));
     }
     assert_eq!(all.len(), 1, "{all:?}");
-    // Alone it is as likely to come back to the same one: each try begins with a pause.
+    // After its timeout the client may return to the same backend by chance, so several tries are made, each after a
+    // pause.
     let mut after = BTreeSet::new();
     for step in 0..4 {
         sleep(Duration::from_millis(3_050));
         after.extend(visited(&mut path, V4.vip, 21_000 + step * 10..21_005 + step * 10)?);
     }
-    // Four times the same of four: once in 64 runs; so more tries then.
+    // Four tries get the same one of four backends once in 64 runs; more tries are made in this case.
     for step in 4..16 {
         if after.len() > 1 {
             break;
@@ -321,41 +323,43 @@ fn affinity_is_forgotten_when_its_timeout_passed_without_a_new_connection() -> R
         after.extend(visited(&mut path, V4.vip, 21_000 + step * 10..21_005 + step * 10)?);
     }
     assert!(after.len() > 1, "{after:?}");
-    // A shorter timeout counts at once.
+    // A new timeout takes effect at once.
     path.set([sticky(10_800, &MANY)])?;
     let before = visited(&mut path, V4.vip, 22_000..22_010)?;
     assert_eq!(before.len(), 1);
     Ok(())
 }
 
-/// A backend that left the set (it is not ready, or goes) is not stuck to, though it still has its flows.
+/// Affinity does not keep a client at a backend that left the set (not ready, or removed), although the backend still
+/// has its flows.
 #[test]
 fn affinity_is_valid_only_within_the_set() -> Result<()> {
     let mut path = Datapath::new()?;
     path.set([sticky(10_800, &MANY)])?;
-    let first = visited(&mut path, V4.vip, 20_000..20_010)?.pop_first().expect("one");
+    let first =
+        visited(&mut path, V4.vip, 20_000..20_010)?.pop_first().expect("the client reaches a backend");
     let (name, mut port) = sticky(10_800, &MANY);
     port.cluster.remove(&endpoint(&first));
     path.set([(name, port)])?;
     let second = visited(&mut path, V4.vip, 21_000..21_010)?;
     assert_eq!(second.len(), 1);
     assert!(!second.contains(&first));
-    // It is back, and the client stays where it went.
+    // The backend is back, and the client stays with the new one.
     path.set([sticky(10_800, &MANY)])?;
     assert_eq!(visited(&mut path, V4.vip, 22_000..22_010)?, second);
-    // Gone for good.
+    // The new backend is removed for good.
     let left: Vec<&str> = MANY.into_iter().filter(|backend| !second.contains(*backend)).collect();
     path.set([sticky(10_800, &left)])?;
     let third = visited(&mut path, V4.vip, 23_000..23_010)?;
     assert!(third.len() == 1 && third.is_disjoint(&second), "{third:?}");
-    // A new endpoint that gets its backend id is not taken for it.
+    // A new endpoint that gets the id of a removed backend is not mistaken for it.
     path.set([sticky(10_800, &["10.244.1.99:8080", "10.244.1.98:8080"])])?;
     assert_eq!(visited(&mut path, V4.vip, 24_000..24_010)?.len(), 1);
     Ok(())
 }
 
-/// Two connections of one client begin on two CPUs, and both find that its backend left: they go to the same one. Here
-/// one after the other, each with the table as the other found it.
+/// Two connections of one client begin on two CPUs, and both find that the client's backend has left: they choose the
+/// same new backend. Here they run one after the other, each with the table as the other found it.
 #[test]
 fn connections_that_replace_a_clients_backend_at_once_agree() -> Result<()> {
     const CLIENTS: u8 = 64;
@@ -383,7 +387,7 @@ fn connections_that_replace_a_clients_backend_at_once_agree() -> Result<()> {
     };
     let first = chosen(21_000)?;
     assert_eq!(chosen(22_000)?, first);
-    // All clients of the one that left are spread over those that are there.
+    // The clients of the removed backend are spread over the remaining ones.
     let share = |backend: &str| first.iter().filter(|one| *one == backend).count();
     assert!(MANY.into_iter().all(|backend| share(backend) >= 4), "{first:?}");
     Ok(())
@@ -393,7 +397,8 @@ fn connections_that_replace_a_clients_backend_at_once_agree() -> Result<()> {
 fn affinity_under_a_local_policy_is_within_the_local_set() -> Result<()> {
     let mut path = Datapath::new()?;
     path.set([sticky(10_800, &MANY)])?;
-    let first = visited(&mut path, V4.vip, 20_000..20_010)?.pop_first().expect("one");
+    let first =
+        visited(&mut path, V4.vip, 20_000..20_010)?.pop_first().expect("the client reaches a backend");
     let (name, mut port) = sticky(10_800, &MANY);
     port.flags |= ServiceRecord::INTERNAL_LOCAL;
     port.local = MANY.into_iter().filter(|backend| *backend != first).map(endpoint).collect();

@@ -1,4 +1,4 @@
-//! Packets as sentences, through the real programs: what goes in, what comes out.
+//! Packets as sentences, through the real programs: the packets that enter and the packets that leave.
 
 mod frontends;
 mod refusals;
@@ -14,7 +14,7 @@ use lb_tests::packet::{Extension, Mac, Packet, Transport, assert_same, icmp, tcp
 use lb_tests::program::Run;
 use refusals::{checked_rst, expected_rst};
 
-/// The ends of a test, in one family.
+/// The addresses of a test, in one family.
 struct Ends {
     client: &'static str,
     vip: &'static str,
@@ -44,7 +44,7 @@ fn each_family(test: impl Fn(&Ends) -> Result<()>) -> Result<()> {
 }
 
 fn checked(path: &mut Datapath, name: &str, packet: &Packet) -> Result<(i32, Packet)> {
-    // Both kinds of checksum that a real frame comes with.
+    // Covers both kinds of checksum that a real frame may have.
     let complete = Run::new().checksum_complete().packet(path.program(name)?, packet)?;
     Ok((complete.verdict, complete.packet()?))
 }
@@ -144,7 +144,7 @@ fn what_is_too_deep_or_no_transport_passes_untouched() -> Result<()> {
         assert_same(&outcome.packet()?, &packet);
     }
     assert_eq!(path.counter(Counter::PassTooDeep)?, 2);
-    // Not IPv4 in disguise: nobody may speak these addresses on the wire.
+    // IPv4-mapped addresses must not appear on the wire and are not treated as IPv4.
     let mapped = tcp("[::ffff:10.244.1.10]:40000", "[::ffff:10.96.0.10]:80").syn();
     assert_eq!(path.from_pod(&mapped)?.frame, mapped.bytes());
     assert!(path.flow_keys()?.is_empty());
@@ -173,7 +173,7 @@ fn truncated_frames_pass_and_never_trap() -> Result<()> {
     path.set([service(Proto::Tcp, V4.vip, &[V4.backend]), service(Proto::Tcp, V6.vip, &[V6.backend])])?;
     for whole in [tcp(V4.client, V4.vip).syn().bytes(), tcp(V6.client, V6.vip).syn().vlan(3).bytes()] {
         for len in 14..whole.len() {
-            // Some lengths the kernel itself refuses.
+            // The kernel itself refuses some lengths.
             if let Ok(outcome) = Run::new().frame(path.program(names::POD_INGRESS)?, &whole[..len]) {
                 assert_eq!(outcome.verdict, CONTINUE, "{len} bytes");
                 assert_eq!(outcome.frame, &whole[..len]);
@@ -188,7 +188,7 @@ fn not_ours_is_left_alone() -> Result<()> {
     each_family(|ends| {
         let mut path = Datapath::new()?;
         path.set([service(Proto::Tcp, ends.vip, &[ends.backend])])?;
-        // Another address, and the way back.
+        // The packets go to another address, or come back from the backend.
         for packet in [
             tcp(ends.client, ends.other_vip).syn(),
             udp(ends.client, ends.other_vip).payload("x"),
@@ -211,7 +211,7 @@ fn a_connection_is_assured_by_its_handshake_and_leaves_the_table_when_both_sides
         let state = |path: &Datapath| -> Result<_> {
             let flows = path.flows()?;
             assert_eq!(flows.len(), 1, "{flows:?}");
-            assert_eq!(path.flow_keys()?.len(), 2, "each entry stands once");
+            assert_eq!(path.flow_keys()?.len(), 2, "each entry exists once");
             Ok((flows[0].phase, flows[0].table))
         };
         path.from_pod(&tcp(ends.client, ends.vip).syn())?;
@@ -224,7 +224,7 @@ fn a_connection_is_assured_by_its_handshake_and_leaves_the_table_when_both_sides
         assert_eq!(state(&path)?, ("closing", "flows"));
         path.to_pod(&tcp(ends.backend, ends.client).fin())?;
         assert_eq!(state(&path)?, ("closed", "flows_syn"));
-        // The last ACK still finds its way.
+        // The last ACK still reaches the backend.
         let last = tcp(ends.client, ends.vip).ack();
         assert_same(&path.from_pod(&last)?.packet()?, &last.clone().with_dst(ends.backend));
         Ok(())
@@ -276,7 +276,7 @@ fn tcp_to_a_removed_backend_is_reset_and_a_syn_starts_anew() -> Result<()> {
         assert_same(&out, &expected_rst(&sent));
         assert_eq!(path.counter(Counter::ResetBackendGone)?, 1);
         assert!(path.flow_keys()?.is_empty());
-        // The same with the kernel's eye on the checksum: it may not be trimmed.
+        // The same with a segment that is not trimmed, so that the kernel also checks the checksum.
         let syn = tcp(ends.client, ends.vip).syn();
         path.from_pod(&syn)?;
         path.set([service(Proto::Tcp, ends.vip, &[ends.backend])])?;
@@ -311,14 +311,14 @@ fn udp_to_a_removed_backend_moves_to_another() -> Result<()> {
 }
 
 #[test]
-fn a_flow_goes_on_when_its_frontend_is_gone_but_not_without_its_backend() -> Result<()> {
+fn a_flow_continues_when_its_frontend_is_gone_but_not_without_its_backend() -> Result<()> {
     let mut path = Datapath::new()?;
     let (name, port) = service(Proto::Udp, V4.vip, &[V4.backend]);
     path.set([(name.clone(), port)])?;
     let sent = udp(V4.client, V4.vip).payload("x");
     path.from_pod(&sent)?;
     path.remove(&name)?;
-    // The backend went with its service: there is nobody left to take the flow.
+    // The backend was removed with its service, so nothing is left to take the flow.
     let outcome = path.from_pod(&sent)?;
     assert_eq!(outcome.verdict, CONTINUE);
     Ok(())
@@ -338,7 +338,7 @@ fn two_vips_with_one_backend_never_share_a_tuple() -> Result<()> {
         assert_eq!(out.to(), ends.backend.parse()?);
         assert_eq!(out.from().ip(), second.src);
         assert_ne!(out.from().port(), 40_000);
-        // Each reply finds its own.
+        // Each reply goes to its own connection.
         let reply = tcp(ends.backend, out.from()).syn_ack();
         let (_, back) = checked(&mut path, names::POD_EGRESS, &reply)?;
         assert_same(&back, &reply.clone().with_src(ends.other_vip).with_dst(ends.client));
@@ -352,7 +352,7 @@ fn two_vips_with_one_backend_never_share_a_tuple() -> Result<()> {
 #[test]
 fn a_direct_connection_and_a_translated_one_never_share_a_tuple() -> Result<()> {
     each_family(|ends| {
-        // Direct first, then through the VIP.
+        // The direct connection comes first, then the one through the VIP.
         let mut path = Datapath::new()?;
         path.set([service(Proto::Tcp, ends.vip, &[ends.backend])])?;
         let direct = tcp(ends.client, ends.backend).syn();
@@ -363,7 +363,7 @@ fn a_direct_connection_and_a_translated_one_never_share_a_tuple() -> Result<()> 
         assert_ne!(out.from().port(), 40_000);
         assert_same(&path.to_pod(&reply)?.packet()?, &reply);
 
-        // Through the VIP first, then direct.
+        // The connection through the VIP comes first, then the direct one.
         let mut path = Datapath::new()?;
         path.set([service(Proto::Tcp, ends.vip, &[ends.backend])])?;
         handshake(&mut path, ends)?;
@@ -394,7 +394,7 @@ fn a_pod_that_is_its_own_backend_gets_its_packet_back() -> Result<()> {
             let vip_side = ends.vip.replace(":80", ":40000");
             let shown = sent.clone().with_src(vip_side.as_str()).with_dst(own.as_str());
             assert_same(&out, &shown.macs(sent.eth_dst, sent.eth_src));
-            // It leaves by the same link, untouched.
+            // The packet leaves through the same link, untouched.
             assert_same(&path.to_pod(&out)?.packet()?, &out);
             let reply = match proto {
                 Proto::Udp => udp(own.as_str(), vip_side.as_str()).payload("y"),
@@ -424,7 +424,8 @@ fn on_a_bridge_port_packets_go_where_replies_come_from() -> Result<()> {
         Run::new().packet(path.program(names::PORT_EGRESS)?, &reply)?;
         let next = Run::new().packet(path.program(names::PORT_INGRESS)?, &sent.clone().ack())?.packet()?;
         assert_same(&next, &sent.clone().ack().with_dst(ends.backend).macs(pod, neighbour));
-        // Without replies it is asked again where the backend is: the packet after the first of a later beat.
+        // Without replies, the packet path asks again where the backend is: with the packet after the first one of a
+        // later interval.
         std::thread::sleep(Duration::from_secs(4));
         let mut later = || -> Result<_> {
             Ok(Run::new().packet(path.program(names::PORT_INGRESS)?, &sent.clone().ack())?.packet()?.eth_dst)
@@ -439,7 +440,7 @@ fn a_redirect_about_a_translated_flow_is_dropped() -> Result<()> {
     let mut path = Datapath::new()?;
     path.set([service(Proto::Udp, V4.vip, &[V4.backend])])?;
     path.from_pod(&udp(V4.client, V4.vip).payload("x"))?;
-    // It quotes the packet as it left us, without its Ethernet header.
+    // The redirect quotes the packet as it left us, without its Ethernet header.
     let quoted = |dst: &str| udp(V4.client, dst).payload("x").bytes()[14..].to_vec();
     let redirect =
         |dst: &str| icmp([10, 244, 1, 1].into(), [10, 244, 1, 10].into(), 5, 1).payload(quoted(dst));
@@ -462,7 +463,7 @@ fn an_error_about_a_translated_packet_quotes_what_the_client_sent() -> Result<()
                 Proto::Udp => udp(ends.client, vip).payload("a long datagram"),
                 _ => tcp(ends.client, vip).syn(),
             };
-            // The second has another source port behind the translation: a clash.
+            // The second connection has another source port behind the translation, because of a clash.
             for vip in [ends.vip, ends.other_vip] {
                 let behind = path.from_pod(&sent(vip))?.packet()?;
                 let error = |quoted: &Packet| {
@@ -472,14 +473,15 @@ fn an_error_about_a_translated_packet_quotes_what_the_client_sent() -> Result<()
                             (Ipv6Addr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]).into(), client)
                         }
                     };
-                    // Fragmentation needed, packet too big; as much as a router quotes at the least.
+                    // "Fragmentation needed" and "packet too big", with the minimum that a router quotes.
                     let (kind, code) = if client.is_ipv4() { (3, 4) } else { (2, 0) };
                     let header = if client.is_ipv4() { 20 } else { 40 };
                     icmp(router, client, kind, code).payload(&quoted.bytes()[14..14 + header + 8])
                 };
                 let (verdict, out) = checked(&mut path, names::POD_EGRESS, &error(&behind))?;
                 assert_eq!(verdict, CONTINUE);
-                // The transport checksum within the quotation stays what it was: 8 bytes have it for UDP only.
+                // The transport checksum in the quotation is unchanged: only for UDP does it lie within the eight
+                // quoted bytes.
                 let mut expected = error(&sent(vip));
                 if proto == Proto::Udp {
                     expected = with_udp_check_of(expected, &error(&behind));
@@ -494,8 +496,8 @@ fn an_error_about_a_translated_packet_quotes_what_the_client_sent() -> Result<()
     })
 }
 
-/// A client that closed its port, or whose namespace has a small MTU, says so to the VIP: the backend hears it, about the
-/// reply that it sent.
+/// A client that closed its port, or whose namespace has a small MTU, sends an error to the VIP: the backend receives
+/// it, about the reply that the backend sent.
 #[test]
 fn an_error_of_a_client_about_a_reply_goes_to_the_backend() -> Result<()> {
     each_family(|ends| {
@@ -509,7 +511,7 @@ fn an_error_of_a_client_about_a_reply_goes_to_the_backend() -> Result<()> {
                 service(proto, ends.vip, &[ends.backend]),
                 service(proto, ends.other_vip, &[ends.backend]),
             ])?;
-            // The second has another source port behind the translation: a clash.
+            // The second connection has another source port behind the translation, because of a clash.
             for vip in [ends.vip, ends.other_vip] {
                 let (sent, answer): (Packet, fn(SocketAddr, SocketAddr) -> Packet) = match proto {
                     Proto::Udp => (udp(ends.client, vip), |from, to| udp(from, to).payload("an answer")),
@@ -521,11 +523,12 @@ fn an_error_of_a_client_about_a_reply_goes_to_the_backend() -> Result<()> {
                 assert_same(&restored, &reply.clone().with_src(vip).with_dst(ends.client));
                 let (verdict, out) = checked(&mut path, names::POD_INGRESS, &error(&restored))?;
                 assert_eq!(verdict, CONTINUE);
-                // As above, of the quotation's transport checksum.
+                // As above, the transport checksum of the quotation is unchanged.
                 let mut expected = with_udp_check_of(error(&reply), &error(&restored));
                 expected.src = restored.dst;
                 assert_same(&out, &expected);
-                // To another than who sent the reply, and from another than who got it.
+                // An error to an address other than the reply's sender, or from one other than its receiver, is left
+                // alone.
                 for is_to in [true, false] {
                     let mut other = error(&restored);
                     *(if is_to { &mut other.dst } else { &mut other.src }) = behind.dst;
@@ -540,7 +543,7 @@ fn an_error_of_a_client_about_a_reply_goes_to_the_backend() -> Result<()> {
     })
 }
 
-/// The last two bytes of a quotation of eight bytes of UDP.
+/// Copies the last two bytes of the quotation, the checksum of UDP, from another packet.
 fn with_udp_check_of(packet: Packet, other: &Packet) -> Packet {
     let body = |packet: &Packet| match &packet.transport {
         Transport::Icmp(icmp) => icmp.body.clone(),
@@ -561,9 +564,9 @@ fn selection_is_even() -> Result<()> {
     for port in 0..3000 {
         let sent = udp(("10.244.1.10".parse()?, 20_000 + port), V4.vip).payload("x");
         let to = path.from_pod(&sent)?.packet()?.to().to_string();
-        hits[backends.iter().position(|backend| *backend == to).expect("a backend")] += 1;
+        hits[backends.iter().position(|backend| *backend == to).expect("the packet goes to a backend")] += 1;
     }
-    // Chi-square with two degrees of freedom: 20.8 is passed once in 33,000 runs.
+    // Chi-square with two degrees of freedom exceeds 20.8 once in 33,000 runs.
     let chi: f64 = hits.iter().map(|hit| (f64::from(*hit) - 1000.0).powi(2) / 1000.0).sum();
     assert!(chi < 20.8, "{hits:?}");
     Ok(())

@@ -1,4 +1,4 @@
-//! What nobody serves: refused at once, dropped, or left alone.
+//! Packets that no endpoint serves: refused at once, dropped, or left alone.
 
 use anyhow::Result;
 use lb_common::{Counter, Prefix, Proto, names};
@@ -10,10 +10,11 @@ use lb_userspace::desired::ServiceRanges;
 
 use crate::{V4, V6, checked, each_family};
 
-/// As [`checked`], for a segment that is trimmed: the kernel then stops vouching for its checksum
-/// (`__skb_trim_rcsum`), but its test run compares all the same. So only what is not trimmed runs with it.
+/// Like [`checked`], for a segment that may be trimmed: the kernel then no longer vouches for its checksum
+/// (`__skb_trim_rcsum`), but its test run compares the checksum all the same. So only a segment that is not trimmed
+/// runs with the check.
 pub fn checked_rst(path: &mut Datapath, name: &str, packet: &Packet) -> Result<(i32, Packet)> {
-    let tcp = packet.tcp().expect("a segment");
+    let tcp = packet.tcp().expect("the packet is a TCP segment");
     if tcp.payload.is_empty() && tcp.options.is_empty() {
         return checked(path, name, packet);
     }
@@ -21,9 +22,9 @@ pub fn checked_rst(path: &mut Datapath, name: &str, packet: &Packet) -> Result<(
     Ok((outcome.verdict, outcome.packet()?))
 }
 
-/// What a RST must look like (RFC 9293 3.5.2).
+/// The RST that answers a segment (RFC 9293 3.5.2).
 pub fn expected_rst(sent: &Packet) -> Packet {
-    let segment = sent.tcp().expect("a segment");
+    let segment = sent.tcp().expect("the packet is a TCP segment");
     let rst = tcp(sent.to(), sent.from()).macs(sent.eth_dst, sent.eth_src).window(0);
     if segment.flags & Tcp::ACK != 0 {
         rst.rst().seq(segment.ack).acking(0)
@@ -55,7 +56,7 @@ fn a_segment_of_an_unknown_connection_is_reset() -> Result<()> {
 }
 
 #[test]
-fn with_adopt_an_unknown_connection_goes_on_to_the_kernel() -> Result<()> {
+fn with_adopt_an_unknown_connection_goes_to_the_kernel() -> Result<()> {
     let mut path = Datapath::with(Constants { adopt: true, ..Constants::default() })?;
     path.set([service(Proto::Tcp, V4.vip, &[V4.backend])])?;
     let sent = tcp(V4.client, V4.vip).ack();
@@ -89,7 +90,7 @@ fn a_service_without_endpoints_refuses_at_once() -> Result<()> {
     })
 }
 
-/// "Port unreachable" from the address that was asked, which quotes the IP header and eight bytes.
+/// "Port unreachable" from the address that was asked; it quotes the IP header and eight bytes.
 fn expected_unreachable(sent: &Packet) -> Packet {
     let header = if sent.src.is_ipv4() { 20 } else { 40 };
     let (kind, code) = if sent.src.is_ipv4() { (3, 3) } else { (1, 4) };
@@ -121,7 +122,8 @@ fn a_client_that_was_refused_with_a_fixed_port_reaches_the_first_endpoint() -> R
     })
 }
 
-/// Also one whose Service went and came back while it sent: nothing that it left holds it.
+/// The same holds if the Service was deleted and created again while the client sent: nothing that the old Service
+/// left blocks the client.
 #[test]
 fn a_client_of_a_service_that_returns_reaches_it() -> Result<()> {
     each_family(|ends| {
@@ -150,13 +152,13 @@ fn a_port_of_a_cluster_ip_that_no_service_has_is_refused() -> Result<()> {
             assert_eq!(verdict, REDIRECT);
             assert_same(&out, &expected_rst(&sent));
         }
-        // The number is served for the other protocol only.
+        // The port number is served for the other protocol only.
         let sent = udp(ends.client, ends.vip).payload("x");
         assert_same(&path.from_pod(&sent)?.packet()?, &expected_unreachable(&sent));
         assert_eq!(path.counter(Counter::ResetUnknownPort)?, 2);
         assert_eq!(path.counter(Counter::UnreachableUnknownPort)?, 1);
         assert!(path.flow_keys()?.is_empty());
-        // Without a Service the address is nobody's.
+        // Without a Service the address belongs to nothing of ours.
         path.remove(&name)?;
         assert_eq!(path.from_pod(&tcp(ends.client, ends.vip).syn())?.verdict, CONTINUE);
         Ok(())
@@ -173,7 +175,7 @@ fn a_ping_to_a_cluster_ip_is_left_alone() -> Result<()> {
 }
 
 fn prefix(text: &str) -> Prefix {
-    let (ip, len) = text.split_once('/').expect("an address and a length");
+    let (ip, len) = text.split_once('/').expect("a prefix has an address and a length");
     Prefix::new(ip.parse().expect("an address"), len.parse().expect("a length"))
 }
 
@@ -195,7 +197,7 @@ fn an_address_of_the_service_range_that_no_service_has_is_dropped() -> Result<()
         let syn = tcp(ends.client, ends.vip).syn();
         assert_same(&path.from_pod(&syn)?.packet()?, &syn.clone().with_dst(ends.backend));
 
-        // Another proxy has it.
+        // The address belongs to another proxy.
         path.set_service_ranges(ServiceRanges {
             cidrs: [prefix(range)].into(),
             others: [other.ip().into()].into(),
@@ -203,7 +205,7 @@ fn an_address_of_the_service_range_that_no_service_has_is_dropped() -> Result<()
         for sent in &strangers {
             assert_same(&path.from_pod(sent)?.packet()?, sent);
         }
-        // The range is not known any more.
+        // The range is no longer known.
         path.set_service_ranges(ServiceRanges::default())?;
         assert_eq!(path.from_pod(&strangers[0])?.verdict, CONTINUE);
         Ok(())

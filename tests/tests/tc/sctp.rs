@@ -1,4 +1,4 @@
-//! SCTP: addresses are translated, ports and the checksum over them stay.
+//! SCTP: addresses are translated; ports, and the checksum that covers them, do not change.
 
 use anyhow::Result;
 use lb_common::{Counter, FrontendKind, Proto, names};
@@ -25,7 +25,7 @@ const ENDS: [Ends; 2] = [
     },
 ];
 
-/// CRC32c is over ports and chunks, and is verified of all that comes out.
+/// CRC32c covers ports and chunks and is verified for every packet that comes out.
 #[test]
 fn sctp_goes_to_the_backend_and_the_reply_comes_from_the_vip() -> Result<()> {
     for ends in ENDS {
@@ -45,7 +45,7 @@ fn sctp_goes_to_the_backend_and_the_reply_comes_from_the_vip() -> Result<()> {
         }
         let flows = path.flows()?;
         assert_eq!((flows.len(), flows[0].phase, flows[0].table), (1, "assured", "flows"));
-        // An error about it comes back translated, too.
+        // An error about the association comes back translated as well.
         let (kind, code) = if ends.client == ENDS[0].client { (3, 4) } else { (2, 0) };
         let translated = sctp(ends.client, ends.backend).payload([7; 40]).bytes();
         let sent = sctp(ends.client, ends.vip).payload([7; 40]).bytes();
@@ -72,8 +72,8 @@ fn a_pod_reaches_itself_by_sctp() -> Result<()> {
     Ok(())
 }
 
-/// The port is under the checksum: a NodePort, or a targetPort of another number, leads nowhere. `lb services` and an Event
-/// say so (`SCTPPortChange`).
+/// The checksum covers the port: a NodePort, or a targetPort with another number, leads nowhere. `lb services` and an
+/// Event (`SCTPPortChange`) report such a port.
 #[test]
 fn sctp_to_an_endpoint_on_another_port_is_dropped() -> Result<()> {
     let mut path = Datapath::new()?;
@@ -90,7 +90,7 @@ fn sctp_to_an_endpoint_on_another_port_is_dropped() -> Result<()> {
     Ok(())
 }
 
-/// No answer can be made: a checksum that the kernel is to fill in would be written into it.
+/// No reply can be made, because a checksum that the kernel is to fill in would be written into it.
 #[test]
 fn sctp_that_nobody_serves_is_dropped() -> Result<()> {
     for ends in ENDS {
@@ -101,14 +101,14 @@ fn sctp_that_nobody_serves_is_dropped() -> Result<()> {
             assert_eq!(path.from_pod(&sctp(ends.client, to).payload("init"))?.verdict, DROP, "{to}");
         }
         assert_eq!(path.counter(Counter::DropNoEndpoint)?, 2);
-        // The number is TCP's, too: they have nothing to do with each other.
+        // TCP uses the same port number; the two services are unrelated.
         path.set([service(Proto::Tcp, ends.vip, &[ends.backend])])?;
         assert_eq!(path.from_pod(&sctp(ends.client, ends.vip).payload("init"))?.verdict, DROP);
     }
     Ok(())
 }
 
-/// Another source port, as TCP and UDP get one, is not to be had.
+/// SCTP cannot get another source port as TCP and UDP do.
 #[test]
 fn two_associations_that_would_be_one_at_the_backend_are_not_mixed() -> Result<()> {
     for ends in ENDS {
@@ -122,7 +122,7 @@ fn two_associations_that_would_be_one_at_the_backend_are_not_mixed() -> Result<(
     Ok(())
 }
 
-/// A backend that never heard of an association aborts it (RFC 9260 8.4): so its client learns.
+/// A backend that does not know an association aborts it (RFC 9260 8.4), which informs the client.
 #[test]
 fn an_association_whose_backend_is_gone_meets_another() -> Result<()> {
     for ends in ENDS {

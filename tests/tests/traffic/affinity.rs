@@ -1,4 +1,4 @@
-//! Session affinity, as clients feel it.
+//! Session affinity as clients see it.
 
 use crate::removal::wait_until;
 use crate::stage::{PROTOS, Stage, service, vip};
@@ -8,17 +8,19 @@ use lb_tests::world::{Endpoint, Family, Layout, Netns};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
-/// The one backend that all requests of a client went to. They come from ports that no call had before: a UDP flow of
-/// an earlier one would go on where it was.
+/// The one backend that all requests of a client reach. Each call uses ports that no earlier call has used, because a
+/// UDP flow of an earlier call would keep its backend.
 fn only(netns: &Netns, proto: lb_common::Proto, target: SocketAddr) -> String {
     static CALLS: AtomicU16 = AtomicU16::new(0);
     let first = 10_000 + 1_000 * CALLS.fetch_add(1, Relaxed);
     let range = format!("{first} {}", first + 999);
-    netns.set_sysctls(&[("net/ipv4/ip_local_port_range", &range)]).expect("a setting of the client");
+    netns
+        .set_sysctls(&[("net/ipv4/ip_local_port_range", &range)])
+        .expect("the port range of the client can be set");
     let report = Requests::new(proto, target).count(40).run(netns);
     report.assert_clean();
     assert_eq!(report.answers.len(), 1, "{proto}: {report}");
-    report.answers.into_keys().next().expect("one")
+    report.answers.into_keys().next().expect("one backend answers")
 }
 
 #[test]
@@ -31,7 +33,7 @@ fn a_client_stays_with_its_endpoint_while_that_is_ready() -> Result<()> {
         for proto in PROTOS {
             let before = only(stage.client(), proto, target);
             assert_eq!(only(stage.client(), proto, target), before);
-            // It terminates: the client goes elsewhere, and stays there when it is back.
+            // The backend terminates: the client goes to another one and stays there when the first is ready again.
             let all = || stage.backends(3).iter().map(Endpoint::from);
             let without = all().map(|one| if one.pod == before { one.terminating() } else { one });
             stage.apply(&web.clone().endpoints(without))?;
@@ -44,7 +46,7 @@ fn a_client_stays_with_its_endpoint_while_that_is_ready() -> Result<()> {
     Ok(())
 }
 
-/// At once, as the e2e test "should be able to switch session affinity" wants it.
+/// The switch takes effect at once, as the e2e test "should be able to switch session affinity" requires.
 #[test]
 fn affinity_is_switched_at_run_time() -> Result<()> {
     let stage = Stage::new(Layout::routed())?;

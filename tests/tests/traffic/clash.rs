@@ -1,4 +1,4 @@
-//! Connections of one client port that would be one connection at the backend.
+//! Connections from one client port that would become one connection at the backend.
 
 use crate::stage::{Stage, TARGET, service, vip};
 use anyhow::Result;
@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::thread::sleep;
 use std::time::Duration;
 
-/// Three ways to one port of one pod.
+/// Ways to one port of one pod: through a Service, or direct.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     Vip(u8),
@@ -41,7 +41,8 @@ fn stage(layout: Layout) -> Result<Stage> {
     Ok(stage)
 }
 
-/// The pod's view: so many different peers of this protocol, one of them with the client's own port.
+/// Asserts that the pod has seen as many peers of this protocol as there are ways, one of them with the client's own
+/// port.
 fn assert_peers(stage: &Stage, proto: Proto, port: u16, order: &[Way]) {
     let visits = stage.echo("b1").visits();
     let peers: BTreeSet<SocketAddr> = visits.iter().filter(|v| v.proto == proto).map(|v| v.from).collect();
@@ -59,7 +60,7 @@ fn tcp_connections_from_one_port_live_side_by_side() -> Result<()> {
                 let mut held = Vec::new();
                 for way in order {
                     held.push(TcpHandle::open(stage.client(), port, way.target(&stage, family))?);
-                    // Each new one leaves the others as they were.
+                    // Each new connection leaves the others unchanged.
                     for _ in 0..3 {
                         held.iter_mut().try_for_each(TcpHandle::ping)?;
                     }
@@ -82,7 +83,7 @@ fn udp_flows_from_one_port_live_side_by_side() -> Result<()> {
         for (family, first) in Family::ALL.into_iter().zip([41_000, 41_100]) {
             for (order, port) in ORDERS.iter().zip(first..) {
                 stage.echo("b1").forget();
-                // One socket for all: each answer must come from who was asked.
+                // All requests use one socket, so each answer must come from the address that was asked.
                 let mut socket = UdpHandle::open(stage.client(), port, order[0].target(&stage, family))?;
                 for round in 0..6 {
                     for way in order {
@@ -98,7 +99,7 @@ fn udp_flows_from_one_port_live_side_by_side() -> Result<()> {
     Ok(())
 }
 
-/// The clash is there before either flow has had an answer.
+/// The clash exists before either flow has had an answer.
 #[test]
 fn datagrams_sent_in_one_breath_are_all_answered() -> Result<()> {
     let stage = stage(Layout::routed())?;
@@ -116,7 +117,7 @@ fn datagrams_sent_in_one_breath_are_all_answered() -> Result<()> {
                 let mut buffer = [0; 200];
                 let (len, from) = socket.recv_from(&mut buffer)?;
                 let answer = String::from_utf8_lossy(&buffer[..len]).into_owned();
-                assert_eq!(answer, format!("b1 {from}"), "who was asked answers");
+                assert_eq!(answer, format!("b1 {from}"), "the address that was asked must answer");
                 answered.insert(from);
             }
             assert_eq!(answered, targets);
@@ -125,7 +126,7 @@ fn datagrams_sent_in_one_breath_are_all_answered() -> Result<()> {
     Ok(())
 }
 
-/// A port is not lost to the connection that had it before.
+/// A connection does not block its port for later connections.
 #[test]
 fn a_port_is_used_again_and_again() -> Result<()> {
     let stage = stage(Layout::routed())?;
@@ -134,7 +135,7 @@ fn a_port_is_used_again_and_again() -> Result<()> {
             for way in [A, DIRECT, B] {
                 let mut connection = TcpHandle::open(stage.client(), 43_000, way.target(&stage, family))?;
                 connection.ping()?;
-                // Without a time-wait of the client, which would forbid the next round.
+                // The connection is reset, because a TIME_WAIT of the client would block the next round.
                 socket2::SockRef::from(&connection.stream).set_linger(Some(Duration::ZERO))?;
             }
         }

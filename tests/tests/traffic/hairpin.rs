@@ -1,4 +1,4 @@
-//! A pod that is a backend asks its own Service.
+//! A pod that is a backend connects to its own Service.
 
 use crate::kinds;
 use crate::stage::{PROTOS, Stage, service, vip};
@@ -6,7 +6,7 @@ use anyhow::Result;
 use lb_tests::load::{Held, HeldTcp, HeldUdp, Kind, Requests, transfer};
 use lb_tests::world::{Family, Layout};
 
-/// Alone behind the Service: every request comes back to where it came from.
+/// The pod is the only backend of the Service, so every request returns to the pod that sent it.
 fn alone(layout: Layout) -> Result<()> {
     let stage = Stage::new(layout)?;
     stage.apply(&service("alone", 30).endpoints(stage.backends(1)))?;
@@ -49,8 +49,8 @@ fn bridge_with_strict_filters() -> Result<()> {
     alone(Layout::bridge(true, true).with_rp_filter(1))
 }
 
-/// Ports of a bridge are not in hairpin mode. NodePort, load balancer address and externalIP turn as the ClusterIP does, though
-/// a NodePort's address is the node's own.
+/// Ports of a bridge are not in hairpin mode. NodePort, load balancer address and externalIP turn packets around as
+/// the ClusterIP does, although the address of a NodePort is the node's own.
 #[test]
 fn by_frontends_of_every_kind_behind_a_bridge() -> Result<()> {
     for layout in [Layout::bridge(false, true), Layout::bridge(true, true).with_rp_filter(1)] {
@@ -79,7 +79,7 @@ fn by_frontends_of_every_kind(layout: Layout) -> Result<()> {
                 assert_eq!(report.answers.get("b1"), Some(&50), "{proto} {target}: {report}");
             }
             assert_eq!(stage.echo("b1").sources(), [target.ip()], "{target}");
-            // And another pod by the same address.
+            // Another pod uses the same address.
             Requests::tcp(target).count(50).run(stage.client()).assert_clean();
         }
     }
@@ -101,7 +101,7 @@ fn a_backend_among_others_reaches_all_of_them() -> Result<()> {
 }
 
 #[test]
-fn a_pod_that_is_no_backend_any_more_learns_it() -> Result<()> {
+fn a_pod_that_is_no_longer_a_backend_learns_it() -> Result<()> {
     let stage = Stage::new(Layout::routed())?;
     let web = service("web", 10);
     let pod = &stage.world.backend(1).netns;

@@ -1,4 +1,4 @@
-//! A connection keeps its backend while others come and go.
+//! A connection keeps its backend while other backends come and go.
 
 use crate::stage::{PROTOS, Stage, service, vip};
 use anyhow::{Context, Result, ensure};
@@ -8,7 +8,7 @@ use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// `b1` and `b2` stay; the rest changes, through empty and full sets of the others.
+/// `b1` and `b2` stay; the other backends change, between an empty and a full set.
 const CHANGES: [&[usize]; 7] =
     [&[1, 2, 3], &[3, 4, 1, 2], &[1, 2, 4], &[5, 2, 1], &[1, 2], &[2, 3, 1, 5, 4], &[1, 2]];
 
@@ -21,7 +21,11 @@ fn connections_keep_their_backends_while_others_come_and_go() -> Result<()> {
     for family in Family::ALL {
         let tcp = HeldTcp::open(stage.client(), vip(family, 10), 40)?;
         let udp = HeldUdp::open(stage.client(), vip(family, 10), 40)?;
-        assert_eq!(tcp.backends().len() + udp.backends().len(), 4, "both backends have some of each");
+        assert_eq!(
+            tcp.backends().len() + udp.backends().len(),
+            4,
+            "both backends have connections of both protocols"
+        );
         pingers.push(Box::new(Pinger::start(tcp, PAUSE)));
         pingers.push(Box::new(Pinger::start(udp, PAUSE)));
     }
@@ -48,8 +52,8 @@ fn connections_keep_their_backends_while_others_come_and_go() -> Result<()> {
     Ok(())
 }
 
-/// A second port makes names of ports compulsory: the one that had none gets one. The Service is written first, and its
-/// slices follow; in between nobody is ready.
+/// A second port makes port names compulsory, so the port without a name gets one. The Service is written first and
+/// its slices follow; in between no endpoint is ready.
 #[test]
 fn connections_outlive_another_name_of_their_port() -> Result<()> {
     let stage = Stage::new(Layout::routed())?;
@@ -95,7 +99,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// Pingers of both protocols in one list.
 trait Stop {
-    /// How many rounds there were, and what failed in them.
+    /// Stops and returns the number of rounds and the failures.
     fn stop(self: Box<Self>) -> (usize, Vec<Failure>);
 }
 
@@ -107,7 +111,7 @@ impl<H: Held> Stop for Pinger<H> {
 }
 
 #[test]
-fn a_transfer_goes_on_while_other_backends_come_and_go() -> Result<()> {
+fn a_transfer_continues_while_other_backends_come_and_go() -> Result<()> {
     let stage = Stage::new(Layout::bridge(false, true))?;
     let web = service("web", 10);
     for family in Family::ALL {
@@ -119,13 +123,13 @@ fn a_transfer_goes_on_while_other_backends_come_and_go() -> Result<()> {
             stage.apply(&web.clone().endpoints(stage.backends(1 + (changes + 1) % 3)))?;
             changes += 1;
         }
-        let whole = running.join().expect("a transfer says what failed")?;
+        let whole = running.join().expect("a transfer returns its failure")?;
         assert_eq!((whole.backend.as_str(), whole.bytes), ("b1", 60 << 20));
     }
     Ok(())
 }
 
-/// Nothing is said for longer than last-seen is coarse.
+/// The pause is longer than the resolution of the last-seen time.
 #[test]
 fn connections_outlive_a_pause() -> Result<()> {
     let stage = Stage::new(Layout::routed())?;

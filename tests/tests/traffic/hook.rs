@@ -1,4 +1,4 @@
-//! Links that come, go and return, and programs of others on them.
+//! Links that come, go and return, and the programs of others on them.
 
 use crate::stage::{PROTOS, Stage, service, vip};
 use anyhow::{Context, Result};
@@ -9,16 +9,16 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-/// More than the machine stands still.
+/// Longer than the machine may stall.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// All three backends answer this pod.
+/// Asserts that all three backends answer this pod.
 fn assert_answered(stage: &Stage, from: &Pod) {
     for family in Family::ALL {
         for proto in PROTOS {
             let report = Requests::new(proto, vip(family, 10)).count(100).timeout(TIMEOUT).run(&from.netns);
             report.assert_clean();
-            assert_eq!(report.answers.len(), 3, "all of {:?}: {report}", stage.echoes.keys());
+            assert_eq!(report.answers.len(), 3, "all of {:?} must answer: {report}", stage.echoes.keys());
         }
     }
 }
@@ -33,7 +33,7 @@ fn a_link_that_appears_later_is_attached_by_itself() -> Result<()> {
         let stage = Stage::with_args(layout.with_clients(2), &["--attach", attach])?;
         stage.apply(&service("web", 10).endpoints(stage.backends(3)))?;
         let (late, world) = (stage.world.pod("client2"), &stage.world);
-        // Twice: a pod that is new to the agent, and one under a name that it has known.
+        // The first round has a pod that is new to the agent, the second one whose link name the agent knows.
         for _ in 0..2 {
             world.unplug(late)?;
             assert!(!stage.hooks()?.contains_key(&late.link));
@@ -80,7 +80,8 @@ fn a_policy_that_comes_later_moves_us_to_its_hook() -> Result<()> {
         let mut stage = Stage::new(layout)?;
         stage.apply(&service("web", 10).endpoints(stage.backends(3)))?;
         assert_eq!(stage.hooks()?, stage.hooks_of_all_pods("tcx"));
-        // UDP only: in the middle of a TCP connection such a policy knows neither side, with us or without.
+        // The test holds UDP only: in the middle of a TCP connection such a policy knows neither side, with or
+        // without us.
         let open = |family| HeldUdp::open(stage.client(), vip(family, 10), 10);
         let mut held = [open(Family::V4)?, open(Family::V6)?];
         stage.world.add_policy()?;
@@ -92,8 +93,8 @@ fn a_policy_that_comes_later_moves_us_to_its_hook() -> Result<()> {
     Ok(())
 }
 
-/// A program between us and the pod's stack must know a connection by the pods that take part in it, in both
-/// directions; otherwise it takes a reply for a stranger's.
+/// A program between us and the pod's stack must see a connection with the addresses of its two pods in both
+/// directions; otherwise it does not recognize a reply.
 #[test]
 fn a_policy_sees_both_directions_translated() -> Result<()> {
     let stage = Stage::new(Layout::routed().with_policy())?;
@@ -115,11 +116,11 @@ fn a_policy_sees_both_directions_translated() -> Result<()> {
     Ok(())
 }
 
-/// Source and destination of what the toy policy has seen leave pods. The key is its `Tuple`: two addresses of
-/// 16 bytes, then ports, protocol and an offset.
+/// Source and destination of the packets that the toy policy has seen leave pods. The key is its `Tuple`: two
+/// addresses of 16 bytes, then ports, protocol and an offset.
 fn seen_by_policy(world: &World) -> Result<BTreeSet<(IpAddr, IpAddr)>> {
-    let policy = world.policy().context("a layout with a policy")?;
-    let map = policy.map("policy_seen").context("the policy's table")?;
+    let policy = world.policy().context("the layout has no policy")?;
+    let map = policy.map("policy_seen").context("the policy has no such table")?;
     let table: HashMap<&MapData, [u8; 40], u32> = HashMap::try_from(map)?;
     let mut seen = BTreeSet::new();
     for key in table.keys() {

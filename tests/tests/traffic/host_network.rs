@@ -1,5 +1,5 @@
-//! Endpoints that are no pods of the node's network: pods on the host's network, the node's other addresses, machines
-//! elsewhere. (What runs on the node is a client by its sockets.)
+//! Endpoints that are not pods on the node's pod network: pods on the host's network, other addresses of the node,
+//! and machines elsewhere. (Processes on the node are clients through their sockets.)
 
 use crate::kinds;
 use crate::removal::wait_until;
@@ -20,8 +20,8 @@ fn layouts() -> [Layout; 4] {
     ]
 }
 
-/// Behind a bridge a UDP server that is bound to no address answers from the bridge's, whichever it was asked at: clients
-/// take that for a stranger's, with kube-proxy and without any Service, too.
+/// Behind a bridge, a UDP server that is not bound to an address answers from the bridge's address, whichever one was
+/// asked: clients do not recognize such an answer, with kube-proxy and even without any Service.
 fn protos(stage: &Stage) -> &'static [Proto] {
     match stage.world.layout().cni {
         Cni::Routed => &PROTOS,
@@ -40,7 +40,7 @@ fn endpoint(name: &str, addresses: [IpAddr; 2]) -> Endpoint {
     }
 }
 
-/// The NodePort among them: its address is the endpoint's, and only the port changes.
+/// The frontends include the NodePort: its address is the endpoint's own, and only the port changes.
 #[test]
 fn a_pod_reaches_a_backend_on_the_hosts_network_by_frontends_of_every_kind() -> Result<()> {
     for layout in layouts() {
@@ -74,7 +74,7 @@ fn a_backend_on_the_hosts_network_is_one_among_others() -> Result<()> {
                 let report = Requests::new(proto, vip(family, 10)).count(300).run(stage.client());
                 report.assert_clean();
                 report.assert_fair(&["b1", "b2", "node"]);
-                // Also from a pod that is one of them.
+                // The client may also be a pod that is one of the backends.
                 let report =
                     Requests::new(proto, vip(family, 10)).count(300).run(&stage.world.backend(1).netns);
                 report.assert_clean();
@@ -85,13 +85,13 @@ fn a_backend_on_the_hosts_network_is_one_among_others() -> Result<()> {
             stage.apply(&web.clone().endpoints(pods.clone()))?;
             let kinds: Vec<Kind> = held.ping().into_iter().map(|failure| failure.kind).collect();
             assert_eq!(kinds, vec![Kind::Reset; of_node]);
-            wait_until(|| node.open() == 0, "the node's server knows, too");
+            wait_until(|| node.open() == 0, "the node's server has closed its connections");
         }
     }
     Ok(())
 }
 
-/// A Service without selector may name any machine.
+/// A Service without a selector may name any machine.
 #[test]
 fn a_pod_reaches_an_endpoint_beyond_the_uplink() -> Result<()> {
     for layout in layouts() {

@@ -1,4 +1,4 @@
-//! Frontends of every kind, reached from pods.
+//! Frontends of every kind, used by pods.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -16,7 +16,7 @@ const NODE_PORT: u16 = 30_080;
 const BALANCER: [&str; 2] = ["203.0.113.10", "2001:db8:1::10"];
 const EXTERNAL: [&str; 2] = ["198.51.100.10", "2001:db8:2::10"];
 
-/// A Service of type LoadBalancer with Local policies for clients from outside, and its endpoint.
+/// A Service of type LoadBalancer with Local policies for clients outside the cluster, and its endpoint.
 fn manifest(endpoint: [IpAddr; 2]) -> String {
     let mut text = format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: kinds, namespace: default}}\nspec:\n  type: LoadBalancer\n  \
@@ -34,7 +34,7 @@ fn manifest(endpoint: [IpAddr; 2]) -> String {
         BALANCER[0], BALANCER[1]
     );
     for (family, address) in ["IPv4", "IPv6"].into_iter().zip(endpoint) {
-        // The node is another one: a Local set would be empty.
+        // The endpoint is on another node, so the Local set would be empty.
         text += &format!(
             "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: {family}\nmetadata:\n  name: \
              kinds-{}\n  namespace: default\n  labels: {{kubernetes.io/service-name: kinds}}\nports:\n\
@@ -46,7 +46,7 @@ fn manifest(endpoint: [IpAddr; 2]) -> String {
     text
 }
 
-/// The addresses of the Service, one of each kind.
+/// The addresses of the Service, one for each kind of frontend.
 pub fn frontends(family: Family) -> Result<[SocketAddr; 4]> {
     let (node, index): (IpAddr, usize) =
         if family == Family::V4 { (NODE_V4.into(), 0) } else { (NODE_V6.into(), 1) };
@@ -64,13 +64,13 @@ fn stage_with_kinds() -> Result<Stage> {
     Ok(stage)
 }
 
-/// Gives a stage the Service with this endpoint, in both families.
+/// Gives a stage this Service with this endpoint, in both families, and waits until it is applied.
 pub fn serve(stage: &Stage, endpoint: [IpAddr; 2]) -> Result<()> {
     stage.world.manifests().write_text("kinds.yaml", &manifest(endpoint))?;
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         let services = stage.json(&["services"])?;
-        // Two ports in two families.
+        // There are two ports in two families.
         if services
             .as_array()
             .is_some_and(|rows| rows.iter().filter(|row| row["name"] == "kinds").count() == 4)
@@ -82,7 +82,7 @@ pub fn serve(stage: &Stage, endpoint: [IpAddr; 2]) -> Result<()> {
     }
 }
 
-/// Also with `externalTrafficPolicy: Local` and no endpoint on this node: a pod is inside the cluster.
+/// Also with `externalTrafficPolicy: Local` and no endpoint on this node, because a pod is inside the cluster.
 #[test]
 fn a_pod_reaches_a_node_port_a_load_balancer_address_and_an_external_ip() -> Result<()> {
     let stage = stage_with_kinds()?;
@@ -92,7 +92,7 @@ fn a_pod_reaches_a_node_port_a_load_balancer_address_and_an_external_ip() -> Res
                 let report = Requests::new(proto, target).count(50).run(stage.client());
                 report.assert_clean();
                 assert_eq!(report.answers.get("b1"), Some(&50), "{proto} {target}: {report}");
-                // The backend itself: a hairpin.
+                // The backend itself is the client: a hairpin.
                 let report = Requests::new(proto, target).count(50).run(&stage.world.backend(1).netns);
                 assert_eq!(report.answers.get("b1"), Some(&50), "hairpin {proto} {target}: {report}");
             }
@@ -105,7 +105,7 @@ fn a_pod_reaches_a_node_port_a_load_balancer_address_and_an_external_ip() -> Res
 fn a_node_port_follows_the_addresses_of_the_node() -> Result<()> {
     let stage = stage_with_kinds()?;
     let later: SocketAddr = format!("192.168.99.1:{NODE_PORT}").parse()?;
-    // Of a point-to-point link: the other end's address is not the node's.
+    // On a point-to-point link, the address of the other end is not the node's.
     let point_to_point = "192.168.99.1 peer 192.168.99.2/32 dev lo";
     stage.world.node().ip(&format!("addr add {point_to_point}\n"))?;
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -115,12 +115,12 @@ fn a_node_port_follows_the_addresses_of_the_node() -> Result<()> {
     stage.world.node().ip(&format!("addr del {point_to_point}\n"))?;
     let deadline = Instant::now() + Duration::from_secs(10);
     while Requests::tcp(later).count(1).run(stage.client()).kinds().is_empty() {
-        ensure!(Instant::now() < deadline, "still an answer on the address that is gone");
+        ensure!(Instant::now() < deadline, "the removed address still answers");
     }
     Ok(())
 }
 
-/// As a packet that got lost: no error tells the client where to go.
+/// The packet is dropped as if it were lost: no error stops the client.
 #[test]
 fn an_address_of_the_service_range_that_no_service_has_swallows_what_it_gets() -> Result<()> {
     let ranges = ["--service-cidrs", "10.96.0.0/16,fd00:10:96::/112"];
@@ -152,10 +152,10 @@ fn what_nobody_serves_is_refused_at_once() -> Result<()> {
             socket.set_read_timeout(Some(Duration::from_secs(2)))?;
             socket.connect(target)?;
             socket.send(b"anyone?")?;
-            let failed = socket.recv(&mut [0; 10]).expect_err("nobody answers");
+            let failed = socket.recv(&mut [0; 10]).expect_err("no endpoint answers");
             assert_eq!(failed.kind(), ErrorKind::ConnectionRefused, "{target}");
         }
-        // The same socket, and so the same port, reaches the first endpoint that comes.
+        // The same socket, and so the same port, reaches the first endpoint that appears.
         let any: IpAddr = if family == Family::V4 { [0; 4].into() } else { [0; 16].into() };
         let socket = stage.client().enter(|| UdpSocket::bind((any, 0)))?;
         socket.set_read_timeout(Some(Duration::from_secs(2)))?;
@@ -171,8 +171,8 @@ fn what_nobody_serves_is_refused_at_once() -> Result<()> {
     Ok(())
 }
 
-/// The range of NodePorts and that of ephemeral ports may overlap: what a pod answers to a socket of the node is no request to
-/// the NodePort of that number.
+/// The ranges of NodePorts and of ephemeral ports may overlap: a pod's answer to a socket of the node is not a
+/// request to the NodePort with that number.
 #[test]
 fn a_process_of_the_node_reaches_pods_from_a_port_that_is_a_node_port_too() -> Result<()> {
     let stage = stage_with_kinds()?;

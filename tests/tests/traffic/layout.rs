@@ -1,4 +1,4 @@
-//! Basic traffic in every layout, by either hook.
+//! Basic traffic in every layout, with either hook.
 
 use crate::stage::{PROTOS, Stage, service, vip};
 use anyhow::Result;
@@ -84,9 +84,9 @@ fn bridge_with_invalid_dropped_beside_a_policy() -> Result<()> {
 
 const WEB: u8 = 10;
 const ALONE: u8 = 11;
-/// More than the machine stands still. (A datagram that was lost is never answered.)
+/// Longer than the machine may stall. (A lost datagram is never answered.)
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// So many that one of three backends has none of them with a chance of 3e-12.
+/// So many that the chance of one of three backends having none of them is 3e-12.
 const HELD: usize = 65;
 
 fn basic_traffic(layout: Layout, attach: &str, hook: &str) -> Result<()> {
@@ -113,7 +113,7 @@ fn spread(stage: &Stage, family: Family) {
     }
 }
 
-/// A pod asks a Service of which it is the only backend.
+/// A pod connects to a Service of which it is the only backend.
 fn hairpin(stage: &Stage, family: Family) {
     for proto in PROTOS {
         let report = Requests::new(proto, vip(family, ALONE))
@@ -124,7 +124,7 @@ fn hairpin(stage: &Stage, family: Family) {
     }
 }
 
-/// A backend goes: TCP learns at once, UDP is served by another. Then it is put back.
+/// Removes a backend: TCP clients learn it at once, UDP clients are served by another backend. Then restores it.
 fn removal(stage: &Stage, family: Family) -> Result<()> {
     let web = service("web", WEB);
     let target = vip(family, WEB);
@@ -144,15 +144,18 @@ fn removal(stage: &Stage, family: Family) -> Result<()> {
     for socket in &mut udp {
         let before = socket.backend.clone();
         let now = socket.ask()?;
-        assert!(if before == "b3" { now != "b3" } else { now == before }, "{before} was followed by {now}");
+        assert!(
+            if before == "b3" { now != "b3" } else { now == before },
+            "from {before} the socket moved to {now}"
+        );
     }
     for proto in PROTOS {
         let report = Requests::new(proto, target).count(100).timeout(TIMEOUT).run(stage.client());
         report.assert_clean();
         assert!(!report.answers.contains_key("b3"), "{report}");
     }
-    assert_eq!(stage.echo("b3").visits(), [], "b3 is no backend any more");
-    // Else the above was about nothing.
+    assert_eq!(stage.echo("b3").visits(), [], "b3 is no longer a backend");
+    // Otherwise the assertions above would test nothing.
     assert!(tcp.iter().any(|connection| connection.backend == "b3"));
     assert!(udp.iter().any(|socket| socket.backend == "b3"));
     stage.apply(&web.endpoints(stage.backends(3)))?;

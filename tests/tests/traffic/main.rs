@@ -1,4 +1,4 @@
-//! Real sockets reach the backends of a Service, in every layout and through every change.
+//! Real sockets reach the backends of a Service in every layout and through every change.
 
 mod affinity;
 mod clash;

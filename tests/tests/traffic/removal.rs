@@ -1,4 +1,4 @@
-//! What becomes of connections when their backend is removed, or is only shutting down.
+//! The fate of connections whose backend is removed, or only shuts down.
 
 use crate::stage::{PROTOS, Stage, TARGET, service, vip};
 use anyhow::Result;
@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// So many that one of three backends has none of them with a chance of 3e-12.
+/// So many that the chance of one of three backends having none of them is 3e-12.
 const HELD: usize = 65;
 /// A lost SYN is sent again after 1 s.
 const AT_ONCE: Duration = Duration::from_millis(900);
@@ -41,7 +41,7 @@ fn a_removed_udp_backend_gets_no_further_packet() -> Result<()> {
                 assert!(socket.backend == before || before == "b3", "{before} > {}", socket.backend);
             }
             assert_eq!(held.backends().get("b3"), None, "{of_b3} sockets were with b3");
-            // Where it went, it stays.
+            // Each socket stays with its new backend.
             assert!(held.ping().is_empty());
             assert_eq!(tap.count(|packet| packet.to().port() == TARGET), 0);
             assert_eq!(stage.echo("b3").visits(), []);
@@ -51,13 +51,13 @@ fn a_removed_udp_backend_gets_no_further_packet() -> Result<()> {
     Ok(())
 }
 
-/// Also one whose answer never came, so that the flow is not assured.
+/// The same if an answer never came, so that the flow is not assured.
 #[test]
 fn a_removed_udp_backend_that_never_answered_gets_no_further_packet() -> Result<()> {
     let mut stage = Stage::new(Layout::routed())?;
     let web = service("web", 10);
     for family in Family::ALL {
-        // Nobody listens on b3.
+        // No server listens on b3.
         stage.echoes.remove("b3");
         stage.apply(&web.clone().endpoints([stage.world.backend(3)]))?;
         let socket = stage.client().enter(|| std::net::UdpSocket::bind((unspecified(family), 0)))?;
@@ -100,7 +100,7 @@ fn the_client_of_a_removed_tcp_backend_gets_a_reset_at_its_next_segment() -> Res
             stage.apply(&web.clone().endpoints(stage.backends(3)))?;
             let mut held = HeldTcp::open(stage.client(), vip(family, 10), HELD)?;
             assert!(held.ping().is_empty());
-            // A delayed ACK is a segment, too.
+            // The client must have sent its delayed ACK, because it is a segment as well.
             sleep(SECOND_TRY);
             stage.apply(&web.clone().endpoints(stage.backends(2)))?;
             let at_backend = Tap::on(stage.world.backend(3))?;
@@ -122,12 +122,12 @@ fn the_client_of_a_removed_tcp_backend_gets_a_reset_at_its_next_segment() -> Res
                 let sent = at_client.count(|packet| packet.from().port() == port && has_payload(packet));
                 assert_eq!(sent, 1, "the first segment is answered");
             }
-            // The backend, should it live on, gets nothing but the end of each connection.
+            // If the backend lives on, it receives only the end of each connection.
             let told = at_backend.count(|packet| packet.to().port() == TARGET && is_reset(packet));
             let all = at_backend.count(|packet| packet.to().port() == TARGET);
             assert_eq!((told, all), (of_b3, of_b3));
-            assert_eq!(stage.echo("b3").open(), 0, "it knows that they are over");
-            // The connection's own end is gone too: its port is free, and a new one works.
+            assert_eq!(stage.echo("b3").open(), 0, "the server of b3 has closed its connections");
+            // The client's side of the connection has ended as well: its port is free, and a new connection works.
             Requests::tcp(vip(family, 10)).count(20).run(stage.client()).assert_clean();
         }
         assert!(stage.counter("reset_backend_gone")? > 0);
@@ -165,7 +165,7 @@ fn an_endpoint_that_only_terminates_keeps_its_flows_and_gets_no_new_ones() -> Re
             assert!(failures.is_empty(), "{} failures, the first: {}", failures.len(), failures[0]);
             sleep(Duration::from_millis(1_050));
         }
-        // The pod is gone at last.
+        // Finally the pod is removed.
         stage.apply(&web.clone().endpoints(stage.backends(2)))?;
         let kinds: Vec<Kind> = tcp.ping().into_iter().map(|failure| failure.kind).collect();
         assert_eq!(kinds, vec![Kind::Reset; tcp.backends()["b3"]]);
@@ -193,7 +193,7 @@ fn a_service_without_endpoints_refuses_tcp_at_once() -> Result<()> {
     Ok(())
 }
 
-/// An address that comes back is a new backend: what its flows were is over.
+/// An address that returns is a new backend: the flows of the old one are over.
 #[test]
 fn a_backend_that_returns_takes_new_connections_only() -> Result<()> {
     let stage = Stage::new(Layout::routed())?;

@@ -1,4 +1,4 @@
-//! Whoever asks a Service hears the Service, never the pod behind it.
+//! A client of a Service receives packets from the Service, never from the pod behind it.
 
 use crate::stage::{PORT, PROTOS, Stage, service, vip};
 use anyhow::Result;
@@ -18,7 +18,7 @@ fn every_packet_to_the_client_comes_from_the_service() -> Result<()> {
         for family in Family::ALL {
             let tap = Tap::on(client)?;
             for proto in PROTOS {
-                // The sockets of UDP requests are not connected: they would hear anybody.
+                // The sockets of UDP requests are not connected, so they would accept answers from any address.
                 Requests::new(proto, vip(family, 10)).count(200).run(&client.netns).assert_clean();
             }
             let packets = tap.packets();
@@ -31,10 +31,11 @@ fn every_packet_to_the_client_comes_from_the_service() -> Result<()> {
     Ok(())
 }
 
-/// Where no echo server listens.
+/// A port on which no echo server listens.
 const SILENT: u16 = 8_081;
 
-/// And a pod that answers a client whose socket is closed is told so, as by the client that it knows.
+/// A pod that answers a client whose socket is closed gets an error, which seems to come from the client that the pod
+/// knows.
 #[test]
 fn a_backend_hears_that_its_client_is_gone() -> Result<()> {
     for layout in [Layout::routed(), Layout::bridge(true, false), Layout::bridge(false, true)] {
@@ -51,7 +52,7 @@ fn a_backend_hears_that_its_client_is_gone() -> Result<()> {
             drop(asking);
             server.connect(from)?;
             server.send(b"!")?;
-            let heard = server.recv(&mut [0; 8]).expect_err("nobody answers");
+            let heard = server.recv(&mut [0; 8]).expect_err("the client's socket is closed");
             assert_eq!(heard.kind(), ErrorKind::ConnectionRefused, "{heard}");
         }
     }

@@ -8,7 +8,7 @@ use lb_tests::world::{Family, Layout};
 #[test]
 fn each_backend_has_the_same_chance() -> Result<()> {
     let stage = Stage::new(Layout::routed().with_backends(5))?;
-    // Flows of the one say nothing of the other.
+    // The flows of one Service do not influence those of the other.
     for (host, names) in [(10, &["b1", "b2", "b3"][..]), (11, &["b1", "b2", "b3", "b4", "b5"])] {
         stage.apply(&service(&format!("web-{host}"), host).endpoints(stage.backends(names.len())))?;
         for family in Family::ALL {
@@ -22,7 +22,7 @@ fn each_backend_has_the_same_chance() -> Result<()> {
     Ok(())
 }
 
-/// Each of the nine pairs of one choice and the next is as likely as the others.
+/// The nine pairs of one choice and the next are equally likely.
 #[test]
 fn a_chosen_backend_says_nothing_of_the_next() -> Result<()> {
     let stage = Stage::new(Layout::routed())?;

@@ -1,4 +1,4 @@
-//! A world with echo servers and an agent in it: where each of these tests plays.
+//! A world with echo servers and an agent in it, which these tests run in.
 
 use anyhow::{Result, ensure};
 use lb_common::Proto;
@@ -10,18 +10,18 @@ use std::net::SocketAddr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Where echo servers listen, for both protocols.
+/// The port on which echo servers listen, for both protocols.
 pub const TARGET: u16 = 8_080;
-/// Where Services do.
+/// The port of the Services.
 pub const PORT: u16 = 80;
 
 pub const PROTOS: [Proto; 2] = [Proto::Tcp, Proto::Udp];
 
-/// A change must be in the tables within this time.
+/// The time within which a change must be in the tables.
 const APPLY_LIMIT: Duration = Duration::from_secs(10);
 const STEP: Duration = Duration::from_millis(10);
 
-/// Dropped in the order of its fields: what runs inside the world goes before it.
+/// The fields are dropped in this order: what runs inside the world ends before the world.
 pub struct Stage {
     pub agent: Agent,
     pub echoes: BTreeMap<String, Echo>,
@@ -29,7 +29,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// `--attach auto`.
+    /// Starts the agent with `--attach auto`.
     pub fn new(layout: Layout) -> Result<Self> {
         Self::with_args(layout, &[])
     }
@@ -55,7 +55,7 @@ impl Stage {
         &self.world.backends()[..count]
     }
 
-    /// Writes a Service and waits until the tables say what it says.
+    /// Writes a Service and waits until the tables agree with it.
     pub fn apply(&self, service: &Service) -> Result<()> {
         self.world.manifests().write(service)?;
         let deadline = Instant::now() + APPLY_LIMIT;
@@ -69,7 +69,7 @@ impl Stage {
         }
     }
 
-    /// What the tables say otherwise than the Service; empty where they agree.
+    /// How the tables differ from the Service; empty if they agree.
     fn difference(&self, service: &Service) -> Result<String> {
         let of_service = |row: &&Value| row["name"] == service.name.as_str();
         let services = self.json(&["services"])?;
@@ -99,12 +99,12 @@ impl Stage {
         Ok(format!("endpoints {taking:?}, backends {there:?}, not {wanted_taking:?} and {wanted_there:?}"))
     }
 
-    /// A command of `lb` as JSON.
+    /// Runs a command of `lb` and parses its JSON.
     pub fn json(&self, args: &[&str]) -> Result<Value> {
         Ok(serde_json::from_str(&self.world.lb(&[args, &["-o", "json"]].concat())?)?)
     }
 
-    /// A counter of `lb status`.
+    /// The value of a counter of `lb status`.
     pub fn counter(&self, name: &str) -> Result<u64> {
         let status = self.json(&["status"])?;
         let counters = status["counters"].as_array().cloned().unwrap_or_default();
@@ -112,7 +112,7 @@ impl Stage {
         Ok(counter.and_then(|counter| counter["value"].as_u64()).unwrap_or_default())
     }
 
-    /// Which hook holds our programs, on each link of a pod; `-` for none.
+    /// The hook that holds our programs on each link of a pod; `-` if there is none.
     pub fn hooks(&self) -> Result<BTreeMap<String, String>> {
         let status = self.json(&["status"])?;
         let links = status["links"].as_array().cloned().unwrap_or_default();
@@ -124,12 +124,12 @@ impl Stage {
             .collect())
     }
 
-    /// The hooks of a world in which every pod's link has this one.
+    /// The hooks of a world in which the link of every pod has this hook.
     pub fn hooks_of_all_pods(&self, hook: &str) -> BTreeMap<String, String> {
         self.world.pods().iter().map(|pod| (pod.link.clone(), hook.to_owned())).collect()
     }
 
-    /// Waits until every pod's link has this hook.
+    /// Waits until the link of every pod has this hook.
     pub fn wait_for_hooks(&self, hook: &str) -> Result<()> {
         let (wanted, deadline) = (self.hooks_of_all_pods(hook), Instant::now() + APPLY_LIMIT);
         loop {
@@ -143,7 +143,7 @@ impl Stage {
     }
 }
 
-/// `address:port` of the endpoints that are such, as `lb` writes them.
+/// `address:port` of the endpoints that satisfy `is_such`, as `lb` writes them.
 fn addresses(service: &Service, is_such: impl Fn(&lb_tests::world::Endpoint) -> bool) -> BTreeSet<String> {
     let ports: BTreeSet<u16> = service.ports.iter().map(|port| port.target).collect();
     let at = |address| ports.iter().map(move |port| SocketAddr::new(address, *port).to_string());
@@ -160,7 +160,7 @@ pub fn service(name: &str, host: u8) -> Service {
     Service::new(name).vips(host).tcp(PORT, TARGET).udp(PORT, TARGET)
 }
 
-/// The address of a Service that [`service`] made.
+/// The address of a Service that [`service`] returned.
 pub fn vip(family: Family, host: u8) -> SocketAddr {
     let vips = Service::new("").vips(host).cluster_ips;
     let ip = vips.into_iter().find(|ip| ip.is_ipv4() == (family == Family::V4));

@@ -1,4 +1,4 @@
-//! Pods come and go: rolling updates, ports that clients use again, endpoints that change hands.
+//! Pods come and go: rolling updates, client ports that are used again, endpoints that move to another Service.
 
 use crate::removal::wait_until;
 use crate::stage::{PROTOS, Stage, TARGET, service, vip};
@@ -12,21 +12,22 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 const PODS: usize = 10;
-/// Connections a second of each kind of client, both families together.
+/// Connections per second of each kind of client, for both families together.
 const RATE: u32 = 1_000;
-/// As many connections as there are to be at least.
+/// The minimum number of connections.
 const REQUESTS: u64 = 10_000;
-/// So few ports of the client that each is used again within seconds, often with the backend gone that it had.
+/// So few client ports that each is used again within seconds, often when its backend is already gone.
 const PORTS: (u16, u16) = (40_000, 42_000);
-/// A pod ends when nobody has asked it for so long.
+/// A pod ends when it has had no request for this long.
 const QUIET: Duration = Duration::from_millis(300);
 /// A lost SYN is sent again after 1 s.
 const AT_ONCE: Duration = Duration::from_millis(900);
 
-/// Each pod in turn: a new one comes, on the address of the one that went before; the old one terminates, and is gone.
+/// The pods are replaced in turn: a new pod comes, with the address of the pod that went before; the old one
+/// terminates and is removed.
 ///
-/// TCP only: a datagram from a port that was used within two minutes is one of the flow before, and goes to a pod that
-/// terminates until that is gone, as with kube-proxy.
+/// The clients use TCP only: a datagram from a port that was used within two minutes belongs to the previous flow and
+/// goes to a terminating pod until that pod is gone, as with kube-proxy.
 #[test]
 fn a_rolling_update_of_ten_pods_is_not_felt() -> Result<()> {
     let cgroup = Cgroup::create()?;
@@ -83,7 +84,7 @@ fn a_rolling_update_of_ten_pods_is_not_felt() -> Result<()> {
         whole.merge(report);
     }
     assert!(whole.requests() >= REQUESTS);
-    // All of the old ones served, and now the new ones do, alone.
+    // All old pods have served, and now only the new ones do.
     for pod in old {
         assert!(whole.answers.contains_key(&pod.name), "{}: {whole}", pod.name);
     }
@@ -94,13 +95,14 @@ fn a_rolling_update_of_ten_pods_is_not_felt() -> Result<()> {
     Ok(())
 }
 
-/// Half of the rate. A machine that is busy with other things is slow to answer; that is no failure.
+/// Each client sends half of the rate. A machine that is busy with other work answers slowly; a slow answer is not a
+/// failure.
 fn start(netns: &Netns, target: SocketAddr) -> Running {
     let requests = Requests::tcp(target).rate(RATE / 2).workers(8);
     requests.during(Duration::from_secs(300)).timeout(Duration::from_secs(20)).start(netns)
 }
 
-/// Until a terminating pod has nothing to do any more.
+/// Waits until a terminating pod has nothing left to do.
 fn wait_until_quiet(echo: &Echo) {
     let (mut seen, mut since) = (echo.visits().len(), Instant::now());
     wait_until(
@@ -115,10 +117,10 @@ fn wait_until_quiet(echo: &Echo) {
     );
 }
 
-/// IPVS's port-reuse bug: a SYN from a port whose former connection led to a pod that is gone waited for a second, or went
-/// to that pod (k/k#81775).
+/// Covers the port-reuse bug of IPVS: a SYN from a port whose previous connection led to a removed pod was delayed by
+/// a second or sent to that pod (k/k#81775).
 #[test]
-fn a_client_port_of_a_backend_that_is_gone_is_good_at_once() -> Result<()> {
+fn a_client_port_whose_backend_is_gone_works_at_once() -> Result<()> {
     let stage = Stage::new(Layout::routed())?;
     let web = service("web", 10);
     for family in Family::ALL {
@@ -128,7 +130,7 @@ fn a_client_port_of_a_backend_that_is_gone_is_good_at_once() -> Result<()> {
             let mut connection = TcpHandle::open(stage.client(), port, target)?;
             connection.ping()?;
             if ends_before {
-                // Closed by both; the client's TIME_WAIT may be used again after a second.
+                // Both sides have closed; the client's TIME_WAIT may be used again after a second.
                 drop(connection);
                 wait_until(|| stage.echo("b1").open() == 0, "b1 has closed too");
                 sleep(Duration::from_millis(1_100));
@@ -147,7 +149,7 @@ fn a_client_port_of_a_backend_that_is_gone_is_good_at_once() -> Result<()> {
     Ok(())
 }
 
-/// The endpoint is as alive as before: what it does not serve any more ends at both ends.
+/// The endpoint is still alive: the flows that it no longer serves end at both ends.
 #[test]
 fn an_endpoint_that_moves_to_another_service_leaves_its_flows_behind() -> Result<()> {
     for layout in [Layout::routed(), Layout::bridge(false, true), Layout::routed().with_policy()] {
@@ -165,7 +167,7 @@ fn an_endpoint_that_moves_to_another_service_leaves_its_flows_behind() -> Result
 
             let kinds: Vec<Kind> = tcp.ping().into_iter().map(|failure| failure.kind).collect();
             assert_eq!(kinds, vec![Kind::Reset; moved]);
-            wait_until(|| stage.echo("b1").open() == 0, "b1 knows that they are over");
+            wait_until(|| stage.echo("b1").open() == 0, "b1 has closed its connections");
             udp.ping();
             assert_eq!(udp.backends().get("b1"), None);
             for proto in PROTOS {
@@ -190,12 +192,15 @@ fn the_flows_of_a_deleted_service_end() -> Result<()> {
         wait_until(|| is_gone(&stage, "web"), "the Service is gone");
         let kinds: Vec<Kind> = tcp.ping().into_iter().map(|failure| failure.kind).collect();
         assert_eq!(kinds, [const { Kind::Reset }; 10]);
-        wait_until(|| stage.echo("b1").open() + stage.echo("b2").open() == 0, "both know");
+        wait_until(
+            || stage.echo("b1").open() + stage.echo("b2").open() == 0,
+            "both have closed their connections",
+        );
         let taps = [Tap::on(stage.world.backend(1))?, Tap::on(stage.world.backend(2))?];
         for socket in &udp.sockets {
             socket.socket.send_to(b"anyone?", vip(family, 10))?;
         }
-        // Whatever the node makes of them, it has done when another Service has answered.
+        // Whatever the node does with these datagrams is done when another Service has answered.
         stage.apply(&service("shop", 20).endpoints([stage.world.backend(3)]))?;
         Requests::udp(vip(family, 20)).count(20).run(stage.client()).assert_clean();
         for tap in taps {
@@ -205,7 +210,7 @@ fn the_flows_of_a_deleted_service_end() -> Result<()> {
     Ok(())
 }
 
-/// One socket, which so has one port, and began before there was a Service.
+/// The client has one socket, and so one port, and exists before the Service does.
 #[test]
 fn a_udp_client_that_was_there_first_reaches_the_first_endpoint() -> Result<()> {
     let stage = Stage::new(Layout::routed())?;
@@ -216,16 +221,16 @@ fn a_udp_client_that_was_there_first_reaches_the_first_endpoint() -> Result<()> 
         let socket = stage.client().enter(|| std::net::UdpSocket::bind(any))?;
         socket.set_read_timeout(Some(Duration::from_millis(50)))?;
         let ask = || {
-            // An ICMP error about an earlier one may be told here.
+            // The socket may report an ICMP error about an earlier datagram here.
             socket.send_to(b"anyone?", target).ok();
             let mut answer = [0; 100];
             socket.recv_from(&mut answer).ok().map(|(len, from)| (answer[..len].to_vec(), from))
         };
-        assert_eq!(ask(), None, "no Service");
+        assert_eq!(ask(), None, "there is no Service");
         stage.apply(&late)?;
-        assert_eq!(ask(), None, "no endpoint");
+        assert_eq!(ask(), None, "the Service has no endpoint");
         stage.apply(&late.clone().endpoints([Endpoint::from(stage.world.backend(1)).not_ready()]))?;
-        assert_eq!(ask(), None, "none that is ready");
+        assert_eq!(ask(), None, "no endpoint is ready");
         stage.apply(&late.clone().endpoints([stage.world.backend(1)]))?;
         wait_until(|| ask() == Some((b"b1 anyone?".to_vec(), target)), "the first endpoint answers");
         stage.world.manifests().remove(&late)?;

@@ -1,4 +1,4 @@
-//! Much data through one connection arrives whole, with the offloads of the links on.
+//! A large transfer through one connection arrives complete, with the offloads of the links enabled.
 
 use crate::stage::{Stage, TARGET, service, vip};
 use anyhow::Result;
@@ -6,7 +6,7 @@ use lb_tests::load::transfer;
 use lb_tests::packet::{Packet, Transport};
 use lb_tests::world::{Family, Layout, Tap};
 
-/// 100 MiB there, and the same 100 MiB back.
+/// Transfers 100 MiB there and the same 100 MiB back.
 fn there_and_back(layout: Layout) -> Result<()> {
     let stage = Stage::new(layout)?;
     stage.apply(&service("web", 10).endpoints(stage.backends(3)))?;
@@ -28,7 +28,7 @@ fn a_hundred_mebibytes_over_a_bridge() -> Result<()> {
     there_and_back(Layout::bridge(false, true))
 }
 
-/// Else the above was not about offloads.
+/// Otherwise the tests above would not cover offloads.
 #[test]
 fn packets_larger_than_the_link_pass_both_ways() -> Result<()> {
     let stage = Stage::new(Layout::routed())?;

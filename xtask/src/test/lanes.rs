@@ -14,11 +14,11 @@ use anyhow::{Context, Result};
 
 use super::{outcome::Outcome, plan::Job};
 
-/// Two keep two CPUs busy: each waits for much of its time, for the kernel, for a server, for a timeout.
+/// Two lanes keep two CPUs busy, because each spends much time waiting for the kernel, a server or a timeout.
 const LANES: usize = 2;
 
-/// Runs the jobs in as many lanes as there are; they begin in the given order. What a program prints is shown when the
-/// program has ended.
+/// Runs the jobs in all lanes; they begin in the given order. What a program prints is shown when the program has
+/// ended.
 pub fn side_by_side(
     jobs: &[Job],
     command: impl Fn(&Job) -> Result<Command> + Sync,
@@ -43,7 +43,7 @@ pub fn side_by_side(
     })
 }
 
-/// The next job, and its command. One lane at a time: sudo may ask for a password, and then asks once.
+/// The next job, and its command. One lane at a time makes its command, so that sudo asks for a password only once.
 fn next<'a>(
     queue: &Mutex<Iter<'a, Job>>,
     command: impl Fn(&Job) -> Result<Command>,
@@ -54,11 +54,11 @@ fn next<'a>(
 
 fn show(out: &Mutex<impl Write>, text: &[u8]) {
     let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
-    // A closed stdout is no failure of a test.
+    // A closed stdout is not a failure of a test.
     let _ = out.write_all(text).and_then(|()| out.flush());
 }
 
-/// Runs one job, with nothing beside it, and shows each line at once.
+/// Runs one job while no other job runs, and shows each line at once.
 pub fn alone(job: &Job, command: impl Fn(&Job) -> Result<Command>) -> Outcome {
     println!("\n== {}", job.title);
     outcome(job, command(job), &mut io::stdout())
@@ -70,15 +70,15 @@ fn outcome(job: &Job, command: Result<Command>, out: &mut impl Write) -> Outcome
         .unwrap_or_else(|error| Outcome::of_step(&job.title, Err(error), Duration::ZERO))
 }
 
-/// Passes on what a test program prints, and counts.
+/// Passes on what a test program prints, and counts the results.
 pub fn watch(title: &str, mut command: Command, out: &mut impl Write) -> Result<Outcome> {
     let program = command.get_program().to_owned();
-    // One pipe for both, so that a message stands where it belongs.
-    let (reader, writer) = io::pipe().context("a pipe")?;
+    // One pipe for both streams keeps each message in its place.
+    let (reader, writer) = io::pipe().context("cannot make a pipe")?;
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
     let begun = Instant::now();
     let child = command.spawn();
-    // With it go our ends of the pipe, which would keep it open.
+    // This closes our writing ends of the pipe, which would keep it open.
     drop(command);
     let mut child = child.with_context(|| format!("{} does not start", OsStr::display(&program)))?;
     let mut outcome = Outcome::new(title);
@@ -127,11 +127,11 @@ mod tests {
         );
     }
 
-    /// Each of two waits for the other.
+    /// Each of two programs waits for the other.
     #[test]
     fn two_run_at_once_and_their_lines_do_not_mix() {
         let folder = std::env::temp_dir().join(format!("lb-lanes-{}", std::process::id()));
-        std::fs::create_dir(&folder).expect("the folder for temporary files takes one");
+        std::fs::create_dir(&folder).expect("a new folder can be made");
         let place = folder.display();
         let command = |job: &Job| {
             let (me, other) = (&job.title, if job.title == "a" { "b" } else { "a" });
@@ -142,7 +142,7 @@ mod tests {
         };
         let mut text = Vec::new();
         let outcomes = side_by_side(&[job("a"), job("b"), job("a")], command, &mut text);
-        std::fs::remove_dir_all(&folder).expect("it was just made");
+        std::fs::remove_dir_all(&folder).expect("the folder was just made");
         let text = String::from_utf8_lossy(&text).into_owned();
         assert!(text.starts_with("-- a begins\n"), "{text}");
         assert_eq!(text.matches("\na1\na2\n").count(), 2, "{text}");

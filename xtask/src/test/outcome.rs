@@ -1,4 +1,4 @@
-//! What a test program said about itself, and when.
+//! The results that a test program printed, and when.
 
 use std::{fmt, process::ExitStatus, time::Duration};
 
@@ -8,14 +8,14 @@ pub struct Outcome {
     pub title: String,
     pub passed: u32,
     pub failed: u32,
-    /// Why the program did not end as it should.
+    /// Why the program did not end as it should; empty if it did.
     end: String,
     /// From the start of the program to its end.
     pub time: Duration,
     pub tests: Vec<Timed>,
-    /// When the last line came, counted from the start of the program.
+    /// When the last line was printed, counted from the start of the program.
     last_line: Duration,
-    /// The last test of `tests` has not ended yet.
+    /// Whether the last test of `tests` has not ended yet.
     is_open: bool,
 }
 
@@ -43,18 +43,18 @@ impl Outcome {
         }
     }
 
-    /// The outcome of a step that is no test program: one passed, or one failed.
+    /// The outcome of a step that is not a test program: one passed, or one failed.
     pub fn of_step(title: &str, result: Result<()>, time: Duration) -> Self {
         let (passed, failed) = if result.is_ok() { (1, 0) } else { (0, 1) };
         let end = result.err().map_or_else(String::new, |error| format!(" ({error:#})"));
         Self { passed, failed, end, time, ..Self::new(title) }
     }
 
-    /// Takes a line that came `at` this time after the start of the program.
+    /// Reads a line that was printed `at` this time after the start of the program.
     ///
-    /// Programs run one test at a time, so the time of a test is what passed between two lines. Stable libtest
-    /// prints no times itself: `--report-time` is behind `-Zunstable-options`, and the day that either changes,
-    /// every program would refuse to run its tests.
+    /// Programs run one test at a time, so the time of a test is the time between two lines. Stable libtest prints no
+    /// times itself: `--report-time` needs `-Zunstable-options`, and if either option changed, every program would
+    /// refuse to run its tests.
     pub fn read(&mut self, line: &str, at: Duration) {
         self.count(line);
         let took = at.saturating_sub(self.last_line);
@@ -64,7 +64,7 @@ impl Outcome {
             self.tests.push(Timed { name: name.to_owned(), time: took });
             self.is_open = !ends(rest);
         } else if let Some(test) = self.tests.last_mut().filter(|_| self.is_open) {
-            // What a process of the test printed stands between the name and the result.
+            // Output of a child process comes between the name and the result.
             test.time += took;
             self.is_open = !ends(line);
         }
@@ -84,7 +84,7 @@ impl Outcome {
         self.failed += count("failed");
     }
 
-    /// A program that dies, or ends badly without naming a test, is a failure of its own.
+    /// Records the end. A program that dies, or ends badly without naming a test, counts as one failure.
     pub fn end(&mut self, status: ExitStatus, time: Duration) {
         self.time = time;
         if status.success() || self.failed > 0 {
@@ -105,7 +105,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// The tests that took longest, each with the title of its program, in falling order.
+/// The tests that took longest, each with the title of its program, slowest first.
 pub fn slowest(outcomes: &[Outcome], count: usize) -> Vec<(&str, &Timed)> {
     let mut all: Vec<_> = outcomes
         .iter()

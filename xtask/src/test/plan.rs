@@ -1,4 +1,4 @@
-//! Which test programs there are, and which of them run side by side.
+//! The test programs, and which of them run side by side.
 
 use std::path::PathBuf;
 
@@ -6,17 +6,18 @@ use xtask::toolchain;
 
 use crate::cargo::Program;
 
-/// What measures, or is about a rate: it runs after all others, with nothing beside it. The title of a program, the
-/// beginning of the names of such tests in it (of none: all), and what is measured.
+/// Tests that measure, or that are about a rate. They run after all others, and no other program runs at the same
+/// time. Each entry has the title of a program, the prefix of the names of such tests (empty: all), and what is
+/// measured.
 const ALONE: [(&str, &str, &str); 2] = [
     ("tests/budgets", "", "nanoseconds of a packet"),
     ("tests/sockets", "cost::", "nanoseconds of connect(), which are asserted"),
 ];
 
-/// These take longest, and so begin first: else one of them would be the last one running.
+/// These programs take longest, so they begin first; otherwise one of them would be the last one running.
 const LONG: [&str; 4] = ["tests/survival", "tests/traffic", "tests/api", "tests/kube_proxy"];
 
-/// A run of a test program, with all of its tests or some.
+/// A run of a test program, with all or some of its tests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
     /// `tests/traffic`
@@ -24,9 +25,9 @@ pub struct Job {
     pub file: PathBuf,
     /// The folder of its package.
     pub package: PathBuf,
-    /// Programs, maps and network namespaces are root's.
+    /// Only root can use programs, maps and network namespaces.
     pub needs_root: bool,
-    /// For libtest.
+    /// The arguments for libtest.
     pub arguments: Vec<String>,
 }
 
@@ -37,7 +38,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// `filter`: only tests whose name contains this.
+    /// With a `filter`, only tests run whose name contains it.
     pub fn new(programs: &[Program], filter: Option<&str>) -> Self {
         let mut plan = Self { side_by_side: Vec::new(), alone: Vec::new() };
         for program in programs.iter().filter(|program| program.is_test) {
@@ -56,7 +57,7 @@ impl Plan {
                 job.arguments.extend(filter.map(str::to_owned));
                 self.side_by_side.push(job);
             }
-            // libtest takes several words as alternatives, so what is filtered is not parted.
+            // libtest takes several words as alternatives, so a filtered program is not split.
             (Some(_), Some(filter)) => {
                 job.arguments.push(filter.to_owned());
                 self.alone.push(job);
@@ -81,7 +82,7 @@ impl Job {
             file: program.file.clone(),
             package: program.package.clone(),
             needs_root: program.package == toolchain::root().join("tests"),
-            // One at a time: the tests of a program share a server, a cgroup, the CPUs; and each has a time of its own.
+            // One test at a time, because the tests of a program share a server, a cgroup and the CPUs, and are timed.
             arguments: vec!["--test-threads=1".to_owned()],
         }
     }

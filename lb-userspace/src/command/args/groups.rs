@@ -13,7 +13,7 @@ use crate::source::api;
 
 #[derive(Args)]
 pub struct SizeArgs {
-    /// Connections that are remembered at once beside those that begin or end; may change from start to start
+    /// Maximum number of established connections tracked at once; may be changed at each start
     #[arg(long, value_name = "N", default_value_t = capacity::FLOWS as u32 / 2,
           value_parser = clap::value_parser!(u32).range(1..=MOST_FLOWS))]
     pub max_flows: u32,
@@ -21,19 +21,19 @@ pub struct SizeArgs {
 
 impl SizeArgs {
     pub fn sizes(&self) -> Sizes {
-        // Two entries a flow.
+        // A flow has two entries.
         Sizes { flows: self.max_flows * 2, ..Sizes::default() }
     }
 }
 
-/// Entries of a map are counted in 32 bits, and half of them already are some 200 GB.
+/// The entries of a map are counted in 32 bits, and half of that range already takes some 200 GB.
 const MOST_FLOWS: i64 = 1 << 30;
 
-/// Without any of them: the API server, as a pod of its cluster.
+/// The source of the objects. Without any of these: the API server, as a pod of its cluster.
 #[derive(Args)]
 pub struct SourceArgs {
-    /// Folder of Service, EndpointSlice and Node objects, as `kubectl get -o yaml` prints them; followed. No API
-    /// server is asked
+    /// Follow a folder of Service, EndpointSlice and Node objects, as `kubectl get -o yaml` prints them, instead of an
+    /// API server
     #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "api_server"])]
     pub manifests: Option<PathBuf>,
     #[command(flatten)]
@@ -42,10 +42,10 @@ pub struct SourceArgs {
 
 #[derive(Args)]
 pub struct ApiArgs {
-    /// Address and credentials of the API server [default: the service account of the pod]
+    /// File with the address and credentials of the API server [default: the service account of the pod]
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-    /// Address of the API server, over that of kubeconfig or environment
+    /// Address of the API server; takes precedence over the kubeconfig and the pod's environment
     #[arg(long, value_name = "URL", env = "LB_API_SERVER")]
     pub api_server: Option<String>,
 }
@@ -57,7 +57,7 @@ impl ApiArgs {
 }
 
 impl SourceArgs {
-    /// `kubeconfig` is that of file or flag.
+    /// `kubeconfig` is the path from the configuration or the flag.
     pub fn source(self, kubeconfig: Option<PathBuf>) -> agent::Source {
         match self.manifests {
             Some(dir) => agent::Source::Manifests(dir),
@@ -66,48 +66,49 @@ impl SourceArgs {
     }
 }
 
-/// Configuration and flags of kube-proxy; a flag wins over the file.
+/// Configuration and flags of kube-proxy; a flag takes precedence over the file.
 #[derive(Args)]
-#[command(next_help_heading = "As kube-proxy has it (docs/config.md)")]
+#[command(next_help_heading = "Options of kube-proxy (docs/config.md)")]
 pub struct KubeProxyArgs {
-    /// KubeProxyConfiguration (v1alpha1), as kubeadm writes it
+    /// KubeProxyConfiguration file (v1alpha1), as kubeadm writes it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Write the configuration in force to a file and exit
     #[arg(long, value_name = "FILE")]
     pub write_config_to: Option<PathBuf>,
-    /// Its family is that of the default addresses of the two servers below
+    /// Selects the address family of the defaults of the two options below
     #[arg(long, value_name = "ADDRESS")]
     pub bind_address: Option<String>,
-    /// Where /healthz and /livez are; empty: nowhere [default: 0.0.0.0:10256]
+    /// Address of /healthz and /livez; empty for none [default: 0.0.0.0:10256]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub healthz_bind_address: Option<String>,
-    /// Where /metrics is; empty: nowhere [default: 127.0.0.1:10249]
+    /// Address of /metrics; empty for none [default: 127.0.0.1:10249]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub metrics_bind_address: Option<String>,
-    /// End when one of these ports cannot be had, instead of trying again
+    /// Exit if one of these ports cannot be opened, instead of trying again
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub bind_address_hard_fail: Option<bool>,
-    /// How unlikely the kernel is to end this process when memory is short: -1000 to 1000
+    /// OOM score adjustment of the agent: from -1000 (never killed when memory is short) to 1000
     #[arg(long, value_name = "SCORE", allow_hyphen_values = true)]
     pub oom_score_adj: Option<i32>,
 }
 
-/// What holds for all Services.
+/// Rules that apply to all Services.
 #[derive(Args, PartialEq)]
 pub struct RuleArgs {
-    /// Node addresses that NodePorts answer on: all, primary, localhost and prefixes, with commas between them
+    /// Node addresses on which NodePorts answer: all, primary, localhost and prefixes, separated by commas
     /// [default: all]
     #[arg(long, value_name = "LIST")]
     pub nodeport_addresses: Option<NodePortAddresses>,
-    /// Prefixes that externalIPs may lie in, with commas between them; or any, or none [default: any]
+    /// Prefixes to which externalIPs are restricted, separated by commas; or any, or none [default: any]
     #[arg(long, value_name = "CIDR,...")]
     pub external_ip_cidrs: Option<ExternalIpCidrs>,
-    /// Where ClusterIPs are, beside ServiceCIDR objects, with commas between them: what goes to an address that no Service
-    /// has is dropped
+    /// Prefixes of ClusterIPs in addition to ServiceCIDR objects, separated by commas. Packets to an address in these
+    /// prefixes that no Service has are dropped
     #[arg(long, value_name = "CIDR,...")]
     pub service_cidrs: Option<ServiceCidrs>,
-    /// Serve the Services that have this label service.kubernetes.io/service-proxy-name, instead of those without
+    /// Serve the Services whose label service.kubernetes.io/service-proxy-name has this value, instead of those without
+    /// the label
     #[arg(long, value_name = "NAME")]
     pub service_proxy_name: Option<String>,
 }
@@ -133,7 +134,7 @@ impl RuleArgs {
 
 #[derive(Args)]
 pub struct PinArgs {
-    /// Where maps and links are pinned, on a bpffs (the agent mounts one where there is none)
+    /// Folder in which maps and links are pinned, on a bpffs (the agent mounts one if there is none)
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/lb")]
     pub pin_dir: PathBuf,
 }
@@ -152,13 +153,13 @@ impl RoleArgs {
 }
 
 fn link_role(text: &str) -> Result<(String, Role), String> {
-    let (link, role) = text.split_once('=').ok_or_else(|| format!("{text}: LINK=ROLE is expected"))?;
+    let (link, role) = text.split_once('=').ok_or_else(|| format!("{text}: expected LINK=ROLE"))?;
     Ok((link.to_owned(), role.parse()?))
 }
 
 #[derive(Args)]
 pub struct OutputArgs {
-    /// How to print
+    /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
 }

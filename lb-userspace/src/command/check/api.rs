@@ -1,4 +1,4 @@
-//! The API server: does it answer, and may the agent do there what it has to?
+//! Whether the API server answers, and grants what the agent needs.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::dataplane::maps::Maps;
 use crate::dataplane::pins::Pins;
 use crate::source::api;
 
-/// For all questions together.
+/// The time limit for all questions together.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 pub async fn check(pins: &Pins, access: api::Access) -> Vec<Line> {
@@ -16,7 +16,7 @@ pub async fn check(pins: &Pins, access: api::Access) -> Vec<Line> {
         return vec![warning(
             "api",
             "not asked: no --kubeconfig, no --api-server, and no service account of a pod",
-            "give what the agent will be given, or type it in its pod; with --manifests the agent needs no API",
+            "pass the options of the agent, or run lb check in its pod; with --manifests the agent needs no API server",
         )];
     }
     let tables = Maps::open(pins, false).and_then(|maps| dataplane::read(&maps)).unwrap_or_default();
@@ -28,23 +28,19 @@ pub async fn check(pins: &Pins, access: api::Access) -> Vec<Line> {
         Err(_) => return vec![unreachable(&format!("no answer within {} s", PATIENCE.as_secs()))],
     };
     if denied.is_empty() {
-        return vec![ok("api", "it answers, and grants all that the agent asks for")];
+        return vec![ok("api", "the API server answers, and grants all that the agent needs")];
     }
     let lacks = denied.iter().map(|(needed, verbs)| {
         let dot = if needed.group.is_empty() { "" } else { "." };
         error(
             "api",
-            format!("we may not {} {}{dot}{}", verbs.join(", "), needed.resource, needed.group),
-            "apply the ClusterRole of deploy/base/rbac.yaml, and bind it to the agent's user",
+            format!("not allowed to {} {}{dot}{}", verbs.join(", "), needed.resource, needed.group),
+            "apply the ClusterRole of deploy/base/rbac.yaml, and bind it to the user of the agent",
         )
     });
     lacks.collect()
 }
 
 fn unreachable(why: &str) -> Line {
-    error(
-        "api",
-        format!("the API server cannot be asked: {why}"),
-        "is the address right, and are the credentials?",
-    )
+    error("api", format!("the API server cannot be asked: {why}"), "check the address and the credentials")
 }

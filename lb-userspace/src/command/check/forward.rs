@@ -1,4 +1,4 @@
-//! Firewalls that drop what they forward, where no rule accepts it: packets of pods are forwarded.
+//! Firewalls that drop forwarded packets unless a rule accepts them. Packets of pods are forwarded.
 
 use std::io;
 
@@ -33,13 +33,14 @@ pub fn check() -> Vec<Line> {
 fn dropping(chain: &str) -> Line {
     warning(
         "firewall",
-        format!("the policy of {chain} is to drop: packets of pods pass only where a rule accepts them"),
-        "kube-proxy's KUBE-FORWARD accepts what it translated, and goes with kube-proxy: see that rules of the CNI accept \
-         its pods' packets in both directions, or iptables -A FORWARD -s POD-CIDR -j ACCEPT and the same with -d",
+        format!("the policy of {chain} is to drop: packets of pods pass only if a rule accepts them"),
+        "kube-proxy's KUBE-FORWARD accepts what kube-proxy translated, and is removed with it: make sure that rules of \
+         the CNI accept the packets of its pods in both directions, or run iptables -A FORWARD -s POD-CIDR -j ACCEPT, \
+         and the same with -d",
     )
 }
 
-/// Base chains at the forward hook, iptables-nft's among them.
+/// Base chains at the forward hook, including those of iptables-nft.
 fn of_nftables() -> io::Result<Vec<String>> {
     let families =
         [(NFPROTO_INET as u8, "inet"), (NfFamily::V4.number(), "ip"), (NfFamily::V6.number(), "ip6")];
@@ -57,7 +58,7 @@ fn of_nftables() -> io::Result<Vec<String>> {
             }
         });
         match dumped {
-            // A kernel without nftables, or without this family of it.
+            // The kernel lacks nftables, or this family of it.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {}
             dumped => dumped?,
         }

@@ -5,30 +5,30 @@ use crate::dataplane::load::{self, Constants, Tried};
 use crate::dataplane::probe;
 use crate::dataplane::sys::grace::Grace;
 
-/// Not all can be tried without the capabilities that the agent needs.
+/// Without the capabilities that the agent needs, some things cannot be tried.
 pub fn check(may_try: bool, options: &Options) -> Vec<Line> {
     if may_try {
         return vec![programs(options), btf(), grace(), sockets()];
     }
-    let untried = |check| unseen(check, &"not tried without the capabilities above");
+    let untried = |check| unseen(check, &"the capabilities above are missing");
     vec![untried("programs"), btf(), untried("grace"), untried("sockets")]
 }
 
 fn programs(options: &Options) -> Line {
     match load::try_out(&options.pins, Constants::default(), options.sizes) {
         Ok(Tried { programs, instructions }) => {
-            ok("programs", format!("the kernel takes all {programs}; {instructions} instructions verified"))
+            ok("programs", format!("the kernel accepts all {programs}; {instructions} instructions verified"))
         }
         Err(refused) => error(
             "programs",
-            format!("they cannot take over here: {}", last_words(&format!("{refused:#}"))),
-            "what a table needs, it says; else this kernel is too old, or built without what the programs need: report its \
-             version and this line",
+            format!("the programs cannot take over here: {}", last_words(&format!("{refused:#}"))),
+            "If the message names a table, follow it. Otherwise the kernel is too old or lacks a required option; \
+             please report its version and this line",
         ),
     }
 }
 
-/// A verifier says much, and what matters last.
+/// Shortens the log of the verifier, which is long and ends with what matters.
 fn last_words(text: &str) -> String {
     const SHOWN: usize = 4;
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
@@ -46,19 +46,19 @@ fn btf() -> Line {
         Err(error) => warning(
             "btf",
             format!("the kernel does not describe its types: {error:#}"),
-            "none of the programs needs it today; kernels of distributions have CONFIG_DEBUG_INFO_BTF=y",
+            "no program needs it today; kernels of distributions have CONFIG_DEBUG_INFO_BTF=y",
         ),
     }
 }
 
-/// Ids and regions of the tables are used again only after a grace period that is proven.
+/// Ids and regions of the tables are reused only after a proven grace period.
 fn grace() -> Line {
     match Grace::new().and_then(|grace| grace.wait()) {
         Ok(()) => ok("grace", "the kernel proves grace periods (an update of a map of maps)"),
         Err(failed) => error(
             "grace",
             format!("the kernel has no maps of maps: {failed}"),
-            "nothing in the tables could be used again: take a kernel built with CONFIG_BPF_SYSCALL",
+            "without them nothing in the tables can be reused: use a kernel built with CONFIG_BPF_SYSCALL",
         ),
     }
 }
@@ -71,7 +71,7 @@ fn sockets() -> Line {
         Ok(false) => warning(
             "sockets",
             "the kernel has no cgroup programs for sockets",
-            "a kernel with CONFIG_CGROUP_BPF, for processes of the host to reach Services",
+            "processes of the host reach no Service: use a kernel with CONFIG_CGROUP_BPF",
         ),
         Err(error) => unseen("sockets", &format_args!("{error:#}")),
     }

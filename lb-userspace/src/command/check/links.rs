@@ -1,4 +1,4 @@
-//! Links of pods, and the programs of others on them.
+//! Links of pods, and other programs on them.
 
 use std::collections::BTreeMap;
 
@@ -37,10 +37,10 @@ pub async fn check(netdev: &Netdev, options: &Options) -> Vec<Line> {
 }
 
 fn tcx(options: &Options, link: Option<&Facts>) -> Line {
-    let Some(link) = link else { return warning("tcx", "no link to ask about", "run it on the node") };
+    let Some(link) = link else { return warning("tcx", "no link to try it on", "run lb check on the node") };
     match probe::others_on_tcx(&options.pins, &link.name, link.index, Direction::Ingress) {
-        Ok(Some(_)) => ok("tcx", "the kernel has it"),
-        Ok(None) => ok("tcx", "the kernel has none: programs will hang on clsact"),
+        Ok(Some(_)) => ok("tcx", "the kernel has TCX"),
+        Ok(None) => ok("tcx", "the kernel has no TCX: programs will be attached to clsact"),
         Err(error) => unseen("tcx", &format_args!("{error:#}")),
     }
 }
@@ -51,24 +51,26 @@ fn other(hook: &str, name: &str, direction: Direction, count: usize) -> Line {
         ("clsact", Direction::Egress) => warning(
             "others",
             found,
-            "lb hangs on clsact there too, behind it; where it ends the chain with TC_ACT_OK instead of \
-             TC_ACT_UNSPEC, replies of Services are not restored",
+            "lb is attached to clsact there too, behind this program; if it ends the chain with TC_ACT_OK instead of \
+             TC_ACT_UNSPEC, replies of Services are not translated back",
         ),
-        ("clsact", Direction::Ingress) => {
-            warning("others", found, "lb hangs on clsact there too, before it: it sees translated packets")
-        }
+        ("clsact", Direction::Ingress) => warning(
+            "others",
+            found,
+            "lb is attached to clsact there too, in front of this program, which sees translated packets",
+        ),
         _ => warning(
             "others",
             found,
-            "lb comes first at ingress and last at egress; a program that ends the chain at egress keeps replies \
-             of Services from being restored",
+            "lb runs first at ingress and last at egress; if this program ends the chain at egress, replies of \
+             Services are not translated back",
         ),
     }
 }
 
 type Others = BTreeMap<(&'static str, String, Direction), usize>;
 
-/// By hook, name and direction: on how many links.
+/// The number of links, by hook, name and direction of the program.
 async fn others(netdev: &Netdev, options: &Options, pods: &[&Facts]) -> anyhow::Result<Others> {
     let mut others = Others::new();
     for link in pods {

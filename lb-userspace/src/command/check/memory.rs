@@ -10,7 +10,7 @@ const MIB: u64 = 1 << 20;
 
 pub fn check(options: &Options) -> Line {
     if options.pins.require().is_ok() {
-        return ok("memory", "the maps are there already");
+        return ok("memory", "the maps exist already");
     }
     let cpus = match crate::dataplane::shape::possible_cpus() {
         Ok(cpus) => cpus,
@@ -19,17 +19,17 @@ pub fn check(options: &Options) -> Line {
     let (at_once, full) = maps::memory(cpus, options.sizes);
     let Some(available) = available() else { return unseen("memory", &"/proc/meminfo has no MemAvailable") };
     let found = format!(
-        "the maps take {} MiB at once and up to {} with every flow; {} MiB are available",
+        "the maps take {} MiB at once, and up to {} with all flows; {} MiB are available",
         at_once.div_ceil(MIB),
         full.div_ceil(MIB),
         available / MIB
     );
     let limit = locked_memory_limit();
     if limit.is_some_and(|limit| limit < at_once) {
-        let found = format!("{found}; this kernel counts maps against RLIMIT_MEMLOCK, which is less");
+        let found = format!("{found}; this kernel counts maps against RLIMIT_MEMLOCK, which is lower");
         return error("memory", found, "ulimit -l unlimited (LimitMEMLOCK=infinity of a systemd unit)");
     }
-    let advice = "more memory, or a greater limit of the container's memory cgroup";
+    let advice = "add memory, or raise the limit of the container's memory cgroup";
     if available < at_once {
         error("memory", found, advice)
     } else if available < full {
@@ -39,7 +39,7 @@ pub fn check(options: &Options) -> Line {
     }
 }
 
-/// Bytes, where the kernel counts maps so at all.
+/// In bytes; `None` if the kernel does not count maps against this limit.
 fn locked_memory_limit() -> Option<u64> {
     let counted = probe::counts_locked_memory().unwrap_or(false);
     let limits = fs::read_to_string("/proc/thread-self/limits").unwrap_or_default();
@@ -47,7 +47,7 @@ fn locked_memory_limit() -> Option<u64> {
     limit.filter(|_| counted)?.split_whitespace().next()?.parse().ok()
 }
 
-/// Bytes: of the machine, or what the memory cgroup still allows.
+/// In bytes: the memory of the machine, or what the memory cgroup still allows if that is less.
 fn available() -> Option<u64> {
     let of_machine = mem_available(&fs::read_to_string("/proc/meminfo").ok()?)?;
     Some(cgroup_rest().map_or(of_machine, |rest| rest.min(of_machine)))
@@ -58,8 +58,8 @@ fn mem_available(meminfo: &str) -> Option<u64> {
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
-/// What the memory cgroup of this process has left; `None` where it has no limit, or there is none. In a container
-/// its own group is the root of what is mounted.
+/// What the memory cgroup of this process has left, in bytes; `None` if there is no such cgroup, or it has no limit.
+/// In a container, the container's own cgroup is the root of the mounted hierarchy.
 fn cgroup_rest() -> Option<u64> {
     let version_2 = (Path::new("/sys/fs/cgroup"), "memory.max", "memory.current");
     let version_1 = (Path::new("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes");

@@ -1,4 +1,4 @@
-//! Ports that the agent will listen on.
+//! The ports on which the agent will listen.
 
 use super::{Line, error, ok, warning};
 use crate::config::Settings;
@@ -21,9 +21,9 @@ fn one(pins: &Pins, port: u16, purpose: &str) -> Line {
     let taken = format!("{port} ({purpose}) is taken by {owner}");
     match owner.name.as_deref() {
         Some("lb") if lock::is_taken(pins) => {
-            ok("ports", format!("{port} ({purpose}) is the agent's that runs"))
+            ok("ports", format!("{port} ({purpose}) is used by the running agent"))
         }
-        Some("kube-proxy") => warning("ports", taken, "it is free when kube-proxy is gone"),
-        _ => error("ports", taken, "stop it, or move it to another port"),
+        Some("kube-proxy") => warning("ports", taken, "the port will be free once kube-proxy is removed"),
+        _ => error("ports", taken, "stop this process, or move it to another port"),
     }
 }

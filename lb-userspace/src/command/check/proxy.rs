@@ -1,4 +1,4 @@
-//! kube-proxy, and what one left behind.
+//! Whether kube-proxy runs, and what it left behind.
 
 use super::{Line, error, ok, unseen, warning};
 use crate::command::cleanup::kube_proxy::{self, Leftovers, running};
@@ -11,7 +11,7 @@ pub async fn check(netdev: &Netdev) -> Vec<Line> {
         Some(_) => warning(
             "kube-proxy",
             format!("it runs: {}", running.join(", ")),
-            "lb serves its links beside it; take kube-proxy away when lb serves everything (docs/migrate.md)",
+            "lb serves its links next to kube-proxy; remove kube-proxy when lb serves everything (docs/migrate.md)",
         ),
     };
     let rules = match kube_proxy::find(netdev).await {
@@ -23,15 +23,15 @@ pub async fn check(netdev: &Netdev) -> Vec<Line> {
 
 fn rules(found: &Leftovers, is_running: bool) -> Line {
     if found.is_empty() {
-        return ok("leftovers", "no rule, device or set of kube-proxy's");
+        return ok("leftovers", "no rule, device or set of kube-proxy");
     }
     let there = found.summary().join("; ");
     if is_running {
-        return ok("leftovers", format!("rules of the kube-proxy that runs: {there}"));
+        return ok("leftovers", format!("rules of the running kube-proxy: {there}"));
     }
     error(
         "leftovers",
         format!("kube-proxy left {there}"),
-        "lb cleanup --kube-proxy --dry-run shows what would go, lb cleanup --kube-proxy removes it",
+        "lb cleanup --kube-proxy --dry-run shows what would be removed, lb cleanup --kube-proxy removes it",
     )
 }

@@ -1,5 +1,5 @@
 //! What kube-proxy leaves behind when it ends, in all its modes: found by `lb check`, removed by
-//! `lb cleanup --kube-proxy`. It would go on to send packets to endpoints of the past.
+//! `lb cleanup --kube-proxy`. Otherwise these rules would continue to send packets to previous endpoints.
 
 pub mod chains;
 pub mod family;
@@ -26,15 +26,15 @@ pub struct Leftovers {
     pub ipvs: ipvs::Found,
 }
 
-/// Looks into this network namespace and changes nothing.
+/// Searches this network namespace, and changes nothing.
 ///
 /// # Errors
-/// The kernel's; `PermissionDenied` without CAP_NET_ADMIN.
+/// The error of the kernel; `PermissionDenied` without CAP_NET_ADMIN.
 pub async fn find(netdev: &Netdev) -> anyhow::Result<Leftovers> {
     Ok(Leftovers {
         nft: nft::find().context("read the rules of nftables")?,
         legacy: legacy::find().context("read the rules of iptables-legacy")?,
-        ipvs: ipvs::find(netdev).await.context("look for what IPVS mode leaves")?,
+        ipvs: ipvs::find(netdev).await.context("look for what IPVS mode left")?,
     })
 }
 
@@ -43,7 +43,7 @@ impl Leftovers {
         self.nft.is_empty() && self.legacy.is_empty() && self.ipvs.is_empty()
     }
 
-    /// What is there, a phrase each.
+    /// A phrase for each finding.
     pub fn summary(&self) -> Vec<String> {
         let legacy = self.legacy.iter().map(legacy::Found::summary);
         self.nft.summary().into_iter().chain(legacy).chain(self.ipvs.summary()).collect()
@@ -53,9 +53,9 @@ impl Leftovers {
 /// `lb cleanup --kube-proxy`.
 #[derive(Clone, Debug)]
 pub struct Cleanup {
-    /// Say what would be done, and do nothing.
+    /// Print what would be done, and change nothing.
     pub dry_run: bool,
-    /// Also while a kube-proxy runs.
+    /// Clean up even if a kube-proxy runs.
     pub force: bool,
     /// Where `iptables-legacy-restore` and `ipvsadm` are.
     pub host: host::Host,
@@ -63,15 +63,15 @@ pub struct Cleanup {
 
 impl Cleanup {
     /// Removes what kube-proxy left in this network namespace, and nothing else: each table in one transaction.
-    /// Says what was done, or would be.
+    /// Returns what was done, in words; for a dry run, the commands instead.
     ///
     /// # Errors
-    /// While kube-proxy runs, before anything was removed. Or what could not be removed; the rest was.
+    /// If kube-proxy runs; then nothing was removed. If something could not be removed; then the rest was.
     pub async fn run(&self) -> anyhow::Result<String> {
         let running = running::running();
         if !running.is_empty() && !self.force && !self.dry_run {
             bail!(
-                "kube-proxy still runs ({}) and would write its rules anew: take it away first, or give --force",
+                "kube-proxy still runs ({}) and would write its rules again: remove it first, or pass --force",
                 running.join(", ")
             );
         }
@@ -108,10 +108,10 @@ impl Cleanup {
             phrases => format!("removed: {}", phrases.join("; ")),
         };
         if !failed.is_empty() {
-            bail!("not everything of kube-proxy's could be removed: {}; {removed}", failed.join("; "));
+            bail!("not everything that kube-proxy left could be removed: {}; {removed}", failed.join("; "));
         }
         if found.is_empty() {
-            stays.insert(0, "there was nothing of kube-proxy's".to_owned());
+            stays.insert(0, "kube-proxy left nothing to remove".to_owned());
         } else {
             stays.insert(0, removed);
         }
@@ -128,7 +128,7 @@ impl Cleanup {
         }
         lines.extend(found.ipvs.commands());
         if lines.is_empty() {
-            lines.push("# there is nothing of kube-proxy's".to_owned());
+            lines.push("# kube-proxy left nothing to remove".to_owned());
         }
         lines.extend(stays.into_iter().map(|line| format!("# {line}")));
         Ok(lines)
@@ -142,7 +142,7 @@ impl Cleanup {
     }
 }
 
-/// Reads anew where somebody else changed a rule meanwhile.
+/// Reads the rules again if another program changed one meanwhile.
 fn remove_nft(mut found: nft::Found) -> io::Result<()> {
     const TRIES: usize = 10;
     for _ in 1..TRIES {
@@ -152,12 +152,12 @@ fn remove_nft(mut found: nft::Found) -> io::Result<()> {
         }
     }
     found.remove().map_err(|error| match error.kind() {
-        io::ErrorKind::Interrupted => io::Error::other("somebody changes rules all the time; try again"),
+        io::ErrorKind::Interrupted => io::Error::other("another program keeps changing rules; try again"),
         _ => error,
     })
 }
 
-/// What is left for the sake of others, a sentence each.
+/// A sentence for each thing that stays because others need it.
 fn stays(found: &Leftovers) -> Vec<String> {
     let tables = found.nft.iptables.iter();
     let mut lines: Vec<String> =
@@ -165,7 +165,7 @@ fn stays(found: &Leftovers) -> Vec<String> {
     if !found.ipvs.foreign_servers.is_empty() {
         let servers: Vec<String> = found.ipvs.foreign_servers.iter().map(ToString::to_string).collect();
         lines.push(format!(
-            "IPVS virtual servers stay that look like somebody else's: {}",
+            "IPVS virtual servers that do not look like kube-proxy's stay: {}",
             servers.join(", ")
         ));
     }
@@ -177,9 +177,9 @@ fn held(removal: &chains::Removal, variant: &str, family: NfFamily, table: &str)
     let kept = removal
         .kept
         .iter()
-        .map(|(chain, user)| format!("{place}: {chain} stays, for {user} has packets masqueraded by it"));
+        .map(|(chain, user)| format!("{place}: {chain} stays, because {user} has packets masqueraded by it"));
     let emptied = removal.emptied.iter().map(|(chain, user)| {
-        format!("{place}: {chain} stays without rules, for a rule in {user} jumps to it")
+        format!("{place}: {chain} stays without rules, because a rule in {user} jumps to it")
     });
     kept.chain(emptied).collect()
 }

@@ -1,4 +1,4 @@
-//! `lb cleanup`: takes away what is ours.
+//! `lb cleanup`: removes what is ours.
 
 use std::path::Path;
 
@@ -8,10 +8,10 @@ use crate::dataplane::pins::Pins;
 use crate::hooks::links;
 use crate::node::netdev::Netdev;
 
-/// Detaches from every link of this network namespace and removes the tables. Says what it did.
+/// Detaches from every link of this network namespace and removes the tables. Returns what was done, in words.
 ///
 /// # Errors
-/// While an agent runs, or where the kernel refuses.
+/// If an agent runs, or the kernel refuses.
 pub(super) async fn clean_up(pin_dir: &Path) -> anyhow::Result<String> {
     let pins = Pins::new(pin_dir);
     let _lock = lock::take_existing(&pins)?;

@@ -1,4 +1,4 @@
-//! `lb services --manifests`: all that the rules decide, whether the tables have a place for it or not.
+//! `lb services --manifests`: everything that the rules decide, whether or not the tables have a place for it.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use crate::objects::wire::authority;
 use lb_common::{Endpoint, FrontendKind, Prefix, ServiceRecord};
 
 /// Every port of every Service and, with empty `protocol` and `family`, the Services that are not served. Sorted by
-/// name. Call it after [`Model::desired`].
+/// name. Call this function after [`Model::desired`].
 pub fn of_model(model: &Model) -> Vec<ServiceView> {
     let mut views = Vec::new();
     for service in model.services() {

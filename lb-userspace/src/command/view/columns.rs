@@ -1,6 +1,6 @@
 //! Aligned columns of text.
 
-/// Cells may have several lines; columns are as wide as their widest line, two spaces apart.
+/// Renders a table. Cells may have several lines; columns are as wide as their widest line, two spaces apart.
 pub(crate) fn render<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
     let mut widths = header.map(|title| title.chars().count());
     for row in rows {
@@ -24,7 +24,7 @@ fn line<const N: usize>(cells: [&str; N], widths: &[usize; N]) -> String {
     format!("{}\n", cells.join("  ").trim_end())
 }
 
-/// One line each, the first few of them; a dash for none.
+/// A line for each entry, up to a limit; a dash if there are none.
 pub(crate) fn list(lines: &[String]) -> String {
     const SHOWN: usize = 8;
     if lines.is_empty() {

@@ -1,4 +1,4 @@
-//! What a folder of manifests would give on a node.
+//! The tables that a node would have with a folder of manifests.
 
 use std::path::Path;
 
@@ -12,34 +12,34 @@ use crate::source::manifests;
 use crate::tables::Tables;
 use crate::tables::plane::{MemoryPlane, Plane};
 
-/// The node, as an agent on it would see it.
+/// The node as an agent on it would see it.
 #[derive(Clone, Debug, Default)]
 pub struct Viewpoint {
     pub name: String,
-    /// Those of its interfaces. `None`: the InternalIPs of its Node object.
+    /// The addresses of its interfaces. `None`: the InternalIPs of its Node object.
     pub addresses: Option<Vec<Addr>>,
     pub rules: Rules,
 }
 
 impl Viewpoint {
-    /// With what is known without the command line's help.
+    /// A viewpoint with no more than the name of the node.
     pub fn named(name: impl Into<String>) -> Self {
         Self { name: name.into(), ..Self::default() }
     }
 }
 
-/// The model of a folder, with nothing left to decide.
+/// The model of a folder, with everything decided.
 ///
 /// # Errors
-/// Where the folder cannot be read, or a file in it is broken.
+/// If the folder cannot be read, or a file in it is broken.
 pub fn model_from_manifests(dir: &Path, at: Viewpoint) -> anyhow::Result<Model> {
     Ok(load(dir, at)?.0)
 }
 
-/// Plans from empty tables, in memory. The notices are those that last.
+/// The tables of a folder, planned from empty tables in memory, and the notices that still hold.
 ///
 /// # Errors
-/// Where the folder cannot be read, or a file in it is broken.
+/// If the folder cannot be read, or a file in it is broken.
 pub fn tables_from_manifests(dir: &Path, at: Viewpoint) -> anyhow::Result<(Tables, Vec<Notice>)> {
     let (model, desired) = load(dir, at)?;
     let mut planner = Planner::restore(Tables::default(), Limits::default());

@@ -1,4 +1,4 @@
-//! A Service port as `lb services` shows it, wherever it was read from.
+//! A Service port as `lb services` shows it, from the tables or from files.
 
 use lb_common::{Algorithm, FrontendKey, FrontendKind, ServiceRecord};
 use serde::Serialize;
@@ -13,7 +13,7 @@ use crate::objects::wire::authority;
 pub struct ServiceView {
     pub namespace: String,
     pub name: String,
-    /// Empty where the Service has one unnamed port.
+    /// Empty if the Service has one unnamed port.
     pub port_name: String,
     /// `TCP`, `UDP` or `SCTP`.
     pub protocol: String,
@@ -22,7 +22,7 @@ pub struct ServiceView {
     pub frontends: Vec<FrontendView>,
     /// `address:port`, sorted.
     pub cluster_endpoints: Vec<String>,
-    /// `address:port`, sorted; those of this node. Only filled where a policy needs them.
+    /// `address:port`, sorted; only endpoints of this node. Empty unless a policy needs them.
     pub local_endpoints: Vec<String>,
     /// `Cluster` or `Local`.
     pub internal_traffic_policy: String,
@@ -30,7 +30,7 @@ pub struct ServiceView {
     pub external_traffic_policy: String,
     pub session_affinity: AffinityView,
     pub algorithm: String,
-    /// Only from files.
+    /// Only in a view from files.
     #[serde(flatten)]
     pub rules: Option<RulesView>,
 }
@@ -44,7 +44,7 @@ pub struct FrontendView {
     pub clients: ClientsView,
 }
 
-/// What a new connection gets, by where its client is: `cluster` or `local` (an endpoint of that set), `reject` or
+/// What a new connection gets, by the place of its client: `cluster` or `local` (an endpoint of that set), `reject` or
 /// `drop`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct ClientsView {
@@ -66,23 +66,23 @@ pub struct AffinityView {
     pub timeout_seconds: Option<u32>,
 }
 
-/// What a table of the kernel does not say of a Service port.
+/// What the tables in the kernel do not say about a Service port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RulesView {
-    /// Prefixes of the clients that may use frontends of kind `LoadBalancer`; empty is all.
+    /// Prefixes of the clients that may use frontends of kind `LoadBalancer`; empty means all.
     pub source_ranges: Vec<String>,
-    /// Whether these frontends' own addresses are among the clients too, for the node's address is.
+    /// Whether the addresses of these frontends are allowed as clients too, because the node's address is.
     pub source_ranges_admit_vips: bool,
-    /// The addresses of the node that its `NodePort` answers on, sorted, less loopback ones; empty without one.
+    /// The addresses of the node on which the `NodePort` answers, sorted, without loopback; empty without a `NodePort`.
     pub node_port_addresses: Vec<String>,
-    /// Whether the `NodePort` answers on loopback addresses too, for processes of the node.
+    /// Whether the `NodePort` also answers on loopback addresses, for processes of the node.
     pub node_port_on_loopback: bool,
-    /// Null where load balancers are not to ask.
+    /// Null if load balancers are not to ask.
     pub health_check: Option<HealthCheckView>,
     /// `headless`, `ExternalName`, `other proxy` or `unusable`; null for a Service that is served.
     pub unserved: Option<String>,
-    /// What is ignored, or wrong, and why: of the Service and of its EndpointSlices.
+    /// What is ignored or wrong in the Service and its EndpointSlices, and why.
     pub notices: Vec<String>,
 }
 
@@ -96,7 +96,7 @@ pub struct HealthCheckView {
 }
 
 impl ServiceView {
-    /// `record` says what counts of the service port but its endpoints, which are `address:port`, sorted.
+    /// `record` describes the service port except for its endpoints, which are `address:port`, sorted.
     pub(crate) fn new(
         name: &ServicePortName,
         record: &ServiceRecord,
@@ -123,7 +123,7 @@ impl ServiceView {
     }
 }
 
-/// `has_sets`: whether the Cluster set and the Local set have endpoints.
+/// `has_sets` says whether the Cluster set and the Local set have endpoints.
 pub(crate) fn frontend(
     key: &FrontendKey,
     kind: FrontendKind,
@@ -143,7 +143,7 @@ pub(crate) fn frontend(
 }
 
 impl ClientsView {
-    /// Pods and processes of a node get the same.
+    /// Names the host and the outside only if they get something other than a pod.
     pub(crate) fn text(&self) -> String {
         let inside = if self.pod == self.host {
             self.pod.clone()

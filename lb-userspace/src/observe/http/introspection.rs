@@ -14,7 +14,7 @@ use serde_json::json;
 use super::proxy_health::not_found;
 use crate::observe::telemetry::Telemetry;
 
-/// What `/proxyMode` says: neither iptables, nor ipvs, nor nftables.
+/// The answer of `/proxyMode`, which is none of iptables, ipvs and nftables.
 pub const MODE: &str = "ebpf";
 
 const TEXT: &str = "text/plain; charset=utf-8";

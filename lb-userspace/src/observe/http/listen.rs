@@ -1,4 +1,4 @@
-//! Listening on a port that somebody else may have.
+//! Listens on ports that another process may use.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,22 +13,22 @@ use tracing::{info, warn};
 
 use crate::node::listener;
 
-/// Until a port is tried again (kube-proxy's own time).
+/// The time until a port is tried again (the same as in kube-proxy).
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// One server on one port.
 pub(super) struct Server {
-    /// In words, for the log.
+    /// The name of the server in the log.
     pub(super) what: &'static str,
-    /// What changes its address.
+    /// The flag that changes the address.
     pub(super) flag: &'static str,
     pub(super) address: SocketAddr,
-    /// Who is told of a port that cannot be had, instead of trying again.
+    /// Receives the error of a port that cannot be opened. The port is then not tried again.
     pub(super) fatal: Option<mpsc::Sender<anyhow::Error>>,
 }
 
 impl Server {
-    /// Until it is dropped.
+    /// Runs until it is dropped.
     pub(super) async fn run(self, router: Router) {
         let mut said = None;
         loop {
@@ -37,7 +37,7 @@ impl Server {
                     info!(address = %self.address, "{} listens", self.what);
                     said = None;
                     match axum::serve(listener, router.clone()).await {
-                        Ok(()) => "it ended".to_owned(),
+                        Ok(()) => "the server ended".to_owned(),
                         Err(error) => error.to_string(),
                     }
                 }
@@ -48,7 +48,7 @@ impl Server {
                 self.what, self.address, self.flag
             );
             if let Some(fatal) = &self.fatal {
-                // The loop is ending where nobody listens.
+                // If nothing receives, the loop is already ending.
                 let _ = fatal.send(anyhow::anyhow!(text)).await;
                 return;
             }
@@ -61,7 +61,7 @@ impl Server {
     }
 }
 
-/// A failure to listen, with the process that is in the way where it can be seen.
+/// Explains a failure to listen, with the process that uses the port, if it can be seen.
 pub(super) fn explain(address: SocketAddr, error: &io::Error) -> String {
     if error.kind() != io::ErrorKind::AddrInUse {
         return error.to_string();
@@ -72,10 +72,10 @@ pub(super) fn explain(address: SocketAddr, error: &io::Error) -> String {
     }
 }
 
-/// Listens as Go does (`net.Listen("tcp", ..)`): an unspecified address of either family is all addresses of both.
+/// Listens as Go does (`net.Listen("tcp", ..)`): an unspecified address of either family means all addresses of both.
 ///
 /// # Errors
-/// The kernel's.
+/// If the kernel refuses to open the port.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     if !address.ip().is_unspecified() {
         return open(address, true);
@@ -104,7 +104,7 @@ fn open(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// The kernel was built or booted without it.
+/// Whether the kernel was built or booted without IPv6.
 fn has_no_ipv6(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }

@@ -1,6 +1,7 @@
-//! `/healthz` and `/livez` (KEP-3836): k/k pkg/proxy/healthcheck/proxy_health.go, word by word.
+//! `/healthz` and `/livez` (KEP-3836). The answers have exactly the form of those of k/k
+//! pkg/proxy/healthcheck/proxy_health.go.
 //!
-//! `/livez` asks whether a restart might help, `/healthz` whether load balancers should send traffic to this node.
+//! `/livez` says whether a restart might help, `/healthz` whether load balancers should send traffic to this node.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,10 +18,10 @@ use crate::observe::health::Eligibility;
 use crate::observe::moment::Moment;
 use crate::observe::telemetry::Telemetry;
 
-/// Go's zero time, for what never was.
+/// Go's zero time, for what never happened.
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
-/// In the order of the fields in Go.
+/// The fields are in the same order as in Go.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ProxyHealth {
@@ -40,7 +41,7 @@ struct ProxierHealth {
     healthy: bool,
 }
 
-/// Any method, as with Go's mux.
+/// Any method is accepted, as by Go's mux.
 pub fn router(telemetry: Arc<Telemetry>) -> Router {
     Router::new()
         .route("/healthz", any(healthz))
@@ -49,7 +50,7 @@ pub fn router(telemetry: Arc<Telemetry>) -> Router {
         .with_state(telemetry)
 }
 
-/// Go's `http.NotFound`.
+/// The answer of Go's `http.NotFound`.
 pub(super) async fn not_found() -> impl IntoResponse {
     let headers =
         [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
@@ -84,7 +85,7 @@ fn answer(telemetry: &Telemetry, now: Moment, healthy: bool, node_eligible: Opti
     });
     let health = ProxyHealth {
         status: status.collect(),
-        // Recent where all is well, for older readers.
+        // The current time if all is well, for older readers.
         last_updated: match updated {
             _ if is_fine => text(now.wall),
             Some(updated) => updated,
@@ -94,13 +95,13 @@ fn answer(telemetry: &Telemetry, now: Moment, healthy: bool, node_eligible: Opti
         node_eligible,
         healthy,
     };
-    let body = serde_json::to_string(&health).expect("strings and booleans");
+    let body = serde_json::to_string(&health).expect("strings and booleans can be serialized");
     let code = if is_fine { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let headers = [(header::CONTENT_TYPE, "application/json"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
     (code, headers, body).into_response()
 }
 
-/// RFC 3339 with as many digits as there are, as Go has it in JSON.
+/// RFC 3339 with as many digits as needed, as in Go's JSON.
 fn text(time: Timestamp) -> String {
     time.to_string()
 }

@@ -1,7 +1,7 @@
-//! Health checks of Services of type LoadBalancer with externalTrafficPolicy Local: does this node have endpoints of
-//! it? k/k pkg/proxy/healthcheck/service_health.go, word by word.
+//! Health checks of Services of type LoadBalancer with externalTrafficPolicy Local: whether this node has endpoints of
+//! the Service. The answers have exactly the form of those of k/k pkg/proxy/healthcheck/service_health.go.
 //!
-//! Terminating endpoints do not count though they still serve: so a load balancer turns away in time (KEP-1669).
+//! Terminating endpoints do not count although they still serve, so that a load balancer turns away in time (KEP-1669).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -24,7 +24,7 @@ use crate::observe::events::Recorder;
 use crate::observe::moment::Moment;
 use crate::observe::telemetry::Telemetry;
 
-/// The reason of the Event for a port that cannot be had.
+/// The reason of the Event for a port that cannot be opened.
 const FAILED: &str = "FailedToStartServiceHealthcheck";
 
 type Key = (ObjectName, Family);
@@ -33,7 +33,7 @@ type Key = (ObjectName, Family);
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HealthChecks {
     pub checks: BTreeMap<(ObjectName, Family), HealthCheck>,
-    /// Primary addresses of the own Node, for `nodePortAddresses: [primary]`.
+    /// Primary addresses of the agent's own Node, for `nodePortAddresses: [primary]`.
     pub primary: Vec<Addr>,
 }
 
@@ -43,15 +43,15 @@ pub struct ServiceHealth {
     recorder: Option<Recorder>,
     answers: Answers,
     servers: BTreeMap<Key, Server>,
-    /// Ports that could not be had, so that each is told of once.
+    /// Errors of ports that could not be opened, so that each error is reported once.
     said: BTreeMap<Key, String>,
 }
 
-/// What the handlers know.
+/// The state that the handlers read.
 #[derive(Clone)]
 struct Answers {
     telemetry: Arc<Telemetry>,
-    /// Local endpoints of the Services that are served.
+    /// The number of local endpoints of each Service.
     local_endpoints: Arc<Mutex<BTreeMap<Key, usize>>>,
 }
 
@@ -76,7 +76,7 @@ impl ServiceHealth {
         Self { node_port_addresses, recorder, answers, servers: BTreeMap::new(), said: BTreeMap::new() }
     }
 
-    /// Opens and closes ports; `false` where one could not be had. To be called in a tokio runtime.
+    /// Opens and closes ports. Returns `false` if a port could not be opened. Must be called in a tokio runtime.
     pub async fn follow(&mut self, wanted: &HealthChecks) -> bool {
         let checks = &wanted.checks;
         self.servers
@@ -111,14 +111,16 @@ impl ServiceHealth {
         is_complete
     }
 
-    /// All of its addresses, or none.
+    /// Opens the port on all of the addresses, or on none.
     fn open(&self, key: &Key, port: u16, places: &[IpAddr]) -> anyhow::Result<Server> {
         let mut server = Server { port, tasks: Vec::new() };
         for place in places {
             let address = SocketAddr::new(*place, port);
             let listener = match listen::bind_one_family(address) {
                 Ok(listener) => listener,
-                Err(error) => bail!("health check on {address}: {}", listen::explain(address, &error)),
+                Err(error) => {
+                    bail!("cannot open the health check on {address}: {}", listen::explain(address, &error))
+                }
             };
             let (answers, key) = (self.answers.clone(), key.clone());
             let router = Router::new().fallback(move || async move { answers.answer(&key) });
@@ -149,7 +151,7 @@ impl Answers {
     /// Path and method do not matter.
     fn answer(&self, key: &Key) -> Response {
         let Some(count) = self.lock().get(key).copied() else {
-            // A connection that outlived its Service.
+            // The connection outlived its Service.
             return StatusCode::OK.into_response();
         };
         let now = Moment::now();
@@ -162,7 +164,7 @@ impl Answers {
             (header::HeaderName::from_static("x-load-balancing-endpoint-weight"), count.to_string()),
         ];
         let ObjectName { namespace, name } = &key.0;
-        // Names are DNS labels: nothing in them is to be escaped.
+        // Names are DNS labels, in which nothing must be escaped.
         let body = format!(
             "{{\n\t\"service\": {{\n\t\t\"namespace\": \"{namespace}\",\n\t\t\"name\": \"{name}\"\n\t}},\n\
              \t\"localEndpoints\": {count},\n\t\"serviceProxyHealthy\": {is_healthy}\n}}"
@@ -171,8 +173,9 @@ impl Answers {
     }
 }
 
-/// Where the health check of a Service listens: k/k pkg/proxy/util/nodeport_addresses.go. A family without a prefix in
-/// the list, or with the whole range, is all addresses; else every local address that a prefix covers, also loopback.
+/// The addresses on which the health check of a Service listens: k/k pkg/proxy/util/nodeport_addresses.go. A family
+/// without a prefix in the list, or with the whole range, means all addresses; otherwise every local address that a
+/// prefix covers, including loopback.
 pub fn addresses(family: Family, given: &[String], primary: &[Addr], local: &[IpAddr]) -> Vec<IpAddr> {
     let all = match family {
         Family::Ipv4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -199,5 +202,5 @@ pub fn addresses(family: Family, given: &[String], primary: &[Addr], local: &[Ip
 
 async fn local_addresses() -> anyhow::Result<Vec<IpAddr>> {
     let (netdev, _) = Netdev::connect()?;
-    netdev.addresses(None).await.context("list this node's addresses")
+    netdev.addresses(None).await.context("cannot list the addresses of this node")
 }

@@ -1,5 +1,5 @@
-//! kube-proxy's own metrics: names, types, labels, buckets and help as in k/k pkg/proxy/metrics/metrics.go (1.36), but
-//! for those named after iptables and nftables.
+//! kube-proxy's own metrics: names, types, labels, buckets and help as in k/k pkg/proxy/metrics/metrics.go (1.36),
+//! except those named after iptables and nftables.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::no_local::NoLocal;
 use super::registry::{counter, counter_vec, gauge_vec, histogram_vec, int_gauge, int_gauge_vec, whole};
 use crate::objects::name::Family;
 
-/// Of every metric: kube-proxy promises nothing about them either.
+/// The stability level of every metric, as in kube-proxy.
 const ALPHA: &str = "[ALPHA] ";
 
 pub(crate) struct KubeProxy {
@@ -32,7 +32,7 @@ pub(crate) struct KubeProxy {
     pub(crate) livez: IntCounterVec,
 }
 
-/// Changes of one kind, seen and not yet in the tables.
+/// Changes of one kind: all that arrived, and those that are not in the tables yet.
 pub(crate) struct Changes {
     pending: IntGauge,
     total: IntCounter,
@@ -155,7 +155,7 @@ impl KubeProxy {
         }
     }
 
-    /// `removed` is by [`Family`].
+    /// `removed` is indexed by [`Family`].
     pub(crate) fn swept(&self, took: Duration, removed: [u32; 2]) {
         for (family, removed) in Family::BOTH.into_iter().zip(removed) {
             self.reconciler.with_label_values(&[label(family)]).observe(took.as_secs_f64());
@@ -181,13 +181,13 @@ fn seconds(time: Timestamp) -> f64 {
 
 /// 1 ms to 16.4 s.
 fn sync_buckets() -> Vec<f64> {
-    exponential_buckets(0.001, 2.0, 15).expect("constants that are in order")
+    exponential_buckets(0.001, 2.0, 15).expect("the constants are valid")
 }
 
-/// k/k merges these behind a first bucket of zero.
+/// k/k merges these after a first bucket of zero.
 fn programming_buckets() -> Vec<f64> {
     let parts = [(0.25, 0.25, 2), (1.0, 1.0, 59), (60.0, 5.0, 12), (120.0, 30.0, 7)];
     let linear =
-        |(start, width, count)| linear_buckets(start, width, count).expect("constants that are in order");
+        |(start, width, count)| linear_buckets(start, width, count).expect("the constants are valid");
     std::iter::once(0.0).chain(parts.into_iter().flat_map(linear)).collect()
 }

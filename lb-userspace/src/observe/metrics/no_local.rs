@@ -1,4 +1,4 @@
-//! Service ports that have endpoints, but none for their Local policy on this node.
+//! Service ports that have endpoints, but none on this node for their Local policy.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use lb_common::ServiceRecord;
 use crate::desired::{Desired, DesiredPort};
 use crate::objects::name::{Family, ServicePortName};
 
-/// Kept up with each change, so that nothing is searched at a scrape.
+/// Updated with each change, so that a scrape does not search.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct NoLocal {
     internal: ByFamily,
@@ -46,7 +46,7 @@ impl NoLocal {
     }
 }
 
-/// Traffic under that policy is dropped: k/k pkg/proxy/nftables/proxier.go, `serviceNoLocalEndpointsTotal`.
+/// Whether traffic under the policy is dropped: k/k pkg/proxy/nftables/proxier.go, `serviceNoLocalEndpointsTotal`.
 fn lacks(port: &DesiredPort, policy: u32) -> bool {
     port.flags & policy != 0 && port.flags & ServiceRecord::HAS_ENDPOINTS != 0 && port.local.is_empty()
 }

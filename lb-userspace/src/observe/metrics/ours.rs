@@ -1,14 +1,14 @@
-//! Our own metrics that the loop keeps.
+//! The metrics of `lb` itself that the loop keeps.
 
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use super::registry::{counter, counter_vec, int_gauge, int_gauge_vec, register, whole};
 
-/// What became of a Kubernetes Event that was due.
+/// The outcome of a Kubernetes Event that was due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventOutcome {
     Sent,
-    /// Held back: too many, or the same again.
+    /// Not sent, because there were too many Events, or the same Event was sent recently.
     Limited,
     Failed,
 }
@@ -31,7 +31,7 @@ impl Metrics {
                 Histogram::with_opts(
                     HistogramOpts::new(
                         "lb_sync_operations",
-                        "Map operations of a pass from objects to tables",
+                        "Map operations of each pass from objects to tables",
                     )
                     .buckets(vec![0.0, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0]),
                 ),
@@ -39,15 +39,15 @@ impl Metrics {
             failures: counter(
                 registry,
                 "lb_sync_failures_total",
-                "Passes that the kernel refused, each tried again a second later",
+                "Passes that the kernel refused; the tables are read back, and the pass is tried again",
             ),
             links_attached: int_gauge(registry, "lb_links_attached", "Links that have the programs"),
             links_wanted: int_gauge(registry, "lb_links_wanted", "Links that should have the programs"),
-            entries: int_gauge_vec(registry, "lb_map_entries", "Entries of a map that are in use", &["map"]),
+            entries: int_gauge_vec(registry, "lb_map_entries", "Entries in use of each map", &["map"]),
             events: counter_vec(
                 registry,
                 "lb_kubernetes_events_total",
-                "Kubernetes Events that were due, and what became of them: sent, limited or failed",
+                "Kubernetes Events that were due, by outcome: sent, limited or failed",
                 &["reason", "outcome"],
             ),
         }
@@ -72,7 +72,7 @@ impl Metrics {
     }
 }
 
-/// As Kubernetes' components say which build they are; ours is not one of Kubernetes, so the version is `lb`'s.
+/// Names the build, as Kubernetes' components do. The version is that of `lb`.
 fn set_build_info(registry: &Registry) {
     const LABELS: [&str; 9] = [
         "major",

@@ -1,5 +1,5 @@
-//! `process_*` metrics, named as the Go client library names them. That of the prometheus crate counts CPU time in
-//! whole seconds, which is too coarse for a process that uses a few in an hour.
+//! `process_*` metrics, with the names of the Go client library. The collector of the prometheus crate counts CPU time
+//! in whole seconds, which is too coarse for a process that uses a few seconds an hour.
 
 use anyhow::Context;
 use procfs::WithCurrentSystemInfo;
@@ -19,7 +19,7 @@ struct OwnProcess {
     start_time: Gauge,
 }
 
-/// Adds the metrics of this process.
+/// Registers the metrics of this process.
 pub(super) fn register(registry: &Registry) -> prometheus::Result<()> {
     registry.register(Box::new(OwnProcess {
         cpu: Counter::new("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.")?,
@@ -44,7 +44,7 @@ impl OwnProcess {
         let stat = process.stat()?;
         let ticks = procfs::ticks_per_second() as f64;
         let cpu = (stat.utime + stat.stime) as f64 / ticks;
-        // A counter only goes up.
+        // A counter must not decrease.
         self.cpu.inc_by((cpu - self.cpu.get()).max(0.0));
         self.open_fds.set(process.fd_count()? as f64);
         let limits = process.limits()?;
@@ -52,7 +52,7 @@ impl OwnProcess {
         self.max_virtual_memory.set(limit(&limits.max_address_space.soft_limit));
         self.virtual_memory.set(stat.vsize as f64);
         self.resident_memory.set(stat.rss_bytes().get() as f64);
-        let boot = procfs::boot_time_secs().context("the time of the boot")? as f64;
+        let boot = procfs::boot_time_secs().context("cannot read the boot time")? as f64;
         self.start_time.set(boot + stat.starttime as f64 / ticks);
         Ok(())
     }
@@ -77,14 +77,14 @@ impl Collector for OwnProcess {
 
     fn collect(&self) -> Vec<MetricFamily> {
         if let Err(error) = self.read() {
-            tracing::debug!("metrics of the own process: {error:#}");
+            tracing::debug!("cannot read the metrics of the agent's process: {error:#}");
             return Vec::new();
         }
         self.metrics().into_iter().flat_map(Collector::collect).collect()
     }
 }
 
-/// Go has the largest number for no limit.
+/// Like Go, uses the largest number if there is no limit.
 fn limit(value: &LimitValue) -> f64 {
     match value {
         LimitValue::Unlimited => u64::MAX as f64,

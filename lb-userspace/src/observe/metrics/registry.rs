@@ -1,22 +1,22 @@
-//! How a metric is registered.
+//! Registers metrics.
 
 use prometheus::core::Collector;
 use prometheus::{
     GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
-/// As gauges have it.
+/// A count as the value of a gauge.
 pub(super) fn whole(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// Names are constants of this crate, and each is registered once.
+/// Registers a metric. Names are constants of this crate, and each is registered once.
 pub(super) fn register<C: Collector + Clone + 'static>(
     registry: &Registry,
     metric: prometheus::Result<C>,
 ) -> C {
-    let metric = metric.expect("a valid name and valid labels");
-    registry.register(Box::new(metric.clone())).expect("a name that is new to the registry");
+    let metric = metric.expect("name and labels are valid constants");
+    registry.register(Box::new(metric.clone())).expect("each name is registered once");
     metric
 }
 

@@ -1,4 +1,4 @@
-//! What client-go counts of requests to the API server: k8s.io/component-base metrics/prometheus/restclient.
+//! The metrics of client-go about requests to the API server: k8s.io/component-base metrics/prometheus/restclient.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Metrics of the sources, read from their own state at each scrape.
+//! Metrics of the sources, read from their progress at each scrape.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -34,26 +34,30 @@ impl Families {
         Ok(Self {
             age: gauge(
                 "lb_state_age_seconds",
-                "Since the API server last said anything of a kind, be it that nothing changed; or since the folder was looked at",
+                "Seconds since the API server last sent anything of a kind, even a bookmark, or the folder was checked",
             )?,
             interrupted: gauge(
                 "lb_watch_interrupted_seconds",
-                "For how long the watch of a kind is interrupted, or the folder cannot be read",
+                "Seconds for which the watch of a kind has been interrupted, or the folder unreadable; 0 otherwise",
             )?,
-            lists: counter("lb_watch_lists_total", "Full lists of a kind that came whole")?,
+            lists: counter("lb_watch_lists_total", "Full lists of a kind that arrived")?,
             changes: counter(
                 "lb_watch_changes_total",
-                "Objects of a kind that were new or changed, or went",
+                "Objects of a kind that were added, changed or deleted between full lists",
             )?,
             undecoded: counter(
                 "lb_undecoded_objects_total",
-                "Objects of a kind that could not be decoded, each time they came",
+                "Objects of a kind that could not be decoded, counted each time that they arrive",
             )?,
             doubted: counter(
                 "lb_doubted_lists_total",
-                "Full lists of a kind that were not believed, for they lost more than half: what was known stayed",
+                "Full lists rejected because they dropped more than half of the objects; the previous state is kept \
+                 until a second list arrives",
             )?,
-            failures: counter("lb_watch_failures_total", "Attempts to list or watch a kind that failed")?,
+            failures: counter(
+                "lb_watch_failures_total",
+                "Failed attempts to list or watch a kind, or to read the folder",
+            )?,
         })
     }
 
@@ -72,7 +76,7 @@ impl Families {
 
 impl Sources {
     /// # Errors
-    /// None: names are constants.
+    /// If a name is not valid, which cannot happen, because all names are constants.
     pub fn new(progress: Arc<Progress>) -> prometheus::Result<Self> {
         let families = Families::new()?;
         let descs = families.all().into_iter().flat_map(Collector::desc).cloned().collect();

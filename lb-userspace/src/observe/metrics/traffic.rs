@@ -1,4 +1,4 @@
-//! What the packet path counted, read from the maps at each scrape.
+//! The counters of the packet path, read from the maps at each scrape.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -14,34 +14,34 @@ use crate::objects::wire::authority;
 const SERVICE: [&str; 5] = ["namespace", "service", "port", "protocol", "ip_family"];
 const BACKEND: [&str; 6] = ["namespace", "service", "port", "protocol", "ip_family", "backend"];
 
-/// Traffic of service ports and backends, reasons, and how full the maps are.
+/// Collects the traffic of service ports and backends, the reasons, and how full the maps are.
 pub struct Traffic {
     maps: Mutex<Maps>,
-    /// Of service ports, and of backends, that have series of their own.
+    /// The number of service ports, and of backends, that may have series of their own.
     limit: usize,
     descs: Vec<Desc>,
 }
 
-/// What a scrape tells.
+/// The values of one scrape.
 #[derive(Debug, Default)]
 pub struct Counted {
-    /// By id; not more than the limit.
+    /// Ordered by id; at most as many as the limit.
     pub services: Vec<(ServicePortName, Counts)>,
-    /// By id; not more than the limit. The address is `address:port`.
+    /// Ordered by id; at most as many as the limit. The address is `address:port`.
     pub backends: Vec<(ServicePortName, String, Counts)>,
     /// Service ports and backends beyond the limit.
     pub left_out: [usize; 2],
     pub reasons: Vec<(Counter, u64)>,
-    /// Entries that all parts of the flow table have room for together.
+    /// The capacity of all parts of the flow table together.
     pub flow_capacity: usize,
 }
 
 impl Traffic {
-    /// `maps` are for this alone. `limit` bounds the series: so many service ports and so many backends, those with the
-    /// lowest ids, which last as long as they do.
+    /// `maps` are used by this collector alone. `limit` bounds the service ports, and the backends, that have series:
+    /// those with the lowest ids, which keep their ids while they exist.
     ///
     /// # Errors
-    /// None: names are constants.
+    /// If a name is not valid, which cannot happen, because all names are constants.
     pub fn new(maps: Maps, limit: usize) -> prometheus::Result<Self> {
         let families = Families::new()?;
         let descs = families.all().into_iter().flat_map(Collector::desc).cloned().collect();
@@ -90,17 +90,17 @@ impl Collector for Traffic {
         match self.read() {
             Ok(counted) => families(&counted).unwrap_or_default(),
             Err(error) => {
-                tracing::warn!("metrics of the packet path: {error:#}");
+                tracing::warn!("cannot read the metrics of the data path: {error:#}");
                 Vec::new()
             }
         }
     }
 }
 
-/// As metrics.
+/// Converts the values to metrics.
 ///
 /// # Errors
-/// None: names are constants.
+/// If a name is not valid, which cannot happen, because all names are constants.
 pub fn families(counted: &Counted) -> prometheus::Result<Vec<MetricFamily>> {
     let families = Families::new()?;
     for (name, counts) in &counted.services {
@@ -139,7 +139,7 @@ struct Families {
     capacity: IntGaugeVec,
 }
 
-/// The counters of [`Counts`].
+/// The metrics of one [`Counts`].
 struct PerTraffic {
     connections: IntCounterVec,
     packets: IntCounterVec,
@@ -154,7 +154,11 @@ impl PerTraffic {
         };
         let directions = "from clients (request) and to them (reply)";
         Ok(Self {
-            connections: counter("connections", format!("New flows to {what}"), labels)?,
+            connections: counter(
+                "connections",
+                format!("New flows to {what}, including sockets of the host"),
+                labels,
+            )?,
             packets: counter("packets", format!("Packets through {what}, {directions}"), &directed)?,
             bytes: counter("bytes", format!("Bytes of frames through {what}, {directions}"), &directed)?,
         })
@@ -185,16 +189,16 @@ impl Families {
             backend: PerTraffic::new("backend", "a backend", &BACKEND)?,
             left_out: gauge(
                 "lb_series_left_out",
-                "Service ports and backends beyond --metrics-limit, whose traffic is not shown",
+                "Service ports and backends without series, because of --metrics-limit",
                 "of",
             )?,
             drops: counter(
                 "lb_drops_total",
-                "Packets that were dropped, by the reason that `lb status` shows",
+                "Dropped packets, and sockets of the host whose peer was refused, by the reason that `lb status` shows",
             )?,
             events: counter(
                 "lb_packet_events_total",
-                "What else was out of the ordinary about packets and flows, by the name that `lb status` shows",
+                "Other counts of packets, flows and sockets of the host, by the reason that `lb status` shows",
             )?,
             capacity: gauge("lb_map_capacity", "Entries that a map can hold", "map")?,
         })

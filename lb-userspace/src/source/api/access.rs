@@ -1,4 +1,4 @@
-//! From options, files and environment to an address and credentials.
+//! Finds the API server's address and the credentials in options, files and the environment.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -8,45 +8,46 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
-/// Where the API server is, and who we are to it.
+/// How to reach the API server, and with which credentials.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
-    /// None: the service account of a pod.
+    /// `None` means the service account of the pod.
     pub kubeconfig: Option<PathBuf>,
-    /// Overrides the address of the kubeconfig, or of the environment: a URL, or `host:port`.
+    /// A URL or `host:port`, which overrides the address in the kubeconfig or the environment.
     pub server: Option<String>,
     pub times: Times,
-    /// What requests are counted into.
+    /// Counts the requests, if given.
     pub requests: Option<Arc<dyn CountRequests>>,
 }
 
-/// What counts requests to the API server.
+/// Counts requests to the API server.
 pub trait CountRequests: fmt::Debug + Send + Sync {
-    /// One request, until its answer began. No code: there was no answer.
+    /// Counts one request, and the time until its answer began. `code` is `None` if there was no answer.
     fn count(&self, method: &str, host: &str, code: Option<u16>, took: Duration);
 }
 
-/// How long to wait for what. Tests have less patience.
+/// Timeouts and intervals. Tests use shorter ones.
 #[derive(Clone, Debug)]
 pub struct Times {
-    /// Until a connection is made.
+    /// Limit for making a connection.
     pub connect: Duration,
-    /// Until an answer begins, and between two parts of a list.
+    /// Limit until an answer begins, and between two parts of a list.
     pub answer: Duration,
-    /// A connection on which nothing came for so long is asked for a sign of life (client-go's
+    /// A PING is sent on a connection that has received nothing for this long (client-go's
     /// `HTTP2_READ_IDLE_TIMEOUT_SECONDS`).
     pub ping: Duration,
-    /// Until the sign has to be there (`HTTP2_PING_TIMEOUT_SECONDS`).
+    /// Limit for the answer to the PING (`HTTP2_PING_TIMEOUT_SECONDS`).
     pub pong: Duration,
     /// The longest pause between two attempts.
     pub retry: Duration,
-    /// A watch that was interrupted for longer is not resumed but listed anew: an etcd may have been restored
-    /// meanwhile. (A server that was restarted has most watches listed anew anyway: it remembers no changes from
-    /// before.)
+    /// After a longer interruption, a watch lists again instead of resuming, because an etcd may have been restored
+    /// meanwhile. (After a restart of the server most watches list again anyway, because the server does not know
+    /// earlier changes.)
     pub resume: Duration,
-    /// Before a list that lost more than half is asked for again.
+    /// Pause before a list that lost more than half is requested again.
     pub confirm: Duration,
-    /// Until the own Node object is there; then what needs no Node is served (kube-proxy: pkg/proxy/node.go).
+    /// Limit until the agent's own Node object exists. After that, everything that needs no Node is served (kube-proxy:
+    /// pkg/proxy/node.go).
     pub node: Duration,
 }
 
@@ -67,17 +68,17 @@ impl Default for Times {
 
 const HOST: &str = "KUBERNETES_SERVICE_HOST";
 const PORT: &str = "KUBERNETES_SERVICE_PORT";
-/// Where every pod finds the token of its service account.
+/// The token of the service account in every pod.
 const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
 pub(super) fn is_in_pod() -> bool {
     Path::new(TOKEN).exists()
 }
 
-/// Reads everything anew: token, certificates and address may have changed.
+/// Reads everything again, because token, certificates and address may have changed.
 ///
 /// # Errors
-/// Names what is missing or cannot be read, and which option helps.
+/// If something is missing or cannot be read. The error names it, and the option that helps.
 pub(super) async fn read(access: &Access) -> anyhow::Result<kube::Config> {
     let server = access.server.as_deref().map(url).transpose()?;
     let mut config = match (&access.kubeconfig, server.clone()) {
@@ -85,8 +86,8 @@ pub(super) async fn read(access: &Access) -> anyhow::Result<kube::Config> {
         (None, server) if is_in_pod() => in_cluster(server)?,
         (None, Some(server)) => kube::Config::new(server),
         (None, None) => bail!(
-            "no API server is known: give --kubeconfig FILE, or --api-server URL, or run in a pod with a service \
-             account ({TOKEN} is not there); or give --manifests DIR and do without"
+            "no API server is known: give --kubeconfig FILE or --api-server URL, run in a pod with a service account \
+             ({TOKEN} does not exist), or use --manifests DIR instead of an API server"
         ),
     };
     if let Some(server) = server {
@@ -94,7 +95,7 @@ pub(super) async fn read(access: &Access) -> anyhow::Result<kube::Config> {
     }
     if let Some(proxy) = &config.proxy_url {
         bail!(
-            "proxy-url {proxy} of the kubeconfig is not supported: give an address that is reached directly"
+            "proxy-url {proxy} of the kubeconfig is not supported: give an address that can be reached directly"
         );
     }
     Ok(config)
@@ -105,12 +106,12 @@ async fn kubeconfig(path: &PathBuf) -> anyhow::Result<kube::Config> {
         .with_context(|| format!("cannot read the kubeconfig {}", path.display()))?;
     kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
         .await
-        .with_context(|| format!("the kubeconfig {}", path.display()))
+        .with_context(|| format!("cannot use the kubeconfig {}", path.display()))
 }
 
-/// kube reads the address and the files in one step; with an address of our own, the variables may be missing.
+/// kube reads the address and the files in one step, but the variables may be missing if `server` is given.
 fn in_cluster(server: Option<http::Uri>) -> anyhow::Result<kube::Config> {
-    let mut config = kube::Config::incluster_dns().context("the service account of this pod")?;
+    let mut config = kube::Config::incluster_dns().context("cannot use the service account of this pod")?;
     config.cluster_url = match server {
         Some(server) => server,
         None => {
@@ -130,7 +131,7 @@ fn authority(host: &str, port: &str) -> String {
     }
 }
 
-/// `https` where no scheme is given.
+/// Uses `https` if `text` has no scheme.
 fn url(text: &str) -> anyhow::Result<http::Uri> {
     let full = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
     let uri: http::Uri =

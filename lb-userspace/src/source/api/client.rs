@@ -1,5 +1,5 @@
-//! One client for all watches, which renews itself: token, certificates and address are read again where the ones at
-//! hand do not work.
+//! The client of all watches. It renews itself: it reads token, certificates and address again if the current ones do
+//! not work.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,24 +23,24 @@ use super::transport::{self, Transport};
 use crate::objects::name::Kind;
 use crate::source::progress::Progress;
 
-/// A watch that says nothing for so long is dead. kube's watchers give up earlier, and PINGs find out much earlier
-/// whether the server hangs: this is only not to wait for ever.
+/// A watch that receives nothing for this long is dead. kube's watchers give up earlier, and PINGs detect a hanging
+/// server much earlier; this limit only prevents an endless wait.
 const WATCH_SILENCE: Duration = Duration::from_secs(600);
 
-const ADVICE: &str = "; KUBERNETES_SERVICE_HOST is usually a ClusterIP, which nobody serves on a node without \
-                      kube-proxy before the first start of lb: give the address of an API server by --api-server \
+const ADVICE: &str = "; KUBERNETES_SERVICE_HOST is usually a ClusterIP, which nothing serves on a node without \
+                      kube-proxy before the first start of lb: give the address of an API server with --api-server \
                       HOST:PORT";
 
-/// What address, credentials and certificates were read, and connections by them.
+/// The address, credentials and certificates that were read, and the connections made with them.
 #[derive(Clone)]
 struct Inner {
-    /// Counts renewals: watches find out at the same time that one is needed.
+    /// Counts renewals, because several watches find at the same time that one is needed.
     number: u64,
     server: String,
     service: Transport,
 }
 
-/// The body of an answer: it notes when it came.
+/// The body of an answer. The arrival of each part is noted in [`Progress`].
 type Answer = UnsyncBoxBody<Bytes, BoxError>;
 
 pub(super) struct Client {
@@ -52,7 +52,7 @@ pub(super) struct Client {
 
 impl Client {
     /// # Errors
-    /// Where files or variables are missing or cannot be read. Nothing is asked of the API server yet.
+    /// If files or variables are missing or cannot be read. No request is sent to the API server yet.
     pub(super) async fn new(access: Access, route: Route, progress: Arc<Progress>) -> anyhow::Result<Self> {
         let inner = connect(&access, &route, 0).await?;
         Ok(Self { access, route, progress, inner: Mutex::new(inner) })
@@ -67,7 +67,7 @@ impl Client {
         kube::Client::new(service, "default")
     }
 
-    /// Carries a request out, if it is not to resume a watch that had better begin anew.
+    /// Carries out a request, unless it would resume a watch that must list again instead.
     async fn answer(&self, request: Request<Body>) -> Result<Response<Answer>, BoxError> {
         let Some(Resumption { version, question }) = Resumption::of(&request) else {
             return self.ask(request).await;
@@ -77,24 +77,26 @@ impl Client {
             return Ok(found);
         }
         let found = rewind::version(&found.into_body().collect().await?.to_bytes());
-        // The answer may have taken its time.
+        // Measured only now, because the answer may have taken long.
         let interrupted = kind(request.uri().path()).and_then(|kind| self.progress.failing(kind));
         let reason = match (found, interrupted) {
             (Some(found), _) if found < version => {
                 warn!(
                     "{}: the API server went back from version {version} to {found}, as after a restored backup: \
-                     listing anew",
+                     listing again",
                     request.uri().path()
                 );
-                "the server went back in time"
+                "the server returned to an older state"
             }
-            (_, Some(interrupted)) if interrupted > self.access.times.resume => "interrupted for too long",
+            (_, Some(interrupted)) if interrupted > self.access.times.resume => {
+                "the watch was interrupted for too long"
+            }
             _ => return self.ask(request).await,
         };
         Ok(rewind::gone(reason).map(|body| body.map_err(BoxError::from).boxed_unsync()))
     }
 
-    /// Carries a request out; once more with fresh credentials where the server does not accept the ones at hand.
+    /// Carries out a request, and repeats it with fresh credentials if the server does not accept the current ones.
     async fn ask(&self, request: Request<Body>) -> Result<Response<Answer>, BoxError> {
         let again = again(&request);
         let kind = kind(request.uri().path());
@@ -151,22 +153,22 @@ impl Client {
         outcome
     }
 
-    /// With the address that was asked, and what to do where that may be the reason.
+    /// The error with the address of the server, and with advice if that address may be the cause.
     fn explained(&self, server: &str, error: &(dyn std::error::Error + 'static)) -> BoxError {
         let is_environments = self.access.kubeconfig.is_none() && self.access.server.is_none();
         let advice = if is_environments && !self.route.is_served_by_us() { ADVICE } else { "" };
         format!("{server}: {}{advice}", fault::chain(error)).into()
     }
 
-    /// New connections, by what files and environment say now. Where they cannot be read, the old ones go on: a file
-    /// may be about to be replaced.
+    /// Makes new connections from the current files and environment. If these cannot be read, the old connections stay,
+    /// because a file may be about to be replaced.
     async fn renew(&self, number: u64) {
         let fresh = connect(&self.access, &self.route, number + 1).await;
         let mut inner = self.lock();
         match fresh {
             Ok(fresh) if inner.number == number => *inner = fresh,
             Ok(_) => {}
-            Err(error) => debug!("access to the API server stays as it was: {error:#}"),
+            Err(error) => debug!("the access to the API server cannot be renewed: {error:#}"),
         }
     }
 
@@ -175,7 +177,7 @@ impl Client {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Nothing can panic half-way through a change.
+        // Nothing can panic in the middle of a change.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -186,10 +188,10 @@ async fn connect(access: &Access, route: &Route, number: u64) -> anyhow::Result<
     let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
     let (times, connector) = (access.times.clone(), Connector::new(route.clone(), access.times.connect));
     let building = tokio::task::spawn_blocking(move || transport::build(&config, connector, &times));
-    Ok(Inner { number, server, service: building.await.context("a thread for credentials")?? })
+    Ok(Inner { number, server, service: building.await.context("the thread for credentials failed")?? })
 }
 
-/// The same request, where it can be made twice.
+/// The same request again; `None` if it cannot be sent twice.
 fn again(request: &Request<Body>) -> Option<Request<Body>> {
     if request.method() != Method::GET {
         return None;

@@ -1,8 +1,7 @@
 //! Connections that do not depend on a ClusterIP that we serve ourselves.
 //!
-//! Where the address of the API server is a frontend of our tables (in a pod it is: the ClusterIP of
-//! `default/kubernetes`), connections are made to the backends behind it, as they were last known. TLS and HTTP go on
-//! speaking of the address that was configured.
+//! If the address of the API server is a frontend in our tables (as in a pod: the ClusterIP of `default/kubernetes`),
+//! connections go to its last known backends. TLS and HTTP still use the configured address.
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -20,26 +19,26 @@ use tower::{BoxError, Service};
 
 use crate::tables::Tables;
 
-/// A peer that says nothing is asked whether it lives after so long, and so often.
+/// The idle time of a connection before the first TCP keepalive probe, and the time between probes.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 3;
 
-/// The way to the API server, shared by the connections and the agent's loop.
+/// The route to the API server, shared by the connections and the agent's loop.
 #[derive(Clone, Debug, Default)]
 pub struct Route(Arc<Mutex<Ways>>);
 
 #[derive(Debug, Default)]
 struct Ways {
-    /// The configured address; `None` where it is a name.
+    /// The configured address; `None` if it is a name.
     server: Option<SocketAddr>,
-    /// It as the URL has it.
+    /// The server's host and port as written in the URL.
     host: String,
-    /// What was last known to be behind it; the first is tried first.
+    /// The last known backends of `server`, in the order in which they are tried.
     backends: Vec<SocketAddr>,
 }
 
 impl Route {
-    /// Looks the address of the API server up. Backends that are gone are kept while there are no others.
+    /// Looks up the backends of the API server's address. The previous backends are kept if there are none now.
     pub fn learn(&self, tables: &Tables) {
         let mut ways = self.lock();
         let Some(server) = ways.server else { return };
@@ -50,18 +49,19 @@ impl Route {
         }
     }
 
-    /// Where to connect to, in this order. The address itself comes last: somebody else may serve it.
+    /// The addresses to connect to, in this order. The configured address comes last, because another program may serve
+    /// it.
     pub fn ways(&self) -> Vec<SocketAddr> {
         let ways = self.lock();
         ways.backends.iter().copied().chain(ways.server).collect()
     }
 
-    /// The address is a ClusterIP or the like, as far as is known.
+    /// Whether the configured address is a frontend of ours, as far as is known.
     pub fn is_served_by_us(&self) -> bool {
         !self.lock().backends.is_empty()
     }
 
-    /// Address and port of the server, for metrics.
+    /// Host and port of the server, for metrics.
     pub(super) fn host(&self) -> String {
         self.lock().host.clone()
     }
@@ -76,7 +76,7 @@ impl Route {
         }
     }
 
-    /// The backend at hand is of no use now: another one first.
+    /// Moves the first backend to the end, because it does not work now.
     pub(super) fn rotate(&self) {
         let mut ways = self.lock();
         if !ways.backends.is_empty() {
@@ -84,7 +84,7 @@ impl Route {
         }
     }
 
-    /// No connection to this one: others first. Watches find that out at the same time, and it counts once.
+    /// Moves a backend to the end after a failed connection, unless another watch has already done so.
     fn put_last(&self, way: SocketAddr) {
         let mut ways = self.lock();
         if ways.backends.first() == Some(&way) {
@@ -93,12 +93,12 @@ impl Route {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Ways> {
-        // Nothing can panic half-way through a change.
+        // Nothing can panic in the middle of a change.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The address that a URL names without a name server.
+/// The address in a URL; `None` if its host is a name.
 fn literal(uri: &Uri) -> Option<SocketAddr> {
     let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
     let default = if uri.scheme_str() == Some("http") { 80 } else { 443 };
@@ -115,7 +115,7 @@ fn backends(tables: &Tables, frontend: SocketAddr) -> Vec<SocketAddr> {
     backends.map(|backend| SocketAddr::new(backend.addr.into(), backend.port.host())).collect()
 }
 
-/// Makes TCP connections by a [`Route`]. It stands below TLS.
+/// Makes TCP connections along a [`Route`], below TLS.
 #[derive(Clone, Debug)]
 pub(super) struct Connector {
     tcp: HttpConnector,
@@ -123,7 +123,7 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    /// `patience` is for one address.
+    /// `patience` is the limit for each address.
     pub(super) fn new(route: Route, patience: Duration) -> Self {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
@@ -145,7 +145,7 @@ impl Service<Uri> for Connector {
         self.tcp.poll_ready(cx).map_err(Into::into)
     }
 
-    /// Tries one address after the other.
+    /// Tries the addresses one after the other.
     fn call(&mut self, server: Uri) -> Self::Future {
         let mut ways = self.route.ways();
         if literal(&server).is_none() || ways.is_empty() {
@@ -171,6 +171,6 @@ impl Service<Uri> for Connector {
 }
 
 fn to(address: SocketAddr) -> Result<Uri, http::Error> {
-    // The scheme says nothing here: the port is given.
+    // The scheme has no meaning here, because the port is given.
     Uri::builder().scheme("http").authority(address.to_string()).path_and_query("/").build()
 }

@@ -1,4 +1,4 @@
-//! One object that does not decode must not keep the others from it.
+//! Decodes objects one by one, so that an object that cannot be decoded does not stop the others.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::watched::Watched;
 use crate::objects::name::ObjectName;
 
-/// An object as it comes over the wire: its compact form, or why there is none.
+/// An object from the API server: its compact form, or the reason why it cannot be decoded.
 #[derive(Clone, Debug)]
 pub(super) struct Lenient<K> {
     /// Name, namespace and version; nothing else is kept.
@@ -29,9 +29,9 @@ impl<K: Watched> Lenient<K> {
 }
 
 impl<'de, K: Watched> Deserialize<'de> for Lenient<K> {
-    /// An error only where not even the name can be read.
+    /// Fails only if not even the metadata can be read.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Without a copy: kube decodes from text that it holds.
+        // This makes no copy, because kube decodes from text that it holds.
         let text = <&RawValue>::deserialize(deserializer)?.get();
         match serde_json::from_str::<K::Wire>(text) {
             Ok(wire) => {
@@ -52,7 +52,7 @@ impl<'de, K: Watched> Deserialize<'de> for Lenient<K> {
     }
 }
 
-/// What of the metadata is needed after the object is gone.
+/// The metadata that is kept after the wire form is dropped.
 fn essential(metadata: &ObjectMeta) -> ObjectMeta {
     ObjectMeta {
         name: metadata.name.clone(),
@@ -62,7 +62,7 @@ fn essential(metadata: &ObjectMeta) -> ObjectMeta {
     }
 }
 
-/// What even a broken object has.
+/// The fields that even a broken object has.
 #[derive(Deserialize)]
 struct Header {
     metadata: Essential,
@@ -76,7 +76,7 @@ struct Essential {
     resource_version: Option<String>,
 }
 
-/// kube's watchers ask for the version, and for the path of the kind.
+/// kube's watchers need the version, and the path of the kind.
 impl<K: Watched> Resource for Lenient<K> {
     type DynamicType = ();
     type Scope = <K::Wire as Resource>::Scope;

@@ -21,12 +21,13 @@ use super::watched::Watched;
 use crate::objects::event::{Change, Event};
 use crate::source::progress::Progress;
 
-/// The first pause after a failure; each is twice the one before, with as much again at random.
+/// The first pause after a failure. Each pause is twice the previous one, plus a random time of at most the same
+/// length.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// Objects in a part of a list, where the server cannot stream it.
+/// Objects in each part of a list, if the server cannot stream lists.
 const PAGE: u32 = 500;
 
-/// Nobody receives any more.
+/// The receiver of the events was dropped.
 struct Closed;
 
 pub(super) struct Follower {
@@ -35,15 +36,15 @@ pub(super) struct Follower {
     progress: Arc<Progress>,
     times: Times,
     guard: Guard,
-    /// Was a list delivered?
+    /// Whether a full list was delivered.
     told: bool,
 }
 
-/// Why a watch begins anew.
+/// Why a watch starts again with a list.
 enum Anew {
-    /// The version to watch from is of no use.
+    /// The version to watch from is too old.
     Listed,
-    /// The list is not believed.
+    /// The list was rejected and must be confirmed.
     Doubted,
     /// The server does not stream lists.
     Paged,
@@ -62,24 +63,24 @@ impl Follower {
         Self { client, events, progress, times, guard, told: false }
     }
 
-    /// Until nobody receives. `only` is one more field selector.
+    /// Runs until the receiver is dropped. `only`, if not empty, replaces the field selector of the kind.
     pub(super) async fn run<K: Watched>(mut self, only: String) {
         let fields = if only.is_empty() { K::FIELDS } else { &only };
         let paged = watcher::Config::default().labels(K::LABELS).fields(fields).page_size(PAGE);
-        // A list as a stream of single objects is the cheapest for both ends.
+        // A list as a stream of single objects is cheapest for both sides.
         let mut cheapest = paged.clone().streaming_lists();
         let mut config = cheapest.clone();
         loop {
             match self.follow::<K>(config).await {
                 Ok(Anew::Listed) => config = cheapest.clone(),
-                // In pages it is read from etcd, and not from a server's memory.
+                // A list in pages is read from etcd, not from a server's memory.
                 Ok(Anew::Doubted) => config = paged.clone(),
                 Ok(Anew::Paged) => {
                     cheapest = paged.clone();
                     config = paged.clone();
                 }
                 Ok(Anew::Unknown) => {
-                    info!("this API server has no {}: not watched", K::KIND);
+                    info!("this API server does not have the kind {}: it is not watched", K::KIND);
                     let _ = self.send_none::<K>().await;
                     return;
                 }
@@ -106,13 +107,13 @@ impl Follower {
                     let status = fault::status(&error).map(|status| status.code);
                     match status {
                         Some(404) if K::IS_OPTIONAL => return Ok(Anew::Unknown),
-                        // Nobody waits for what may never be told.
+                        // The agent must not wait for a list that may never arrive.
                         Some(403) if K::IS_OPTIONAL && !self.told => self.send_none::<K>().await?,
                         Some(400 | 422) if is_streaming => return Ok(Anew::Paged),
-                        // Not a fault: a list tells what changed meanwhile. kube's watcher would ask for the same
-                        // version for ever where this is the answer to the request, and not an event.
+                        // This is not a fault: a list shows what changed meanwhile. kube's watcher would request the
+                        // same version for ever if 410 is the answer to the request, and not an event.
                         Some(410) => {
-                            debug!("{}: the watch is too old, listing anew", K::KIND);
+                            debug!("{}: the watch is too old, listing again", K::KIND);
                             sleep(FIRST_PAUSE).await;
                             return Ok(Anew::Listed);
                         }
@@ -120,13 +121,13 @@ impl Follower {
                     }
                     let text = fault::text::<K>(&error);
                     if self.progress.fail(K::KIND, text.clone()) {
-                        warn!("{}: {text}; what is known stays in force, trying again", K::KIND);
+                        warn!("{}: {text}; the last known state stays in force, trying again", K::KIND);
                     }
                     self.progress.pause(pause.next().unwrap_or(self.times.retry)).await;
                     continue;
                 }
             };
-            // A list that is only about to be asked for proves nothing.
+            // `Init` precedes the request, so it proves nothing.
             if !matches!(event, watcher::Event::Init) {
                 pause = pauses.build();
             }
@@ -138,7 +139,7 @@ impl Follower {
         Err(Closed)
     }
 
-    /// `false` for the end of a list that is not believed.
+    /// Passes an event on. Returns `false` at the end of a list that is rejected.
     async fn pass<K: Watched>(&mut self, event: watcher::Event<Lenient<K>>) -> Result<bool, Closed> {
         let progress = Arc::clone(&self.progress);
         let counts = progress.kind(K::KIND);
@@ -174,16 +175,17 @@ impl Follower {
         let verdict = self.guard.end();
         match verdict {
             Verdict::Take => {}
-            Verdict::TakeInstead => warn!("{}: the second list has them: the first was wrong", K::KIND),
+            Verdict::TakeInstead => warn!("{}: the second list shows no loss: the first was wrong", K::KIND),
             Verdict::TakeConfirmed(Loss { before, after }) => warn!(
-                "{}: a second list says the same, {after} {} of {before}: it is taken",
+                "{}: a second list confirms the loss and is accepted: {after} of {before} {} remain",
                 K::KIND,
                 K::WEIGHED
             ),
             Verdict::Doubt(Loss { before, after }) => {
                 self.progress.kind(K::KIND).doubted.fetch_add(1, Relaxed);
                 warn!(
-                    "{}: a list has {after} {} where {before} were known: kept until a second list confirms it",
+                    "{}: a list has only {after} of {before} known {}: the previous state stays until a second list \
+                     confirms the loss",
                     K::KIND,
                     K::WEIGHED
                 );
@@ -207,7 +209,7 @@ impl Follower {
         }
     }
 
-    /// An empty list.
+    /// Sends an empty list.
     async fn send_none<K: Watched>(&mut self) -> Result<(), Closed> {
         self.told = true;
         self.send::<K>(Change::Init).await?;

@@ -1,8 +1,7 @@
-//! A list that is suddenly much shorter is not believed at once.
+//! Rejects a list that is suddenly much shorter, until a second list confirms it.
 //!
-//! A server with a cold cache, a half-restored etcd or a broken proxy can answer with less than there is. What goes by
-//! single deletions is believed; a full list without more than half of what was known needs a second one that says
-//! the same.
+//! A server with a cold cache, a half-restored etcd or a broken proxy can return an incomplete list. Single deletions
+//! are always accepted. A full list that lacks more than half of what was known needs a second list that does too.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -10,19 +9,19 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use crate::objects::name::{ObjectName, ServicePortName};
 use crate::tables::Tables;
 
-/// What is known of one kind: Services, or endpoints by their slice. Only hashes of names, and numbers.
+/// What is known of one kind: Services, or endpoints by their slice. Only hashes of names, and numbers, are stored.
 #[derive(Debug)]
 pub(super) struct Guard {
     known: Weights,
     incoming: Weights,
     is_listing: bool,
-    /// The last list was not believed.
+    /// Whether the last list was rejected.
     doubts: bool,
 }
 
 #[derive(Debug, Default)]
 struct Weights {
-    /// By the hash of the name. A clash makes a count wrong by one object.
+    /// By the hash of the name. A collision makes the count wrong by one object.
     by_name: HashMap<u64, u32>,
     total: usize,
 }
@@ -31,11 +30,11 @@ struct Weights {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Take,
-    /// It is short, but so was the one before it.
+    /// The list is short, but so was the previous one.
     TakeConfirmed(Loss),
-    /// Ask again.
+    /// Request another list.
     Doubt(Loss),
-    /// The list that was not believed was wrong.
+    /// The previous list, which was rejected, was wrong.
     TakeInstead,
 }
 
@@ -46,7 +45,7 @@ pub(super) struct Loss {
 }
 
 impl Guard {
-    /// `before` is what an earlier agent left in the tables.
+    /// `before` is the number of objects that an earlier agent left in the tables.
     pub(super) fn new(before: usize) -> Self {
         let known = Weights { by_name: HashMap::new(), total: before };
         Self { known, incoming: Weights::default(), is_listing: false, doubts: false }
@@ -62,7 +61,7 @@ impl Guard {
         weights.set(hash(name), weight);
     }
 
-    /// What was known of an object counts on.
+    /// Continues to count an object with its last known weight.
     pub(super) fn keep(&mut self, name: &ObjectName) {
         let name = hash(name);
         if self.is_listing
@@ -111,7 +110,7 @@ fn hash(name: &ObjectName) -> u64 {
     hasher.finish()
 }
 
-/// Services and endpoints in the tables: at most as many as the lists had that led to them.
+/// The numbers of Services and endpoints in the tables, which are at most those in the lists that led to the tables.
 pub(super) fn left_by_an_earlier_agent(tables: &Tables) -> (usize, usize) {
     let names: HashMap<u32, ObjectName> = tables
         .names

@@ -1,4 +1,4 @@
-//! The agent's own Node, which may not be there yet.
+//! The agent's own Node, which may not exist yet.
 
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use tracing::{info, warn};
 
 use crate::objects::event::{Change, Event};
 
-/// Passes the events of the Node on. The end of a first list without the Node is held back, and with it all that waits
-/// for a full list of each kind; but only for so long (kube-proxy waits 30 s for the Node's addresses and then goes on
-/// without them, pkg/proxy/node.go). A Node that comes later is a change like any other.
+/// Passes on the events of the Node. The end of a first list without the Node is held back, and with it everything that
+/// waits for a full list of each kind, but only for `patience` (kube-proxy waits 30 s for the Node's addresses and then
+/// continues without them, pkg/proxy/node.go). A Node that appears later is a change like any other.
 pub(super) async fn wait(
     name: String,
     patience: Duration,
@@ -25,8 +25,8 @@ pub(super) async fn wait(
             event = said.recv() => event,
             () = sleep_until(end), if first != First::Passed => {
                 warn!(
-                    "no Node {name} after {} s: going on without it, and so without the zone of this node; is \
-                     --node-name (or NODE_NAME, or the host name) the name of a Node?",
+                    "no Node {name} after {} s: continuing without it, and therefore without the zone of this node; \
+                     check that --node-name (or NODE_NAME, or the host name) is the name of a Node",
                     patience.as_secs_f32()
                 );
                 is_missed = true;
@@ -42,7 +42,7 @@ pub(super) async fn wait(
             continue;
         }
         if is_missed && is_there {
-            info!("Node {name} is there now");
+            info!("Node {name} exists now");
             is_missed = false;
         }
         if events.send(Event::Node(change)).await.is_err() {
@@ -51,7 +51,7 @@ pub(super) async fn wait(
         first = match first {
             First::Awaited if is_there => First::Filled,
             First::Filled if is_end => First::Passed,
-            // It came after the list.
+            // The Node appeared after the list.
             First::Empty if is_there => {
                 if events.send(Event::Node(Change::InitDone)).await.is_err() {
                     return;
@@ -66,11 +66,12 @@ pub(super) async fn wait(
 /// The first full list.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum First {
-    /// It has not ended, and the Node was not in it so far.
+    /// The list has not ended, and the Node was not in it so far.
     Awaited,
-    /// The Node is in it.
+    /// The Node is in the list.
     Filled,
-    /// It ended without the Node. Its end was not passed on.
+    /// The list ended without the Node. Its end was not passed on.
     Empty,
+    /// The end of the list was passed on.
     Passed,
 }

@@ -1,8 +1,8 @@
-//! A server that went back in time.
+//! Detects a server that returned to an older state.
 //!
-//! Restored from a backup, etcd counts versions from the past. A watch that asks for changes after a version that is
-//! yet to come is not refused: it is silent until the version comes. So before a watch is resumed, the server is asked
-//! what version it has (a consistent read; versions of a kind compare as numbers, KEP-5504).
+//! After a restore from a backup, etcd continues to count from an older version. A watch after a version that lies in
+//! the future is not refused; it is silent until that version is reached. Therefore the server is asked for its version
+//! before a watch is resumed (a consistent read; versions of a kind compare as numbers, KEP-5504).
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, Uri};
@@ -10,14 +10,14 @@ use http_body_util::Full;
 use kube::client::Body;
 use serde::Deserialize;
 
-/// A watch that goes on after `version`, and how to ask for the version that the server has.
+/// A watch that resumes after `version`, and the request that asks for the server's version.
 pub(super) struct Resumption {
     pub(super) version: u64,
     pub(super) question: Request<Body>,
 }
 
 impl Resumption {
-    /// `None` where the request is another: a list, or a watch that begins with one.
+    /// `None` for any other request: a list, or a watch that begins with a list.
     pub(super) fn of(request: &Request<Body>) -> Option<Self> {
         let query = request.uri().query()?;
         let parameter = |name: &str| {
@@ -36,7 +36,7 @@ impl Resumption {
     }
 }
 
-/// The version of a list; `None` where it is no list, or its version no number.
+/// The version of a list; `None` if the text is not a list, or its version is not a number.
 pub(super) fn version(list: &[u8]) -> Option<u64> {
     let list: List = serde_json::from_slice(list).ok()?;
     list.metadata.resource_version.parse().ok()
@@ -53,7 +53,7 @@ struct Metadata {
     resource_version: String,
 }
 
-/// What a server says to a watch that is too old: the watcher lists anew.
+/// The answer of a server to a watch that is too old, which makes the watcher list again.
 pub(super) fn gone(reason: &str) -> Response<Full<Bytes>> {
     let status = serde_json::json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "Expired", "code": 410,

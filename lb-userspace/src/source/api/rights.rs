@@ -1,4 +1,4 @@
-//! What the agent may do at the API server.
+//! The permissions of the agent at the API server.
 
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
@@ -16,7 +16,7 @@ pub struct Needed {
     pub verbs: &'static [&'static str],
 }
 
-/// The ClusterRole of `deploy/base/rbac.yaml`, neither more nor less.
+/// Exactly the rules of the ClusterRole in `deploy/base/rbac.yaml`.
 pub const NEEDED: [Needed; 5] = [
     Needed { group: "", resource: "services", verbs: &["list", "watch"] },
     Needed { group: "", resource: "nodes", verbs: &["list", "watch"] },
@@ -25,10 +25,10 @@ pub const NEEDED: [Needed; 5] = [
     Needed { group: "events.k8s.io", resource: "events", verbs: &["create", "patch"] },
 ];
 
-/// Asks the API server which of [`NEEDED`] are not granted to us, by SelfSubjectAccessReview: in all namespaces.
+/// Asks the API server, by SelfSubjectAccessReview, which verbs of [`NEEDED`] are not granted to us in all namespaces.
 ///
 /// # Errors
-/// Where it does not answer, or not to us.
+/// If the API server does not answer, or refuses the review.
 pub async fn denied(client: kube::Client) -> anyhow::Result<Vec<(Needed, Vec<&'static str>)>> {
     let reviews = Api::<SelfSubjectAccessReview>::all(client);
     let mut denied = Vec::new();

@@ -1,4 +1,4 @@
-//! The kinds that are watched, and what the server filters.
+//! The kinds that are watched, and the selectors by which the server filters them.
 
 use std::fmt::Debug;
 
@@ -13,22 +13,22 @@ use crate::objects::node::Node;
 use crate::objects::service::Service;
 use crate::objects::slice::Slice;
 
-/// A compact form, and what it is made from.
+/// The compact form of a kind, and the wire form from which it is made.
 pub(super) trait Watched: Clone + Debug + Send + Sized + 'static {
     type Wire: Resource<DynamicType = ()> + DeserializeOwned;
     const KIND: Kind;
     /// Label and field selectors: those of kube-proxy (cmd/kube-proxy/app/server.go, v1.36).
     const LABELS: &str = "";
     const FIELDS: &str = "";
-    /// What [`Watched::weight`] counts.
+    /// The plural of what [`Watched::weight`] counts.
     const WEIGHED: &str = "objects";
-    /// The cluster works without it.
+    /// Whether the cluster works without this kind.
     const IS_OPTIONAL: bool = false;
 
     fn compact(wire: Self::Wire) -> Self;
     fn event(change: Change<Self>) -> Event;
 
-    /// What is lost with it, as [`super::guard`] counts; nothing for kinds that may come and go.
+    /// The weight of the object in [`super::guard`]; zero for kinds that may come and go.
     fn weight(&self) -> u32 {
         0
     }

@@ -1,4 +1,4 @@
-//! The files of a folder, and what changed in their objects.
+//! The files of a folder, and the changes of their objects.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,33 +10,34 @@ use crate::objects::event::{Change, Event};
 use crate::objects::name::Subject;
 use crate::objects::notice::{Notice, Severity};
 
-/// The content of each manifest by file name, or why it cannot be had.
+/// The content of each manifest by file name, or the reason why it cannot be read.
 pub(super) type Texts = BTreeMap<Arc<str>, Result<String, String>>;
 
-/// What is known of a folder. Pure: the texts come from outside.
+/// The state of a folder. It does no I/O: the caller reads the files.
 #[derive(Clone, Debug, Default)]
 pub struct Folder {
     files: BTreeMap<Arc<str>, File>,
     /// The objects in force.
     objects: BTreeMap<Subject, Object>,
-    /// The first full list went out.
+    /// Whether the first full list was sent.
     is_listed: bool,
 }
 
 #[derive(Clone, Debug, Default)]
 struct File {
     text: Option<String>,
-    /// Of the last text that was whole.
+    /// The objects of the last valid text.
     objects: Vec<Object>,
     error: Option<Notice>,
     skipped: Vec<Notice>,
-    /// As they were last said.
+    /// The notices that were last sent.
     notices: Vec<Notice>,
 }
 
 impl Folder {
-    /// The events that lead to what the files say now. A broken file keeps the objects of its last whole text. At
-    /// first, a broken file holds everything back: there is no full list before every file was read.
+    /// Returns the events that lead to the current content of the files. A broken file keeps the objects of its last
+    /// valid text. At the start, a broken file holds everything back: there is no full list until every file can be
+    /// read.
     pub fn update(&mut self, texts: BTreeMap<Arc<str>, Result<String, String>>) -> Vec<Event> {
         let gone: Vec<Arc<str>> =
             self.files.keys().filter(|file| !texts.contains_key(*file)).cloned().collect();
@@ -74,12 +75,12 @@ impl Folder {
         events
     }
 
-    /// Files that are broken now.
+    /// The errors of the files that are broken now.
     pub fn errors(&self) -> impl Iterator<Item = &Notice> {
         self.files.values().filter_map(|file| file.error.as_ref())
     }
 
-    /// The same object in two files, or twice in one: the first by file name, then by place, counts.
+    /// The objects of all files, and errors about duplicates: the first object by file name, then by position, counts.
     fn merge(&self) -> (BTreeMap<Subject, Object>, BTreeMap<Arc<str>, Vec<Notice>>) {
         let mut objects = BTreeMap::new();
         let mut owners: BTreeMap<Subject, &Arc<str>> = BTreeMap::new();
@@ -89,8 +90,8 @@ impl Folder {
                 let subject = object.subject();
                 if let Some(owner) = owners.get(&subject) {
                     let text = match *owner == name {
-                        true => "stands twice in this file; the first counts".to_owned(),
-                        false => format!("stands in {owner} too, and that one counts"),
+                        true => "is defined twice in this file; the first definition counts".to_owned(),
+                        false => format!("is also defined in {owner}, and that definition counts"),
                     };
                     let notice = Notice {
                         severity: Severity::Error,
@@ -109,7 +110,7 @@ impl Folder {
         (objects, doubles)
     }
 
-    /// What is to say of each file, where that changed.
+    /// Adds an event for each file whose notices changed.
     fn say(&mut self, mut doubles: BTreeMap<Arc<str>, Vec<Notice>>, events: &mut Vec<Event>) {
         let is_listed = self.is_listed;
         for (name, file) in &mut self.files {
@@ -117,7 +118,7 @@ impl Folder {
             notices.extend(file.skipped.iter().cloned());
             notices.extend(file.error.clone().map(|error| {
                 let consequence = match (is_listed, file.objects.is_empty()) {
-                    (false, _) => "nothing is applied until this is mended",
+                    (false, _) => "nothing is applied until this is corrected",
                     (true, true) => "the file is not used",
                     (true, false) => "its last good objects stay in force",
                 };
@@ -150,13 +151,13 @@ impl File {
         if self.text.as_ref() == Some(&text) {
             return;
         }
-        // Somebody is about to write it: `kubectl get ... > file` empties it first.
+        // The file is probably about to be written: `kubectl get ... > file` empties it first.
         if text.is_empty() && !self.objects.is_empty() {
             self.error = Some(Notice {
                 severity: Severity::Error,
                 subject: None,
                 file: Some(name.clone()),
-                text: "is empty (a file without objects has `---` in it)".to_owned(),
+                text: "is empty (write `---` into a file without objects)".to_owned(),
                 reason: None,
             });
             self.text = Some(text);
@@ -174,8 +175,8 @@ impl File {
     }
 }
 
-/// New and changed objects first, so that an endpoint that moves between files is never away; and Services after
-/// the others, so that a new one is never without the endpoints that came with it.
+/// Adds new and changed objects first, so that an endpoint that moves between files never disappears. Services follow
+/// the other kinds, so that a new Service is never without the endpoints that came with it.
 fn changes(before: &BTreeMap<Subject, Object>, after: &BTreeMap<Subject, Object>, events: &mut Vec<Event>) {
     let changed = after.iter().filter(|(subject, object)| before.get(subject) != Some(object));
     let (services, others): (Vec<_>, Vec<_>) =
@@ -192,8 +193,8 @@ fn changes(before: &BTreeMap<Subject, Object>, after: &BTreeMap<Subject, Object>
     }
 }
 
-/// The manifests of a folder: `*.yaml`, `*.yml` and `*.json` that are not hidden. Symbolic links are followed, as
-/// mounted ConfigMaps need it.
+/// Reads the manifests of a folder: `*.yaml`, `*.yml` and `*.json` that are not hidden. Symbolic links are followed,
+/// because mounted ConfigMaps consist of them.
 pub(super) fn read(dir: &Path) -> io::Result<Texts> {
     let mut texts = Texts::new();
     for entry in fs::read_dir(dir)? {
@@ -205,7 +206,7 @@ pub(super) fn read(dir: &Path) -> io::Result<Texts> {
         }
         match fs::read_to_string(&path) {
             Ok(text) => texts.insert(name.into(), Ok(text)),
-            // Gone between the listing and now, as a file that an editor renames.
+            // The file vanished after the listing, for example because an editor renamed it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => texts.insert(name.into(), Err(error.to_string())),
         };

@@ -1,4 +1,4 @@
-//! The text of one file.
+//! Parses the text of one file.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::objects::notice::{Notice, Severity};
 use crate::objects::service::Service;
 use crate::objects::slice::Slice;
 
-/// An object of a kind that counts.
+/// An object of a kind that is used.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Object {
     Service(Service),
@@ -36,7 +36,7 @@ impl Object {
         Subject { kind, name: name.clone() }
     }
 
-    /// It is new, or changed.
+    /// The event for an object that is new or changed.
     pub fn applied(self) -> Event {
         match self {
             Self::Service(service) => Event::Service(Change::Apply(service)),
@@ -47,21 +47,21 @@ impl Object {
     }
 }
 
-/// What a file holds.
+/// The content of a file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Parsed {
     /// In the order of the file.
     pub objects: Vec<Object>,
-    /// At most one: the kinds that were skipped.
+    /// At most one notice, which names the kinds that were skipped.
     pub notices: Vec<Notice>,
 }
 
-/// Reads a file of one or more YAML documents (JSON where the name ends in `.json`), each an object or a list of
-/// objects. Objects of other kinds are skipped.
+/// Reads a file of one or more YAML documents (JSON if the name ends in `.json`), each an object or a list of objects.
+/// Objects of other kinds are skipped.
 ///
 /// # Errors
-/// At the first document or object that cannot be read: a notice with file, document, line where known, and
-/// object.
+/// If a document or object cannot be read. The notice is about the first one, and names file, document, object, and the
+/// line if it is known.
 pub fn parse(file: &Arc<str>, text: &str) -> Result<Parsed, Notice> {
     let mut reader = Reader { file, text, parsed: Parsed::default(), skipped: BTreeMap::new() };
     for (index, document) in reader.documents()?.into_iter().enumerate() {
@@ -71,7 +71,7 @@ pub fn parse(file: &Arc<str>, text: &str) -> Result<Parsed, Notice> {
         reader.skipped.iter().map(|(kind, count)| format!("{kind} ({count})")).collect();
     if !skipped.is_empty() {
         let text = format!(
-            "skipped, for only Service, EndpointSlice, Node and ServiceCIDR are read: {}",
+            "skipped, because only Service, EndpointSlice, Node and ServiceCIDR are read: {}",
             skipped.join(", ")
         );
         let notice =
@@ -85,7 +85,7 @@ struct Reader<'a> {
     file: &'a Arc<str>,
     text: &'a str,
     parsed: Parsed,
-    /// `apiVersion kind`, and how many there were.
+    /// The number of skipped objects by `apiVersion kind`.
     skipped: BTreeMap<String, usize>,
 }
 
@@ -93,11 +93,11 @@ struct Reader<'a> {
 struct Place {
     /// Counts from 0.
     document: usize,
-    /// An item of a list.
+    /// Whether the object is an item of a list.
     is_listed: bool,
 }
 
-/// What every object has.
+/// The fields of every object.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Header {
@@ -193,7 +193,7 @@ impl Reader<'_> {
         })
     }
 
-    /// The same error once more, from the text: only that way does it know field and line.
+    /// Parses the object again from the text, because only this error knows field and line.
     fn locate<T: DeserializeOwned>(&self, place: Place) -> Option<serde_yaml_ng::Error> {
         if self.is_json() || place.is_listed {
             return None;
@@ -220,7 +220,7 @@ impl Place {
     }
 }
 
-/// Items of a `ServiceList` may do without `apiVersion` and `kind`: the list says them.
+/// Adds `apiVersion` and `kind`, which items of a `ServiceList` may omit, because the list implies them.
 fn listed(mut item: Value, api_version: &str, kind: &str) -> Value {
     if let Some(fields) = item.as_mapping_mut()
         && !kind.is_empty()

@@ -1,4 +1,4 @@
-//! Follows a folder: its first full list, then what changes.
+//! Follows a folder: its first full list, then its changes.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,30 +16,30 @@ use crate::objects::name::Kind;
 use crate::objects::notice::{Notice, Severity};
 use crate::source::progress::Progress;
 
-/// A change is read when the folder was quiet for so long: editors write in several steps.
+/// A change is read once the folder has been quiet for this long, because editors write in several steps.
 const QUIET: Duration = Duration::from_millis(50);
-/// But it is read after so long even if the folder is never quiet.
+/// A change is read after this time even if the folder is never quiet.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// Changes that the kernel does not tell of (the target of a link, a network file system, the folder itself
-/// replaced) are found by looking at the files' times this often.
+/// Changes that the kernel does not report (the target of a link, a network file system, the folder itself replaced)
+/// are found by a check of the files' times at this interval.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Ends the watch when dropped.
+/// The watch of a folder. It ends when this value is dropped.
 #[derive(Debug)]
 pub struct Watch {
     pub progress: Arc<Progress>,
-    /// Dropping it ends the thread.
+    /// The thread ends when this sender is dropped.
     _stop: Sender<Never>,
 }
 
 #[derive(Debug)]
 enum Never {}
 
-/// Sends the events of a folder until the watch is dropped or nobody receives. A folder that vanishes later keeps
-/// its last good objects.
+/// Sends the events of a folder until the watch or the receiver is dropped. A folder that vanishes later keeps its last
+/// good objects.
 ///
 /// # Errors
-/// Where the folder cannot be read at all.
+/// If the folder cannot be read, or the thread cannot be started.
 pub fn watch(dir: PathBuf, events: tokio::sync::mpsc::Sender<Event>) -> anyhow::Result<Watch> {
     std::fs::read_dir(&dir).with_context(|| format!("cannot read the folder {}", dir.display()))?;
     let (stop, stopped) = channel();
@@ -64,15 +64,15 @@ struct Follower {
 /// Name, length and time of each file.
 type Stamps = Vec<(std::ffi::OsString, u64, Option<SystemTime>)>;
 
-/// Nobody receives any more.
+/// The receiver of the events was dropped.
 struct Closed;
 
 impl Follower {
     fn run(mut self, stopped: &Receiver<Never>) {
         let (tell, told) = channel();
-        // Without it changes are still found, only later.
+        // Without the watcher, changes are still found, only later.
         let _watcher = watcher(&self.dir, tell)
-            .inspect_err(|error| tracing::warn!("{}: not told of changes: {error}", self.dir.display()));
+            .inspect_err(|error| tracing::warn!("{}: changes are noticed late: {error}", self.dir.display()));
         while !matches!(stopped.try_recv(), Err(std::sync::mpsc::TryRecvError::Disconnected)) {
             if self.read().is_err() {
                 return;
@@ -91,7 +91,7 @@ impl Follower {
     }
 
     fn read(&mut self) -> Result<(), Closed> {
-        // Before the files: a change in between is seen next time.
+        // Read before the files, so that a change in between is seen next time.
         self.stamps = stamps(&self.dir);
         let name: Arc<str> = self.dir.display().to_string().into();
         match folder::read(&self.dir) {
@@ -118,7 +118,7 @@ impl Follower {
         }
     }
 
-    /// The folder was looked at, and is what is known of it.
+    /// Notes that the folder was checked and its known state is current. Does nothing if the folder is not there.
     fn note(&self, is_there: bool) {
         for kind in Kind::ALL.into_iter().filter(|_| is_there) {
             self.progress.hear(kind);
@@ -133,7 +133,7 @@ impl Follower {
 
 fn watcher(dir: &Path, tell: Sender<()>) -> notify::Result<RecommendedWatcher> {
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Reading the files is an event too, and would go on for ever.
+        // Reading the files is an event too, and would cause the next read.
         let is_reading = event.is_ok_and(|event| match event.kind {
             EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,
             EventKind::Access(_) => true,
@@ -148,7 +148,7 @@ fn watcher(dir: &Path, tell: Sender<()>) -> notify::Result<RecommendedWatcher> {
     Ok(watcher)
 }
 
-/// Whether the folder changed and is quiet now, or it is only time to look.
+/// Returns true if the folder changed and is quiet now, false if it is only time for a check.
 fn wait(told: &Receiver<()>) -> bool {
     match told.recv_timeout(LOOK) {
         Ok(()) => {}

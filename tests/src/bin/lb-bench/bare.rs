@@ -1,4 +1,4 @@
-//! A client that follows Services and EndpointSlices and keeps nothing: what any agent on kube must at least take.
+//! A client that watches Services and EndpointSlices and keeps nothing: the least that any agent on `kube` must take.
 
 use std::io::Write;
 use std::path::Path;
@@ -18,10 +18,10 @@ use lb_tests::world::Netns;
 
 use super::population;
 
-/// What the process says when both lists are whole.
+/// What the process prints when both lists are complete.
 pub const DONE: &str = "ready";
 
-/// The process: lists, says so, and goes on watching.
+/// The main function of the process: lists, prints [`DONE`], and continues to watch.
 pub fn run(kubeconfig: &Path) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -37,22 +37,22 @@ pub fn run(kubeconfig: &Path) -> Result<()> {
     })
 }
 
-/// A watch of EndpointSlices inside of this process.
+/// A watch of EndpointSlices inside this process.
 pub struct Watch {
     /// When each change of the probed Service was decoded.
     pub seen: mpsc::Receiver<Instant>,
-    /// The watch ends with it.
+    /// Dropping the caller ends the watch.
     _caller: Caller,
 }
 
 impl Watch {
-    /// Returns when the list is whole.
+    /// Returns when the list is complete.
     pub fn start(netns: &Netns, kubeconfig: &Path) -> Result<Self> {
         let caller = Caller::connected(netns, kubeconfig)?;
         let (said, seen) = mpsc::channel();
         caller.run(|client| async move {
             let mut slices = Box::pin(slices(client));
-            slices.next().await.context("the list")?;
+            slices.next().await.context("the watch ended before the list was complete")?;
             tokio::spawn(async move {
                 while let Some(change) = slices.next().await {
                     let is_probed = change.as_ref().is_some_and(population::is_probed);
@@ -67,7 +67,7 @@ impl Watch {
     }
 }
 
-/// With the selectors of kube-proxy (cmd/kube-proxy/app/server.go, v1.36), as `lb` has them.
+/// Uses the selectors of kube-proxy (cmd/kube-proxy/app/server.go, v1.36), as `lb` does.
 fn services(client: Client) -> impl Stream<Item = Option<Service>> {
     let config = watcher::Config::default()
         .labels("!service.kubernetes.io/service-proxy-name")
@@ -81,7 +81,7 @@ fn slices(client: Client) -> impl Stream<Item = Option<EndpointSlice>> + Send {
     changes(watcher(Api::all(client), config))
 }
 
-/// `None` when a list is whole; then what is new or changed.
+/// Yields `None` when a list is complete, then each new or changed object.
 fn changes<K>(stream: impl Stream<Item = watcher::Result<Event<K>>>) -> impl Stream<Item = Option<K>> {
     stream.filter_map(|event| async {
         match event {

@@ -1,8 +1,8 @@
-//! `cargo xtask bench api`: how fast, and at what cost, changes on a real API server reach the packets of a node;
-//! beside a bare `kube` client, and beside kube-proxy in nftables mode.
+//! `cargo xtask bench api` measures how fast, and at what cost, changes on a real API server reach the packets of a
+//! node, next to a bare `kube` client and to kube-proxy in nftables mode.
 //!
-//! One world with kube-apiserver and etcd on its node, for each population. What is measured, and how, is in
-//! docs/benchmarks.md.
+//! Each population has its own world, with kube-apiserver and etcd on the node. docs/benchmarks.md says what is
+//! measured, and how.
 
 mod bare;
 mod options;
@@ -21,7 +21,7 @@ use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 use options::Options;
 
-/// Measures what a change on the API server takes and costs
+/// Measures the latency and the cost of a change on the API server
 #[derive(Parser)]
 #[command(name = "lb-bench")]
 struct Cli {
@@ -29,14 +29,14 @@ struct Cli {
     command: Command,
 }
 
-/// A load average that is nobody's work.
+/// The highest load average of an idle machine.
 const QUIET: f64 = 0.5;
 
 #[derive(Subcommand)]
 enum Command {
     /// Measure `lb`, a bare client and kube-proxy on a real API server, and print tables
     Api(Options),
-    /// Follow Services and EndpointSlices, keep nothing, say when the lists are whole: what `lb` is compared with
+    /// Watch Services and EndpointSlices, keep nothing, report when the lists are complete: the baseline for `lb`
     #[command(hide = true)]
     BareClient { kubeconfig: PathBuf },
 }
@@ -59,11 +59,11 @@ fn api(options: &Options) -> Result<()> {
     let began = Instant::now();
     let load = usage::load()?;
     if load > QUIET {
-        eprintln!("this machine is busy (load average {load}): the figures are those of a busy machine");
+        eprintln!("this machine is busy (load average {load}): the figures will be those of a busy machine");
     }
     let (mut all, mut is_whole) = (Vec::new(), true);
     for size in &options.sizes {
-        // What was measured is shown, whatever becomes of the rest.
+        // Complete measurements are shown even if others fail.
         if let Err(error) = round::measure(*size, options, &mut all) {
             eprintln!("{size}: {error:#}");
             is_whole = false;
@@ -71,6 +71,6 @@ fn api(options: &Options) -> Result<()> {
         println!("{}", results::tables(&all));
         eprintln!("{size}: done {:.1} minutes after the start", began.elapsed().as_secs_f64() / 60.0);
     }
-    ensure!(is_whole, "not all was measured: see above");
+    ensure!(is_whole, "some measurements failed: see above");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Services and EndpointSlices, as many as wanted, and two Services that real servers stand behind.
+//! Any number of Services and EndpointSlices, and two Services with real servers.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -13,15 +13,15 @@ use kube::{Api, Client};
 use lb_tests::cluster::Cluster;
 use serde_json::{Value, json};
 
-/// The namespace of the many.
+/// The namespace of the many Services.
 const NAMESPACE: &str = "many";
-/// Requests that the API server has at hand at a time.
+/// The number of concurrent requests to the API server.
 const AT_ONCE: usize = 16;
-/// The Services that are asked: the one that changes, and the last one that is written.
+/// The addresses of the Services that get packets: the one that changes, and the last one that is written.
 pub const PROBED: Ipv4Addr = Ipv4Addr::new(10, 96, 255, 10);
 pub const LAST: Ipv4Addr = Ipv4Addr::new(10, 96, 255, 20);
 pub const PORT: u16 = 80;
-/// Where servers listen.
+/// The port on which servers listen.
 pub const TARGET: u16 = 8_080;
 
 const PROBED_NAME: &str = "probed";
@@ -40,11 +40,10 @@ impl FromStr for Size {
             let (services, endpoints) = text.split_once('x')?;
             Some(Self { services: services.parse().ok()?, endpoints: endpoints.parse().ok()? })
         };
-        let size =
-            read().ok_or_else(|| format!("{text}: SERVICESxENDPOINTS is expected, such as 10000x2"))?;
+        let size = read().ok_or_else(|| format!("{text}: expected SERVICESxENDPOINTS, such as 10000x2"))?;
         match (size.services, size.endpoints) {
             (500..=50_000, 1..=1_000) => Ok(size),
-            _ => Err("500 to 50,000 services with 1 to 1,000 endpoints each".to_owned()),
+            _ => Err("expected 500 to 50,000 services with 1 to 1,000 endpoints each".to_owned()),
         }
     }
 }
@@ -59,7 +58,7 @@ impl fmt::Display for Size {
     }
 }
 
-/// Writes everything, the Service `LAST` at the end. `first` are the endpoints of both probed Services.
+/// Writes all objects, the Service `LAST` at the end. `first` are the endpoints of the Services `PROBED` and `LAST`.
 pub fn create(cluster: &Cluster, size: Size, node: &str, first: &[Ipv4Addr]) -> Result<()> {
     let probed = [(PROBED_NAME, PROBED), ("last", LAST)]
         .map(|(name, ip)| (service("default", name, ip), slice("default", name, first.iter().copied())));
@@ -98,11 +97,14 @@ async fn write(client: Client, service: Value, slice: Value) -> Result<()> {
     let namespace = service["metadata"]["namespace"].as_str().unwrap_or_default();
     let services: Api<Service> = Api::namespaced(client.clone(), namespace);
     let slices: Api<EndpointSlice> = Api::namespaced(client, namespace);
-    services.create(&PostParams::default(), &serde_json::from_value(service)?).await.context("a Service")?;
+    services
+        .create(&PostParams::default(), &serde_json::from_value(service)?)
+        .await
+        .context("cannot create a Service")?;
     slices
         .create(&PostParams::default(), &serde_json::from_value(slice)?)
         .await
-        .context("an EndpointSlice")?;
+        .context("cannot create an EndpointSlice")?;
     Ok(())
 }
 
@@ -111,7 +113,7 @@ pub async fn change_probed(client: &Client, to: &[Ipv4Addr]) -> Result<()> {
     patch(client, "default", PROBED_NAME, to.iter().copied()).await
 }
 
-/// Gives one of the many another endpoint in place of its first, each `turn` a new one.
+/// Replaces the first endpoint of one of the many Services, at each `turn` by a new one.
 pub async fn change(client: &Client, number: usize, size: Size, turn: usize) -> Result<()> {
     patch(client, NAMESPACE, &name_of(number), endpoints(number, size, turn)).await
 }
@@ -128,7 +130,7 @@ async fn patch(
     Ok(())
 }
 
-/// The name of the probed Service's slice, as a watch sees it.
+/// Whether a slice is that of the probed Service.
 pub fn is_probed(slice: &EndpointSlice) -> bool {
     slice.metadata.namespace.as_deref() == Some("default")
         && slice.metadata.name.as_deref() == Some(PROBED_NAME)
@@ -139,11 +141,11 @@ fn name_of(number: usize) -> String {
 }
 
 fn vip(number: usize) -> Ipv4Addr {
-    // Addresses that nobody else is given: the first are `default/kubernetes` and its like.
+    // These addresses are free; the first ones of the range belong to `default/kubernetes` and the like.
     Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 1, 0)) + number as u32)
 }
 
-/// Addresses that no pod of the world has, each once in all Services and all turns.
+/// Addresses that no pod of the world has, each used once in all Services and all turns.
 fn endpoints(number: usize, size: Size, turn: usize) -> impl Iterator<Item = Ipv4Addr> {
     let base = u32::from(Ipv4Addr::new(10, 128, 0, 0)) + (number * size.endpoints) as u32;
     let changed = u32::from(Ipv4Addr::new(10, 192, 0, 0)) + (turn * size.services + number) as u32;
@@ -155,7 +157,7 @@ fn service(namespace: &str, name: &str, ip: Ipv4Addr) -> Value {
     let ports = ["TCP", "UDP"].map(|protocol| {
         json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": PORT, "targetPort": TARGET})
     });
-    // Of the many each has one port, as most Services do.
+    // Each of the many Services has one port, as most Services do.
     let ports = if namespace == NAMESPACE { &ports[..1] } else { &ports[1..] };
     json!({
         "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
@@ -180,7 +182,7 @@ fn slice(namespace: &str, name: &str, to: impl Iterator<Item = Ipv4Addr>) -> Val
     })
 }
 
-/// As the controller of Kubernetes writes them.
+/// Endpoints as the controller of Kubernetes writes them.
 fn endpoint_list(to: impl Iterator<Item = Ipv4Addr>) -> Vec<Value> {
     let endpoint = |address: Ipv4Addr| {
         let pod = format!("pod-{}", address.to_string().replace('.', "-"));

@@ -1,4 +1,4 @@
-//! Who answers behind a Service's address, asked again and again from the client's namespace.
+//! Finds out which server answers at a Service's address, by repeated requests from the client's namespace.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -12,7 +12,7 @@ use lb_tests::world::Netns;
 use super::population;
 
 const ANSWER_LIMIT: Duration = Duration::from_millis(50);
-/// Between two questions: at least this, and at most a hundredth of the time that was waited.
+/// The least pause between two requests. The pause grows to a hundredth of the time waited.
 const GAP: Duration = Duration::from_micros(100);
 
 struct Question {
@@ -21,7 +21,7 @@ struct Question {
     deadline: Instant,
 }
 
-/// A thread in the client's namespace. It must end before the world does.
+/// A thread in the client's namespace. It must end before the world.
 pub struct Probe {
     questions: Option<mpsc::Sender<Question>>,
     answers: mpsc::Receiver<Result<Instant>>,
@@ -34,22 +34,22 @@ impl Probe {
         let (said, answers) = mpsc::channel();
         let thread = netns.spawn(move || {
             for question in asked {
-                // Who asked waits for the answer.
+                // The sender of the question waits for the answer.
                 said.send(first_answer(&question)).ok();
             }
         });
         Self { questions: Some(questions), answers, thread: Some(thread) }
     }
 
-    /// Begins to ask until one of these answers; then [`wait`](Self::wait).
+    /// Begins to send requests until one of these servers answers; then call [`wait`](Self::wait).
     pub fn ask(&self, ip: Ipv4Addr, names: &[&str], limit: Duration) {
         let names = names.iter().map(ToString::to_string).collect();
         let address = SocketAddr::new(ip.into(), population::PORT);
         let question = Question { address, names, deadline: Instant::now() + limit };
-        self.questions.as_ref().expect("it is there until the end").send(question).ok();
+        self.questions.as_ref().expect("only drop takes the sender").send(question).ok();
     }
 
-    /// When the first packet was sent that one of these answered.
+    /// When the first packet was sent that one of these servers answered.
     pub fn wait(&self) -> Result<Instant> {
         self.answers.recv().context("the probe's thread ended")?
     }
@@ -78,7 +78,7 @@ fn first_answer(question: &Question) -> Result<Instant> {
     }
 }
 
-/// The name that a server answers with. Each time another source port: a flow of its own.
+/// The name with which a server answers. Each request has a new source port, and thus its own flow.
 fn ask(address: SocketAddr) -> std::io::Result<String> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.set_read_timeout(Some(ANSWER_LIMIT))?;

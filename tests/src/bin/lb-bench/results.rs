@@ -1,4 +1,4 @@
-//! The figures, as tables of Markdown.
+//! The figures, as Markdown tables.
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};
@@ -7,12 +7,13 @@ use super::population::Size;
 use super::subject::Kind;
 use super::usage::Memory;
 
-/// A change, from the API server's answer on; in milliseconds. Who watches may know before who wrote does.
+/// A change: milliseconds since the API server's answer. They may be negative, because a watcher can see a change
+/// before the writer has its answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Change {
-    /// Until a bare watch had it decoded.
+    /// Until a bare watch had decoded the change.
     bare: f64,
-    /// Until the first packet that went to a new endpoint was sent.
+    /// Until the first packet was sent that reached a new endpoint.
     effect: f64,
 }
 
@@ -29,14 +30,14 @@ impl Change {
 /// 500 changes within a second.
 #[derive(Clone, Copy, Debug)]
 pub struct Burst {
-    /// The time that writing them really took.
+    /// The time that the writes really took.
     pub written: Duration,
-    /// From the last answer of the API server to its effect.
+    /// From the last answer of the API server to the effect of that change.
     pub effect: Duration,
     pub cpu: Duration,
 }
 
-/// Of one subject with one population.
+/// The figures of one subject with one population.
 #[derive(Debug)]
 pub struct Figures {
     kind: Kind,
@@ -46,10 +47,10 @@ pub struct Figures {
     /// Two seconds after each start.
     pub memory: Vec<Memory>,
     pub changes: Vec<Change>,
-    /// Of all changes together.
+    /// The CPU time of all changes together.
     pub changes_cpu: Duration,
     pub bursts: Vec<Burst>,
-    /// After changes and bursts.
+    /// The memory after changes and bursts.
     pub after: Option<Memory>,
     /// CPU time, and the time in which it was spent.
     pub idle: Option<(Duration, Duration)>,
@@ -72,10 +73,10 @@ impl Figures {
     }
 }
 
-/// Both tables: starts and memory; changes.
+/// Two tables: starts and memory, then changes.
 pub fn tables(all: &[Figures]) -> String {
     let mut text = String::from(
-        "\n| services x endpoints | who | start | CPU of it | resident | of it anonymous | peak |\n\
+        "\n| services x endpoints | subject | start | CPU of the start | resident | of which anonymous | peak |\n\
          | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for figures in all {
@@ -91,11 +92,11 @@ pub fn tables(all: &[Figures]) -> String {
             memory(|m| m.anonymous),
             memory(|m| m.peak),
         )
-        .expect("a String takes all");
+        .expect("writing to a String cannot fail");
     }
-    text += "\n| services x endpoints | who | changes | bare watch p50, p99 | in effect p50, p99 | later than the bare \
-             watch p50, p99 | CPU a change | 500 in 1 s: last in effect | CPU of the 500 | idle CPU of 20 s | resident, \
-             peak after |\n\
+    text += "\n| services x endpoints | subject | changes | bare watch p50, p99 | in effect p50, p99 | \
+             later than the bare watch p50, p99 | CPU per change | 500 in 1 s: last in effect | CPU of the 500 | \
+             idle CPU of 20 s | resident, peak after |\n\
              | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
     for figures in all {
         let (Some((idle, _)), Some(after)) = (figures.idle, figures.after) else { continue };
@@ -121,7 +122,7 @@ pub fn tables(all: &[Figures]) -> String {
             after.resident as f64 / 1_024.0,
             after.peak as f64 / 1_024.0,
         )
-        .expect("a String takes all");
+        .expect("writing to a String cannot fail");
     }
     text
 }
@@ -136,7 +137,7 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     quantile(&values, 0.5)
 }
 
-/// Of values in order; not a number where there is none.
+/// A quantile of sorted values; NaN if there are none.
 fn quantile(sorted: &[f64], share: f64) -> f64 {
     let last = sorted.len().saturating_sub(1);
     sorted.get((last as f64 * share).round() as usize).copied().unwrap_or(f64::NAN)

@@ -1,4 +1,4 @@
-//! One population, all who are measured.
+//! Measures all subjects with one population.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -19,27 +19,27 @@ use super::results::{Burst, Change, Figures};
 use super::subject::{Kind, Subject};
 use super::usage;
 
-/// Who stands behind the probed Services at first, and who takes turns with them.
+/// The pods behind the probed Services at first, and those that take turns with them.
 const FIRST: [&str; 2] = ["b1", "b2"];
 const OTHERS: [&str; 2] = ["b3", "b4"];
 
 const BURST: usize = 500;
 const BURST_TIME: Duration = Duration::from_secs(1);
-/// Requests of a burst that are under way at a time.
+/// The number of concurrent requests of a burst.
 const AT_ONCE: usize = 8;
-/// Between two changes: nobody is still at work.
+/// The pause between two changes, in which all work is finished.
 const PAUSE: Duration = Duration::from_millis(20);
-/// kube-proxy writes its rules at most once a second; a single change shall not wait for that.
+/// kube-proxy writes its rules at most once a second; a single change must not wait for that.
 const PAUSE_OF_KUBE_PROXY: Duration = Duration::from_millis(1_200);
 const IDLE: Duration = Duration::from_secs(20);
-/// Until memory is looked at, and between bursts.
+/// The pause before memory is read, and between bursts.
 const SETTLE: Duration = Duration::from_secs(2);
-/// Until CPU time is looked at: what is left to do once a change is in effect counts too.
+/// The pause before CPU time is read: work that is left when a change is in effect counts too.
 const AFTER_EFFECT: Duration = Duration::from_millis(500);
-/// The slowest effect of a change that is waited for.
+/// How long to wait for the effect of a change.
 const EFFECT_LIMIT: Duration = Duration::from_secs(60);
 
-/// Everything that is measured with this many objects, as far as it gets.
+/// Measures everything with this many objects. After an error, `all` has the figures up to there.
 pub fn measure(size: Size, options: &Options, all: &mut Vec<Figures>) -> Result<()> {
     let lb = options.lb.clone().map_or_else(lb_binary, Ok)?;
     let world = World::new(Layout::routed().with_backends(4))?.with_lb(&lb)?;
@@ -48,7 +48,7 @@ pub fn measure(size: Size, options: &Options, all: &mut Vec<Figures>) -> Result<
     let cluster = Cluster::in_world(&world)?;
     let began = Instant::now();
     population::create(&cluster, size, NODE_NAME, &addresses(&world, FIRST))?;
-    eprintln!("{size}: written to the API server in {:.1?}", began.elapsed());
+    eprintln!("{size}: objects written to the API server in {:.1?}", began.elapsed());
 
     let kubeconfig = cluster.kubeconfig("admin")?;
     let probe = Probe::start(&world.client().netns);
@@ -83,21 +83,21 @@ struct Stage<'a> {
     lb: PathBuf,
     kubeconfig: PathBuf,
     size: Size,
-    /// How often the many were changed: each time to addresses that are new.
+    /// How often the many Services were changed, each time to new addresses.
     turn: usize,
-    /// Who stands behind the probed Service.
+    /// The pods behind the probed Service.
     now: [&'static str; 2],
 }
 
 impl Stage<'_> {
-    /// Starts it so often, and ends it again.
+    /// Starts a subject so many times, and ends the last process too.
     fn start_only(&self, kind: Kind, rounds: usize) -> Result<Figures> {
         let (subject, figures) = self.start_and_keep(kind, rounds)?;
         drop(subject);
         Ok(figures)
     }
 
-    /// The last one goes on.
+    /// Starts a subject so many times; the last process continues.
     fn start_and_keep(&self, kind: Kind, rounds: usize) -> Result<(Subject, Figures)> {
         let mut figures = Figures::new(kind, self.size);
         let mut last = None;
@@ -120,7 +120,7 @@ impl Stage<'_> {
         Ok((last.context("there is at least one round")?, figures))
     }
 
-    /// It serves the first and the last Service, and `lb` has all of them in its tables.
+    /// Checks that the subject serves the probed and the last Service, and that `lb` has all Services in its tables.
     fn require_all(&self, kind: Kind) -> Result<()> {
         for (service, names) in [(PROBED, self.now), (LAST, FIRST)] {
             self.probe.ask(service, &names, EFFECT_LIMIT);
@@ -171,14 +171,15 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// The probed Service goes over to the other two servers, or back.
+    /// Moves the probed Service to the other two servers, or back, and measures the change.
     fn change(&mut self, bare: &Watch) -> Result<Change> {
         let (accepted, effect) = self.swap()?;
         let seen = bare.seen.recv_timeout(EFFECT_LIMIT).context("the bare watch missed a change")?;
         Ok(Change::new(accepted, seen, effect))
     }
 
-    /// When the API server had accepted that, and when the first packet was sent that reached one of the others.
+    /// Moves the probed Service. Returns when the API server had accepted the change, and when the first packet was
+    /// sent that reached one of the other servers.
     fn swap(&mut self) -> Result<(Instant, Instant)> {
         self.now = if self.now == FIRST { OTHERS } else { FIRST };
         let to = addresses(self.world, self.now);
@@ -190,7 +191,7 @@ impl Stage<'_> {
         Ok((accepted, self.probe.wait()?))
     }
 
-    /// 499 of the many within a second, and then the probed one.
+    /// Changes 499 of the many Services within a second, and then the probed one.
     fn burst(&mut self, subject: &Subject) -> Result<Burst> {
         self.turn += 1;
         let (size, turn) = (self.size, self.turn);

@@ -1,4 +1,4 @@
-//! Who is measured, as processes on the node.
+//! The subjects of the measurement, as processes on the node.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use super::bare;
 use super::population::{LAST, PROBED};
 use super::probe::Probe;
 
-/// kube-proxy takes 17 s for 10,000 Services here.
+/// How long a start may take. kube-proxy has taken 17 s for 10,000 Services.
 const LIMIT: Duration = Duration::from_secs(300);
 const STEP: Duration = Duration::from_millis(1);
 
@@ -22,7 +22,7 @@ pub enum Kind {
     /// Lists and watches, and keeps nothing.
     Bare,
     Lb,
-    /// `lb` again, over the tables of the one before.
+    /// `lb` started again, with the tables of the previous process.
     LbRestarted,
     KubeProxy,
 }
@@ -83,8 +83,8 @@ impl Subject {
         self.child.id()
     }
 
-    /// From the start until everything is in force: `lb` and the bare client say so; of kube-proxy, the first and
-    /// the last Service answer, by anyone.
+    /// Waits until everything is in force; returns the time since the start. `lb` and the bare client report this
+    /// state; for kube-proxy, any server must answer for the probed and the last Service.
     pub fn wait_until_ready(&mut self, probe: &Probe) -> Result<Duration> {
         if self.kind == Kind::KubeProxy {
             let mut ready = self.began;
@@ -125,7 +125,7 @@ impl Drop for Subject {
     }
 }
 
-/// As kubeadm writes it, but for what this kind of machine needs: conntrack's limits belong to the machine.
+/// The configuration as kubeadm writes it, except for conntrack's limits, which belong to the machine.
 fn configuration(kubeconfig: &Path) -> String {
     format!(
         "apiVersion: kubeproxy.config.k8s.io/v1alpha1\n\

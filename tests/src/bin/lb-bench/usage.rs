@@ -1,4 +1,4 @@
-//! What a process takes of memory and CPU.
+//! The memory and CPU time that a process uses.
 
 use std::fs;
 use std::time::Duration;
@@ -7,14 +7,14 @@ use anyhow::{Context, Result};
 use nix::time::ClockId;
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
-/// In KiB, as /proc/pid/status tells.
+/// In KiB, from /proc/pid/status.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
-    /// VmRSS: pages of files and of mapped tables among them.
+    /// VmRSS: includes pages of files and of mapped tables.
     pub resident: u64,
-    /// RssAnon: what the process alone has.
+    /// RssAnon: memory that belongs to the process alone.
     pub anonymous: u64,
-    /// VmHWM: the most that was ever resident.
+    /// VmHWM: the highest value of `resident` so far.
     pub peak: u64,
 }
 
@@ -28,13 +28,13 @@ pub fn memory(pid: u32) -> Result<Memory> {
     Ok(Memory { resident: field("VmRSS")?, anonymous: field("RssAnon")?, peak: field("VmHWM")? })
 }
 
-/// Of all processes: how many wanted a CPU in the last minute.
+/// The load average: how many processes of the machine wanted a CPU in the last minute.
 pub fn load() -> Result<f64> {
     let text = fs::read_to_string("/proc/loadavg")?;
-    Ok(text.split(' ').next().context("/proc/loadavg")?.parse()?)
+    Ok(text.split(' ').next().context("/proc/loadavg is empty")?.parse()?)
 }
 
-/// CPU time so far: all its threads, and programs that it ran to their end (kube-proxy runs `nft`).
+/// The CPU time so far of all threads, and of programs that the process ran until they ended (kube-proxy runs `nft`).
 pub fn cpu(pid: u32) -> Result<Duration> {
     let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(pid as i32))?;
     Ok(Duration::from(clock.now()?) + of_children(pid)?)
@@ -43,10 +43,11 @@ pub fn cpu(pid: u32) -> Result<Duration> {
 /// `cutime` and `cstime` of /proc/pid/stat, in clock ticks.
 fn of_children(pid: u32) -> Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the process is gone")?;
-    // Behind the name, which may hold anything; field 3 is the first there, 16 and 17 are wanted (proc_pid_stat(5)).
+    // The name may contain anything. The fields after it start with field 3; 16 and 17 are needed (proc_pid_stat(5)).
     let (_, fields) = stat.rsplit_once(')').context("/proc/pid/stat has no name")?;
     let ticks: u64 =
         fields.split_whitespace().skip(13).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
-    let per_second = sysconf(SysconfVar::CLK_TCK)?.context("clock ticks")?;
+    let per_second =
+        sysconf(SysconfVar::CLK_TCK)?.context("the number of clock ticks per second is unknown")?;
     Ok(Duration::from_secs_f64(ticks as f64 / per_second as f64))
 }

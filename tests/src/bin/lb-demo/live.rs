@@ -1,4 +1,4 @@
-//! Steady requests to every Service, and a table of who answers, drawn each second.
+//! Sends steady requests to every Service and, each second, draws a table of the backends that answer.
 
 use crate::services::{self, Asker, Frontend};
 use crate::stage::Stage;
@@ -11,17 +11,17 @@ use std::io::{IsTerminal, Write, stdout};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Requests a second to each frontend.
+/// Requests per second to each frontend.
 const RATE: u32 = 40;
 const PERIOD: Duration = Duration::from_secs(1);
-/// Into a file or a pipe, a table now and then is enough.
+/// In a file or a pipe, an occasional table is enough.
 const PERIOD_UNSEEN: Duration = Duration::from_secs(10);
 const LONG: Duration = Duration::from_secs(365 * 24 * 3_600);
 
 /// Shows live counters until asked to stop.
 pub fn show(stage: &Stage) -> Result<()> {
     println!("{}", stage.what_to_type());
-    println!("Requests a second, {RATE} to each address; Ctrl-C ends.\n");
+    println!("Requests per second, {RATE} to each address; Ctrl-C ends the demo.\n");
     let (mut screen, mut clients) = (Screen::default(), Clients::default());
     while !stop::is_asked() {
         clients.follow(stage, &services::frontends(stage, Asker::Pod)?);
@@ -33,7 +33,7 @@ pub fn show(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Waits; says whether the demo was asked to stop meanwhile.
+/// Waits; returns true if the demo was asked to stop meanwhile.
 fn wait(period: Duration) -> bool {
     let end = Instant::now() + period;
     while Instant::now() < end && !stop::is_asked() {
@@ -49,8 +49,8 @@ struct Clients {
 }
 
 impl Clients {
-    /// Starts clients for frontends that are new, and stops those of others. One whose set of backends has
-    /// changed goes on.
+    /// Starts clients for new frontends, and stops those of removed ones. The client of a frontend continues if only
+    /// the set of backends has changed.
     fn follow(&mut self, stage: &Stage, frontends: &[Frontend]) {
         let mut before = std::mem::take(&mut self.running);
         for frontend in frontends {
@@ -64,7 +64,7 @@ impl Clients {
         }
     }
 
-    /// What happened since the last time, a second's share.
+    /// What happened since the last table, per second.
     fn table(&mut self, servers: &[String]) -> Table {
         let mut table = Table::of_requests(servers);
         for (frontend, (running, since)) in &mut self.running {
@@ -77,7 +77,7 @@ impl Clients {
     }
 }
 
-/// Where the table stands, so that the next one is drawn over it.
+/// The height of the last table, so that the next one is drawn over it.
 #[derive(Default)]
 struct Screen {
     lines: usize,
@@ -92,11 +92,11 @@ impl Screen {
         let mut out = stdout().lock();
         if out.is_terminal() {
             if self.lines > 0 {
-                // Up to the first line of the last table, and clear from there.
+                // Move up to the first line of the last table, and clear from there.
                 write!(out, "\x1b[{}A\x1b[J", self.lines)?;
             }
             self.lines = table.lines();
-            // A line that is too long is cut, not wrapped: the count of lines must hold.
+            // A line that is too long is cut, not wrapped, so that the count of lines is right.
             write!(out, "\x1b[?7l{table}\x1b[?7h")?;
         } else {
             writeln!(out, "{table}")?;

@@ -1,7 +1,7 @@
-//! `cargo xtask run`: watch a Service work, with no cluster.
+//! `cargo xtask run` shows Services at work, without a cluster.
 //!
-//! A node, a client and backends in network namespaces of their own; `lb agent` on the node, following a
-//! folder of YAML or a real Kubernetes API; real TCP and UDP requests to every Service found there.
+//! The demo makes a node, a client and backends in network namespaces. It runs `lb agent` on the node, with a folder of
+//! manifests or a real Kubernetes API as the source, and sends real TCP and UDP requests to every Service found there.
 
 mod live;
 mod services;
@@ -23,17 +23,17 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(name = "lb-demo")]
 struct Args {
-    /// The `lb` to show; without it, the one beside this program
+    /// The `lb` to show; by default the one next to this program
     #[arg(long)]
     lb: Option<PathBuf>,
-    /// End after the first rounds of requests; fails unless each was answered by a backend of the right Service, or
-    /// refused where it has none
+    /// End after the first rounds of requests; fail unless each request was answered by a backend of the right Service,
+    /// or refused if the Service has none
     #[arg(long)]
     once: bool,
     /// Keep the objects on a kube-apiserver instead of in a folder
     #[arg(long)]
     api: bool,
-    /// Folder of the YAML files to start with; they are copied
+    /// Folder of the manifests to start with; they are copied
     #[arg(long, default_value = "examples")]
     examples: PathBuf,
 }
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether every request was answered as it should be.
+/// Returns true if every request was answered as it should be.
 fn run(args: &Args) -> Result<bool> {
     stop::listen()?;
     let stage = Stage::set(args.lb.as_deref(), &args.examples, args.api)?;

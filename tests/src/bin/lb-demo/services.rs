@@ -1,4 +1,4 @@
-//! Which Services there are, as `lb services -o json` tells (docs/output.md), and what a client is to meet there.
+//! The Services that `lb services -o json` lists (docs/output.md), and what a client should meet there.
 
 use crate::stage::Stage;
 use anyhow::{Context, Result};
@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// An address that a Service answers on, and what a client meets there.
+/// An address of a Service, and what a client should meet there.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Frontend {
     /// `namespace/name`.
@@ -17,13 +17,13 @@ pub struct Frontend {
     pub kind: String,
     pub proto: Proto,
     pub address: SocketAddr,
-    /// The servers that may answer; none: each request is refused at once.
+    /// The servers that may answer. If there are none, each request is refused at once.
     pub servers: BTreeSet<String>,
-    /// Session affinity: one of them answers them all.
+    /// Whether the Service has session affinity: one server answers all requests.
     pub is_sticky: bool,
 }
 
-/// Who asks.
+/// Who sends requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Asker {
     /// The client, a pod.
@@ -42,7 +42,7 @@ impl Asker {
         }
     }
 
-    /// In `lb services -o json`.
+    /// The name of the field in `lb services -o json`.
     fn field(self) -> &'static str {
         match self {
             Self::Pod => "pod",
@@ -50,7 +50,8 @@ impl Asker {
         }
     }
 
-    /// Where it asks a frontend. A NodePort is asked at the node's own address, on the node at its loopback.
+    /// The address to which requests for a frontend go. For a NodePort, this is the node's own address, or loopback
+    /// for a process of the node.
     fn asks(self, address: SocketAddr) -> SocketAddr {
         let ip = match (address.ip(), self) {
             (IpAddr::V4(ip), Self::Pod) if ip.is_unspecified() => NODE_V4.into(),
@@ -77,7 +78,7 @@ pub fn frontends(stage: &Stage, asker: Asker) -> Result<Vec<Frontend>> {
     let json = stage.world.lb(&["services", "-o", "json"])?;
     let document: Value = serde_json::from_str(&json).context("`lb services -o json` is not JSON")?;
     let ports = document.as_array();
-    let ports = ports.with_context(|| format!("`lb services -o json` has no list of services: {json}"))?;
+    let ports = ports.with_context(|| format!("`lb services -o json` is not a list of services: {json}"))?;
     let mut found = Vec::new();
     for port in ports {
         found.extend(
@@ -93,7 +94,7 @@ fn frontends_of(stage: &Stage, asker: Asker, port: &Value) -> Result<Vec<Fronten
     let proto = match text(port, "protocol")? {
         "TCP" => Proto::Tcp,
         "UDP" => Proto::Udp,
-        // The demo has no client for others.
+        // The demo has no client for other protocols.
         _ => return Ok(Vec::new()),
     };
     let is_sticky = port["sessionAffinity"]["type"] == "ClientIP";
@@ -103,7 +104,7 @@ fn frontends_of(stage: &Stage, asker: Asker, port: &Value) -> Result<Vec<Fronten
             "cluster" => Some(list(port, "clusterEndpoints")?),
             "local" => Some(list(port, "localEndpoints")?),
             "reject" => None,
-            // Nothing to wait for.
+            // There is no answer to wait for.
             _ => continue,
         };
         let mut servers = BTreeSet::new();
@@ -111,7 +112,7 @@ fn frontends_of(stage: &Stage, asker: Asker, port: &Value) -> Result<Vec<Fronten
             servers.extend(stage.server_at(address(endpoint)?.ip()));
         }
         if endpoints.is_some() && servers.is_empty() {
-            // They are not of this world.
+            // The endpoints are not in this world.
             continue;
         }
         frontends.push(Frontend {
@@ -127,14 +128,14 @@ fn frontends_of(stage: &Stage, asker: Asker, port: &Value) -> Result<Vec<Fronten
 }
 
 fn text<'a>(value: &'a Value, field: &str) -> Result<&'a str> {
-    value[field].as_str().with_context(|| format!("no text {field:?}"))
+    value[field].as_str().with_context(|| format!("field {field:?} is not a string"))
 }
 
 fn list<'a>(value: &'a Value, field: &str) -> Result<&'a Vec<Value>> {
-    value[field].as_array().with_context(|| format!("no list {field:?}"))
+    value[field].as_array().with_context(|| format!("field {field:?} is not a list"))
 }
 
 fn address(value: &Value) -> Result<SocketAddr> {
-    let text = value.as_str().context("no address")?;
-    text.parse().with_context(|| format!("{text:?} is not address:port"))
+    let text = value.as_str().context("the address is not a string")?;
+    text.parse().with_context(|| format!("{text:?} is not an address with a port"))
 }

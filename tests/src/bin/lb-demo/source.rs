@@ -1,4 +1,4 @@
-//! Where the demo's objects are kept, and how a person edits them: a folder of YAML, or a Kubernetes API.
+//! Where the demo's objects are kept, and how the user edits them: a folder of manifests, or a Kubernetes API.
 
 use anyhow::{Context, Result, ensure};
 use lb_tests::cluster::{ADDRESS, Cluster};
@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use xtask::control_plane::Program;
 
-/// The example that a person is told to edit, and an EndpointSlice in it.
+/// The example that the user is told to edit, and an EndpointSlice in it.
 const EDITED: &str = "nginx.yaml";
 const EDITED_SLICE: &str = "nginx-b4x2p";
 
@@ -18,7 +18,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// A copy of the example files, for the agent to follow.
+    /// Copies the example files to the folder that the agent watches.
     pub fn folder(world: &World, examples: &Path) -> Result<Self> {
         for (name, text) in yaml(examples)? {
             world.manifests().write_text(&name, &text)?;
@@ -26,19 +26,19 @@ impl Source {
         Ok(Self::Folder(world.folder().manifests()))
     }
 
-    /// The examples' objects on a kube-apiserver of the node.
+    /// Writes the objects of the examples to a kube-apiserver on the node.
     pub fn api(world: &World, examples: &Path) -> Result<Self> {
         let (texts, kubectl) = (yaml(examples)?, Program::Kubectl.find()?);
         println!("Starting etcd and kube-apiserver on the node ...");
         let cluster = Box::new(Cluster::in_world(world)?);
         for (name, text) in texts {
-            cluster.apply(&text).with_context(|| format!("{name}, as the API server takes it"))?;
+            cluster.apply(&text).with_context(|| format!("cannot write {name} to the API server"))?;
         }
         let kubeconfig = cluster.kubeconfig("admin")?;
         Ok(Self::Api { cluster, kubeconfig, kubectl })
     }
 
-    /// Serves the processes of this cgroup, as those of the node.
+    /// Starts an agent that serves the processes of this cgroup as those of the node.
     pub fn start_agent(&self, world: &World, cgroup: &Cgroup) -> Result<Agent> {
         let cgroup = format!("--cgroup={}", cgroup.path().display());
         let args = ["--socket-lb=host", &cgroup];
@@ -48,7 +48,7 @@ impl Source {
         }
     }
 
-    /// What gives the spare backend to a Service, for a second terminal.
+    /// What to type in a second terminal to give the spare backend to a Service.
     pub fn what_to_type(&self, world: &World) -> String {
         match self {
             Self::Folder(folder) => edit_files(folder),
@@ -58,13 +58,13 @@ impl Source {
 }
 
 fn edit_files(folder: &Path) -> String {
-    let text = format!("Edit the YAML in {}, in a second terminal and as root.\n", folder.display());
+    let text = format!("Edit the manifests in {} as root, in a second terminal.\n", folder.display());
     let file = folder.join(EDITED);
     if !file.exists() {
         return text + "Add the spare backend-4 (10.244.1.14, fd00:10:244:1::14) to an EndpointSlice.\n\n";
     }
     text + &format!(
-        "This gives the spare backend-4 to the first EndpointSlice of {EDITED}:\n\n  \
+        "This command gives the spare backend-4 to the first EndpointSlice of {EDITED}:\n\n  \
          sed -i '0,/^endpoints:/s//&\\n- addresses: [10.244.1.14]/' {}\n\n",
         file.display()
     )
@@ -78,7 +78,7 @@ fn edit_objects(world: &World, cluster: &Cluster, kubeconfig: &Path, kubectl: &P
         kubeconfig.display()
     );
     let text = format!(
-        "The API is asked in a second terminal and as root, in the node's namespace:\n\n  \
+        "Use the API as root, in a second terminal and in the node's namespace:\n\n  \
          k='{kubectl}'\n  \
          $k get services,endpointslices --all-namespaces\n  \
          $k edit service nginx\n\n"
@@ -87,7 +87,7 @@ fn edit_objects(world: &World, cluster: &Cluster, kubeconfig: &Path, kubectl: &P
         return text + "Add the spare backend-4 (10.244.1.14, fd00:10:244:1::14) to an EndpointSlice.\n\n";
     }
     text + &format!(
-        "This gives the spare backend-4 to an EndpointSlice of nginx:\n\n  \
+        "This command gives the spare backend-4 to an EndpointSlice of nginx:\n\n  \
          $k patch endpointslice {EDITED_SLICE} --type json \
          -p '[{{\"op\":\"add\",\"path\":\"/endpoints/-\",\"value\":{{\"addresses\":[\"10.244.1.14\"]}}}}]'\n\n"
     )
@@ -113,7 +113,11 @@ impl fmt::Display for Source {
         match self {
             Self::Folder(folder) => write!(f, "{}", folder.display()),
             Self::Api { kubeconfig, .. } => {
-                write!(f, "kube-apiserver at https://{ADDRESS} there: {}", kubeconfig.display())
+                write!(
+                    f,
+                    "kube-apiserver at https://{ADDRESS} there, with kubeconfig {}",
+                    kubeconfig.display()
+                )
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What the demo plays on: a world, servers in its pods, the agent on its node.
+//! The stage of the demo: a world, servers in its pods, and the agent on its node.
 
 use crate::source::Source;
 use anyhow::Result;
@@ -9,24 +9,24 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-/// What the examples' Services lead to.
+/// The target ports of the examples' Services.
 const PORTS: [u16; 4] = [8080, 6379, 9090, 5353];
-/// Three behind the examples' Services, and one to be added by hand.
+/// Three are endpoints of the examples' Services, and the user can add the fourth.
 const BACKENDS: usize = 4;
 
-// The order of fields is the order of their end: what runs in the world goes before it.
+// Fields are dropped in this order, so that what runs in the world ends before the world.
 pub struct Stage {
     _agent: Agent,
     _servers: Vec<Echo>,
     source: Source,
     pub world: World,
     lb: PathBuf,
-    /// This process is in it, and so are the processes of the node.
+    /// This process is in this cgroup, and so are the processes of the node.
     _cgroup: Cgroup,
 }
 
 impl Stage {
-    /// With a Kubernetes API in place of a folder, where `api` says so.
+    /// Sets the stage, with a Kubernetes API instead of a folder if `api` is true.
     pub fn set(lb: Option<&Path>, examples: &Path, api: bool) -> Result<Self> {
         let lb = lb.map_or_else(lb_binary, |path| Ok(path.to_path_buf()))?;
         let world = World::new(Layout::routed().with_backends(BACKENDS))?.with_lb(&lb)?;
@@ -39,7 +39,7 @@ impl Stage {
         Ok(Self { _agent: agent, _servers: servers, source, world, lb, _cgroup: cgroup })
     }
 
-    /// What to type in a second terminal: a backend more, and the commands that look inside.
+    /// What to type in a second terminal to add a backend and to look inside.
     pub fn what_to_type(&self) -> String {
         let here = std::env::current_dir().unwrap_or_default();
         let lb = self.lb.strip_prefix(here).unwrap_or(&self.lb).display();
@@ -47,8 +47,8 @@ impl Stage {
         let pins = pins.display();
         let node = format!("/run/netns/{}", self.world.node().name());
         format!(
-            "{}And these look inside:\n\n  \
-             {lb} services --pin-dir {pins}      (so do backends and flows)\n  \
+            "{}These commands look inside:\n\n  \
+             {lb} services --pin-dir {pins}      (also backends and flows)\n  \
              nsenter --net={node} {lb} status --pin-dir {pins}\n  \
              bpftool map dump pinned {pins}/v{SCHEMA}/frontends\n",
             self.source.what_to_type(&self.world)
@@ -75,12 +75,12 @@ fn server_name(pod: &Pod) -> String {
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let client = self.world.client();
-        writeln!(f, "A node, a client and {BACKENDS} backends, in network namespaces of their own:")?;
+        writeln!(f, "A node, a client and {BACKENDS} backends, each in its own network namespace:")?;
         writeln!(f, "  {:<10} {:<12} {}", "client", client.v4, client.v6)?;
         for pod in self.world.backends() {
             writeln!(f, "  {:<10} {:<12} {}", server_name(pod), pod.v4, pod.v6)?;
         }
-        writeln!(f, "lb agent runs on the node and follows {}", self.source)?;
+        writeln!(f, "lb agent runs on the node and watches {}", self.source)?;
         write!(f, "Its maps are pinned under {}", self.world.folder().pins().display())
     }
 }

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: ask the demo to end, so that it cleans up.
+//! Ctrl-C and SIGTERM ask the demo to end, so that it cleans up.
 
 use anyhow::{Context, Result};
 use std::process;
@@ -8,12 +8,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 static ASKED: AtomicBool = AtomicBool::new(false);
 
-/// Listens from now on. A second signal ends the process at once; what it leaves, the next run removes.
+/// Listens from now on. A second signal ends the process at once; the next run removes what is left.
 pub fn listen() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let entered = runtime.enter();
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     drop(entered);
     thread::spawn(move || {
         runtime.block_on(async {

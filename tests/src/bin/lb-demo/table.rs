@@ -1,4 +1,4 @@
-//! Text in columns: the first two to the left, figures to the right.
+//! Text in columns: the first three aligned to the left, figures to the right.
 
 use crate::services::Frontend;
 use crate::verdict;
@@ -14,7 +14,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// With the head for `requests`.
+    /// A table with the header for the cells of [`requests`].
     pub fn of_requests(servers: &[String]) -> Self {
         let mut head: Vec<String> = ["SERVICE", "KIND", "FRONTEND"].map(String::from).into();
         head.extend(servers.iter().map(|name| name.to_uppercase()));
@@ -51,7 +51,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// The cells of a frontend: who answered how often, what was refused and what failed, and how long it took.
+/// The cells of a frontend: answers of each server, refused requests, failed requests, and latencies.
 pub fn requests(
     frontend: &Frontend,
     report: &Report,
@@ -68,7 +68,7 @@ pub fn requests(
     cells
 }
 
-/// A figure; a dot where there is none.
+/// A figure, or a dot if there is none.
 fn count(count: Option<u64>) -> String {
     count.map_or(".".into(), |count| count.to_string())
 }

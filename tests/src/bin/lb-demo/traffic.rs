@@ -1,4 +1,4 @@
-//! The first rounds: some requests to every frontend, and who answered.
+//! The first rounds: some requests to every frontend, and the servers that answered.
 
 use crate::services::{self, Asker, Frontend};
 use crate::stage::Stage;
@@ -11,7 +11,7 @@ use std::fmt;
 
 const REQUESTS: u64 = 300;
 
-/// What each frontend's requests came to.
+/// The result of the requests to each frontend.
 pub struct Outcome {
     rows: Vec<(Frontend, Report)>,
     servers: Vec<String>,
@@ -35,7 +35,7 @@ pub fn round(stage: &Stage, asker: Asker) -> Result<Outcome> {
 }
 
 impl Outcome {
-    /// Whether every request was answered by a server of the Service that was asked, or refused where it has none.
+    /// Returns true if every request was answered by a server of the right Service, or refused if the Service has none.
     pub fn is_clean(&self) -> bool {
         self.rows.iter().all(|(frontend, report)| verdict::wrong(frontend, report).is_none())
     }
@@ -56,7 +56,7 @@ impl fmt::Display for Outcome {
             let refused: usize = self.rows.iter().map(|(_, report)| report.failures.len()).sum();
             write!(f, "\nAll {answered} requests were answered by a backend of the right Service")?;
             if refused > 0 {
-                write!(f, ", and {refused} were refused where there is none")?;
+                write!(f, "; {refused} were refused because their Service has none")?;
             }
             writeln!(f, ".")?;
         }

@@ -1,15 +1,15 @@
-//! Whether what a client met is what the frontend says.
+//! Compares what a client met with what the frontend says.
 
 use crate::services::Frontend;
 use lb_tests::load::{Kind, Report};
 
-/// Requests that were refused at once, and those that failed otherwise.
+/// The numbers of requests that were refused at once and that failed otherwise.
 pub fn failures(report: &Report) -> (usize, usize) {
     let refused = report.failures.iter().filter(|failure| failure.kind == Kind::Refused).count();
     (refused, report.failures.len() - refused)
 }
 
-/// What is wrong; `None` where all went as it should.
+/// What is wrong; `None` if everything is as it should be.
 pub fn wrong(frontend: &Frontend, report: &Report) -> Option<String> {
     let Frontend { address, servers, .. } = frontend;
     let (refused, failed) = failures(report);
@@ -23,10 +23,13 @@ pub fn wrong(frontend: &Frontend, report: &Report) -> Option<String> {
         ));
     }
     if report.answers.keys().any(|server| !servers.contains(server)) {
-        return Some(format!("{address} was answered by {:?}, not only {servers:?}", report.answers));
+        return Some(format!("{address} was answered by {:?}, not only by {servers:?}", report.answers));
     }
     if frontend.is_sticky && report.answers.len() > 1 {
-        return Some(format!("{address} has session affinity, and one client met {:?}", report.answers));
+        return Some(format!(
+            "{address} has session affinity, but one client was answered by {:?}",
+            report.answers
+        ));
     }
     None
 }

@@ -1,4 +1,4 @@
-//! Which chains of iptables are kube-proxy's, and what has to go so that they can.
+//! Which chains of iptables are kube-proxy's, and what has to be removed with them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,25 +11,26 @@ pub struct Chain {
     pub rules: Vec<Rule>,
 }
 
-/// A rule, as far as it matters here.
+/// A rule, reduced to what matters here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
-    /// The chain that it jumps or goes to; `None` for any other target.
+    /// The chain to which the rule jumps or goes; `None` for any other target.
     pub jump: Option<String>,
-    /// What names it to the kernel or to iptables-restore.
+    /// What identifies the rule to the kernel or to iptables-restore.
     pub id: String,
 }
 
-/// What takes kube-proxy out of a table and leaves everything else. In this order: rules, emptied, chains.
+/// What removes kube-proxy from a table and leaves everything else, in this order: rules, emptied, chains.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Removal {
-    /// Jumps in built-in chains: chain and id.
+    /// Jumps in built-in chains: the chain, and the id of the rule.
     pub rules: Vec<(String, String)>,
-    /// Chains that somebody else's rule jumps to: they lose their rules and stay. With the chain of that rule.
+    /// Chains to which a rule of another program jumps, with the chain of that rule. They lose their rules and stay.
     pub emptied: Vec<(String, String)>,
-    /// Chains to be emptied, then deleted.
+    /// Chains that are emptied, then deleted.
     pub chains: Vec<String>,
-    /// Chains that stay as they are, for somebody else marks packets by them. With the chain of that rule.
+    /// Chains that stay as they are because a rule of another program uses them to mark packets, with the chain of that
+    /// rule.
     pub kept: Vec<(String, String)>,
 }
 
@@ -39,7 +40,7 @@ impl Removal {
     }
 }
 
-/// Chains that built-in chains jump to (`iptablesJumpChains`, pkg/proxy/iptables/proxier.go; `iptablesJumpChain`,
+/// Chains to which built-in chains jump (`iptablesJumpChains`, pkg/proxy/iptables/proxier.go; `iptablesJumpChain`,
 /// pkg/proxy/ipvs/proxier.go).
 const ENTRIES: [&str; 10] = [
     "KUBE-SERVICES",
@@ -55,28 +56,28 @@ const ENTRIES: [&str; 10] = [
     "KUBE-IPVS-OUT-FILTER",
 ];
 
-/// Chains that only chains of kube-proxy jump to, and its canary.
+/// Chains to which only chains of kube-proxy jump, and its canary.
 const INNER: [&str; 3] = [MARK_MASQ, "KUBE-PROXY-CANARY", "KUBE-LOAD-BALANCER"];
 
 /// One chain for each service port or endpoint. `KUBE-XLB-` until Kubernetes 1.23.
 const PREFIXES: [&str; 6] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-", "KUBE-FW-", "KUBE-EXT-", "KUBE-XLB-"];
 
-/// Others may use it to have packets masqueraded, as the portmap plugin can be told to.
+/// Other programs may use this chain to have packets masqueraded; the portmap plugin can be told to.
 const MARK_MASQ: &str = "KUBE-MARK-MASQ";
 const POSTROUTING: &str = "KUBE-POSTROUTING";
 
-/// Is a chain of this name kube-proxy's? Those of kubelet (`KUBE-FIREWALL`, `KUBE-KUBELET-CANARY`,
-/// `KUBE-IPTABLES-HINT`, `KUBE-MARK-DROP`) are not: kubelet goes on.
+/// Returns true if a chain of this name is kube-proxy's. Chains of kubelet (`KUBE-FIREWALL`, `KUBE-KUBELET-CANARY`,
+/// `KUBE-IPTABLES-HINT`, `KUBE-MARK-DROP`) are not: kubelet continues to run.
 pub fn is_kube_proxys(name: &str) -> bool {
     ENTRIES.contains(&name) || INNER.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// What takes kube-proxy out of a table.
+/// Returns what removes kube-proxy from a table.
 pub fn removal(chains: &[Chain]) -> Removal {
     let ours: BTreeSet<&str> =
         chains.iter().map(|chain| chain.name.as_str()).filter(|name| is_kube_proxys(name)).collect();
     let mut removal = Removal::default();
-    // By chain of kube-proxy: whose rule it is that needs it.
+    // By chain of kube-proxy: the chain whose rule needs it.
     let mut users: BTreeMap<&str, &str> = BTreeMap::new();
     let mut jumps = Vec::new();
     for chain in chains.iter().filter(|chain| !ours.contains(chain.name.as_str())) {
@@ -183,7 +184,7 @@ mod tests {
         ];
         let found = removal(&table);
         assert_eq!(found.rules, pairs(&[("INPUT", "INPUT-1")]));
-        assert_eq!(found.emptied, pairs(&[("KUBE-SVC-A", "INPUT")]), "no rule of kube-proxy's looks so");
+        assert_eq!(found.emptied, pairs(&[("KUBE-SVC-A", "INPUT")]), "kube-proxy writes no such rule");
         assert_eq!(found.chains, ["KUBE-NODEPORTS"]);
     }
 }

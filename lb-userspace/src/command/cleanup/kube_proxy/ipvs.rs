@@ -1,4 +1,4 @@
-//! What kube-proxy left in IPVS mode: `kube-ipvs0` with every service address, ipsets, virtual servers.
+//! What kube-proxy left in IPVS mode: `kube-ipvs0` with every service address, ipsets and virtual servers.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -17,7 +17,8 @@ use crate::node::nfnetlink::{Attributes, Message, Nfnetlink, text};
 /// The device that holds every service address (pkg/proxy/ipvs/proxier.go).
 pub const DEVICE: &str = "kube-ipvs0";
 
-/// pkg/proxy/ipvs/ipset.go; those of IPv6 begin with `KUBE-6-`. Sets of kube-router begin with `KUBE-` too.
+/// Names of kube-proxy's sets (pkg/proxy/ipvs/ipset.go), after `KUBE-`, or `KUBE-6-` for IPv6. Sets of kube-router
+/// begin with `KUBE-` too.
 const SETS: [&str; 17] = [
     "LOOP-BACK",
     "CLUSTER-IP",
@@ -49,10 +50,10 @@ mod ipset {
     pub const FLAG_LIST_SETNAME: u32 = 2;
 }
 
-/// What is there.
+/// What was found.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
-    /// Index of [`DEVICE`], and the addresses on it.
+    /// The interface index of [`DEVICE`], and its addresses.
     pub device: Option<(u32, Vec<IpAddr>)>,
     pub sets: Vec<String>,
     pub servers: Vec<Server>,
@@ -79,10 +80,10 @@ impl fmt::Display for Server {
     }
 }
 
-/// Looks at links, sets and virtual servers of this network namespace.
+/// Searches the links, sets and virtual servers of this network namespace.
 ///
 /// # Errors
-/// The kernel's; `PermissionDenied` without CAP_NET_ADMIN.
+/// The error of the kernel; `PermissionDenied` without CAP_NET_ADMIN.
 pub async fn find(netdev: &Netdev) -> anyhow::Result<Found> {
     let links = netdev.links().await?;
     let device = match links.iter().find(|link| link.name == DEVICE) {
@@ -96,7 +97,8 @@ pub async fn find(netdev: &Netdev) -> anyhow::Result<Found> {
     Ok(Found { device, sets: sets()?, servers, foreign_servers })
 }
 
-/// Its address is on the device, or it is a NodePort of the usual range. keepalived and others have servers too.
+/// Returns true if the address of the server is on the device, or the server is a NodePort of the usual range.
+/// keepalived and other programs have virtual servers too.
 fn is_kube_proxys(server: &Server, device: &BTreeSet<IpAddr>, node: &BTreeSet<IpAddr>) -> bool {
     let node_port = node.contains(&server.address.ip()) && (30_000..32_768).contains(&server.address.port());
     device.contains(&server.address.ip()) || node_port
@@ -105,13 +107,13 @@ fn is_kube_proxys(server: &Server, device: &BTreeSet<IpAddr>, node: &BTreeSet<Ip
 fn servers() -> io::Result<Vec<Server>> {
     match std::fs::read_to_string("/proc/thread-self/net/ip_vs") {
         Ok(text) => Ok(text.lines().filter_map(server).collect()),
-        // A kernel without IPVS, or it is not in use.
+        // The kernel lacks IPVS, or IPVS is not in use.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error),
     }
 }
 
-/// `TCP  0A600001:01BB rr`, or with the address as `[fd00:0010:...]`; other lines are of real servers.
+/// Parses `TCP  0A600001:01BB rr`, or a line with an address such as `[fd00:0010:...]`. Other lines are real servers.
 fn server(line: &str) -> Option<Server> {
     let mut words = line.split_whitespace();
     let protocol = words.next().filter(|word| ["TCP", "UDP", "SCTP"].contains(word))?;
@@ -124,7 +126,7 @@ fn server(line: &str) -> Option<Server> {
     Some(Server { protocol: protocol.to_owned(), address: SocketAddr::new(host, port) })
 }
 
-/// Names of kube-proxy's sets that exist.
+/// The names of kube-proxy's sets that exist.
 fn sets() -> io::Result<Vec<String>> {
     let list = Attributes::new()
         .bytes(ipset::ATTR_PROTOCOL, &[ipset::PROTOCOL])
@@ -135,7 +137,7 @@ fn sets() -> io::Result<Vec<String>> {
         sets.extend(text(attributes, ipset::ATTR_SETNAME).filter(|name| is_kube_proxys_set(name)));
     });
     match listed {
-        // A kernel without ipset.
+        // The kernel lacks ipset.
         Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => Ok(Vec::new()),
         listed => listed.map(|()| sets),
     }
@@ -147,7 +149,7 @@ fn is_kube_proxys_set(name: &str) -> bool {
 }
 
 fn destroy(set: &str) -> io::Result<()> {
-    /// `IPSET_ERR_BUSY` of `linux/netfilter/ipset/ip_set.h`: a rule still names it.
+    /// `IPSET_ERR_BUSY` of `linux/netfilter/ipset/ip_set.h`: a rule still uses the set.
     const BUSY: i32 = 4_100;
     let name =
         Attributes::new().bytes(ipset::ATTR_PROTOCOL, &[ipset::PROTOCOL]).text(ipset::ATTR_SETNAME, set);
@@ -156,13 +158,13 @@ fn destroy(set: &str) -> io::Result<()> {
     let mut tries = 50;
     loop {
         match netlink.ask(&message, |_| {}) {
-            // nftables frees the rules that it deleted a little later.
+            // nftables frees deleted rules a little later.
             Err(error) if error.raw_os_error() == Some(BUSY) && tries > 0 => {
                 tries -= 1;
                 std::thread::sleep(Duration::from_millis(20));
             }
             Err(error) if error.raw_os_error() == Some(BUSY) => {
-                return Err(io::Error::other("a rule of somebody else names it"));
+                return Err(io::Error::other("a rule of another program uses the set"));
             }
             done => return done,
         }
@@ -174,7 +176,7 @@ impl Found {
         self.device.is_none() && self.sets.is_empty() && self.servers.is_empty()
     }
 
-    /// What is there, a phrase each.
+    /// A phrase for each finding.
     pub fn summary(&self) -> Vec<String> {
         let device = self.device.iter();
         let device =
@@ -192,10 +194,10 @@ impl Found {
         servers.chain(device).chain(sets).collect()
     }
 
-    /// Removes it. Sets are no longer in use only when the rules are gone that name them.
+    /// Removes everything that was found. Sets are in use until the rules that name them are removed.
     ///
     /// # Errors
-    /// What could not be removed, each; the rest was.
+    /// If something could not be removed; the error names each such thing, and the rest was removed.
     pub async fn remove(&self, netdev: &Netdev, host: &Host) -> anyhow::Result<()> {
         let mut failed = Vec::new();
         for server in &self.servers {
@@ -221,7 +223,7 @@ fn delete_server(server: &Server, host: &Host) -> anyhow::Result<()> {
     let command = format!("ipvsadm --delete-service {server}");
     let words: Vec<&str> = command.split(' ').collect();
     let output = host.run(words[0], &words[1..], "");
-    let output = output.with_context(|| format!("type `{command}` on the host"))?;
+    let output = output.with_context(|| format!("run `{command}` on the host"))?;
     ensure!(output.status.success(), "`{command}`: {}", said(&output));
     Ok(())
 }
@@ -259,7 +261,7 @@ TCP  C0A84D01:0050 wlc
             .iter()
             .map(|server| is_kube_proxys(server, &set("10.96.0.1"), &set("192.168.77.1")))
             .collect();
-        assert_eq!(ours, [true, false, true, false], "port 80 of the node is somebody else's");
+        assert_eq!(ours, [true, false, true, false], "port 80 of the node belongs to another program");
     }
 
     #[test]

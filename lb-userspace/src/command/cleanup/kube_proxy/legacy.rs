@@ -1,5 +1,5 @@
-//! What kube-proxy left in iptables-legacy. Seen through the kernel's own interface, which needs no program;
-//! removed by `iptables-legacy-restore`, one transaction a table.
+//! What kube-proxy left in iptables-legacy: found through the interface of the kernel, which needs no program, and
+//! removed by `iptables-legacy-restore`, in one transaction for each table.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,7 +12,7 @@ use super::host::{Host, said};
 use super::phrase::count;
 use super::xtables;
 
-/// The table that has the chain FORWARD of firewalls.
+/// The table with the chain FORWARD, which firewalls use.
 const FILTER: &str = "filter";
 
 /// Chains of kube-proxy in a table.
@@ -24,17 +24,17 @@ pub struct Found {
 }
 
 impl Found {
-    /// A phrase.
+    /// The finding as a phrase.
     pub fn summary(&self) -> String {
         format!("iptables-legacy {} {}: {}", self.family, self.table, count(self.chains.len(), "chain"))
     }
 }
 
-/// Tables of this network namespace that have chains of kube-proxy. Makes no table: only those that the kernel
-/// lists are looked into.
+/// The tables of this network namespace that have chains of kube-proxy. Creates no table: only tables that the kernel
+/// lists are read.
 ///
 /// # Errors
-/// The kernel's; `PermissionDenied` without CAP_NET_ADMIN.
+/// The error of the kernel; `PermissionDenied` without CAP_NET_ADMIN.
 pub fn find() -> io::Result<Vec<Found>> {
     let mut found = Vec::new();
     for family in NfFamily::BOTH {
@@ -49,10 +49,10 @@ pub fn find() -> io::Result<Vec<Found>> {
     Ok(found)
 }
 
-/// Does the policy of FORWARD drop what no rule accepts? Makes no table.
+/// Returns true if the policy of FORWARD drops what no rule accepts. Creates no table.
 ///
 /// # Errors
-/// As [`find`].
+/// The errors of [`find`].
 pub fn drops_forwarded(family: NfFamily) -> io::Result<bool> {
     Ok(tables(family)?.iter().any(|table| table == FILTER) && xtables::drops_forwarded(family, FILTER)?)
 }
@@ -64,7 +64,7 @@ fn tables(family: NfFamily) -> io::Result<Vec<String>> {
     };
     match std::fs::read_to_string(file) {
         Ok(names) => Ok(names.lines().map(str::to_owned).collect()),
-        // A kernel without iptables-legacy.
+        // The kernel lacks iptables-legacy.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error),
     }
@@ -79,10 +79,10 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Looks for them.
+    /// Looks for the programs.
     ///
     /// # Errors
-    /// Where there are none: says what to do.
+    /// If there are none; the error says what to do.
     pub fn find(family: NfFamily, host: &Host) -> anyhow::Result<Self> {
         let prefix = match family {
             NfFamily::V4 => "iptables",
@@ -95,7 +95,7 @@ impl Programs {
                 host: host.clone(),
             };
             match host.run(&programs.save, &["--version"], "") {
-                // Before 1.8 there was but one variant, and no word for it.
+                // Before 1.8 there was only one variant, without a name.
                 Ok(output) if !String::from_utf8_lossy(&output.stdout).contains("nf_tables") => {
                     return Ok(programs);
                 }
@@ -105,16 +105,16 @@ impl Programs {
             }
         }
         bail!(
-            "there is no {prefix}-legacy-restore in {}: type `lb cleanup --kube-proxy` on a host that has it, give \
+            "there is no {prefix}-legacy-restore in {}: run `lb cleanup --kube-proxy` on a host that has it, pass \
              the host's file system with --host-root, or run `kube-proxy --cleanup` in kube-proxy's own image",
             host.root.display()
         )
     }
 
-    /// What takes kube-proxy out of a table.
+    /// Plans what removes kube-proxy from a table.
     ///
     /// # Errors
-    /// Where the table cannot be read.
+    /// If the table cannot be read.
     pub fn plan(&self, table: &str) -> anyhow::Result<RestorePlan> {
         let output = self.host.run(&self.save, &["-t", table], "").with_context(|| self.save.clone())?;
         ensure!(output.status.success(), "{}: {}", self.save, said(&output));
@@ -123,12 +123,12 @@ impl Programs {
         Ok(RestorePlan { input: restore_input(table, &removal), removal, restore: self.restore.clone() })
     }
 
-    /// Carries a plan out: whole, or not at all.
+    /// Carries out a plan, completely or not at all.
     ///
     /// # Errors
-    /// What the program said.
+    /// If the program fails; with the message of the program.
     pub fn apply(&self, plan: &RestorePlan) -> anyhow::Result<()> {
-        // The lock is the one that every iptables-legacy takes.
+        // `--wait` takes the lock that every iptables-legacy takes.
         let output = self
             .host
             .run(&self.restore, &["--noflush", "--wait", "10"], &plan.input)
@@ -138,7 +138,7 @@ impl Programs {
     }
 }
 
-/// Of one table.
+/// The plan for one table.
 #[derive(Clone, Debug)]
 pub struct RestorePlan {
     pub removal: Removal,
@@ -154,7 +154,7 @@ impl RestorePlan {
     }
 }
 
-/// Declaring a chain that exists empties it, with --noflush too.
+/// Declaring a chain that exists empties the chain, even with --noflush.
 fn restore_input(table: &str, removal: &Removal) -> String {
     let emptied = removal.emptied.iter().map(|(chain, _)| chain).chain(&removal.chains);
     let mut lines = vec![format!("*{table}")];
@@ -165,13 +165,13 @@ fn restore_input(table: &str, removal: &Removal) -> String {
     lines.join("\n")
 }
 
-/// What `iptables-save -t TABLE` prints.
+/// Parses what `iptables-save -t TABLE` prints.
 fn parse(text: &str) -> Vec<Chain> {
     let mut chains: Vec<Chain> = Vec::new();
     let mut index = BTreeMap::new();
     for line in text.lines() {
         if let Some((name, rest)) = line.strip_prefix(':').and_then(|line| line.split_once(' ')) {
-            // Chains of users have no policy.
+            // User-defined chains have no policy.
             let builtin = !rest.starts_with('-');
             index.insert(name, chains.len());
             chains.push(Chain { name: name.to_owned(), builtin, rules: Vec::new() });
@@ -187,7 +187,7 @@ fn parse(text: &str) -> Vec<Chain> {
     chains
 }
 
-/// Words of a rule; what stands in quotes is one, and begins with the quote so that it is taken for no option.
+/// Splits a rule into words. A quoted text is one word, and keeps its quotes so that it is not taken for an option.
 fn words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word = String::new();

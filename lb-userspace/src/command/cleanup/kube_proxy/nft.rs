@@ -1,6 +1,6 @@
-//! What kube-proxy left in nftables: its own tables, and its chains in those of iptables-nft. By netlink, so that
-//! no `nft` of a fitting version is needed (another version's rules make it fail, kubernetes/kubernetes#136786),
-//! and in one transaction.
+//! What kube-proxy left in nftables: its own tables, and its chains in those of iptables-nft. Everything is removed in
+//! one transaction, by netlink: this needs no `nft` of a matching version (`nft` fails on rules of another version,
+//! kubernetes/kubernetes#136786).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -38,10 +38,10 @@ const TABLE: &str = "kube-proxy";
 /// iptables-nft keeps its rules in tables of these names.
 const IPTABLES: [&str; 4] = ["nat", "filter", "mangle", "raw"];
 
-/// What is there.
+/// What was found.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
-    /// Of the rules when they were read.
+    /// The generation of the rules when they were read.
     generation: u32,
     /// Families that have a table `kube-proxy`.
     pub own: Vec<NfFamily>,
@@ -49,16 +49,16 @@ pub struct Found {
     pub iptables: Vec<(NfFamily, String, Removal)>,
 }
 
-/// Looks into the rules of this network namespace.
+/// Searches the rules of this network namespace.
 ///
 /// # Errors
-/// The kernel's; `PermissionDenied` without CAP_NET_ADMIN.
+/// The error of the kernel; `PermissionDenied` without CAP_NET_ADMIN.
 pub fn find() -> io::Result<Found> {
     const TRIES: usize = 10;
     for _ in 1..TRIES {
         match find_once() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // A kernel without nftables.
+            // The kernel lacks nftables.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
                 return Ok(Found::default());
             }
@@ -96,12 +96,12 @@ fn message(command: i32, family: NfFamily, attributes: Attributes) -> Message {
     Message::new(NFNL_SUBSYS_NFTABLES, command, family.number(), attributes)
 }
 
-/// Counts the transactions on all rules.
+/// The number of transactions on all rules so far.
 fn generation(netlink: &mut Nfnetlink) -> io::Result<u32> {
     let mut generation = None;
     let ask = Message::new(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN, 0, Attributes::new());
     netlink.ask(&ask, |attributes| generation = be32(attributes, nfta::GEN_ID))?;
-    generation.ok_or_else(|| io::Error::other("nftables told no generation"))
+    generation.ok_or_else(|| io::Error::other("nftables reported no generation"))
 }
 
 fn chains(netlink: &mut Nfnetlink, family: NfFamily, table: &str) -> io::Result<Vec<Chain>> {
@@ -115,7 +115,7 @@ fn chains(netlink: &mut Nfnetlink, family: NfFamily, table: &str) -> io::Result<
             chains.insert(name.clone(), Chain { name, builtin, rules: Vec::new() });
         }
     })?;
-    // What is in chains of kube-proxy does not matter, and may be a hundred thousand rules.
+    // The content of kube-proxy's chains does not matter, and may be a hundred thousand rules.
     for chain in chains.values_mut().filter(|chain| !is_kube_proxys(&chain.name)) {
         let name = chain.name.clone();
         let of_chain = Attributes::new().text(nfta::RULE_TABLE, table).text(nfta::RULE_CHAIN, &name);
@@ -130,7 +130,7 @@ fn chains(netlink: &mut Nfnetlink, family: NfFamily, table: &str) -> io::Result<
     Ok(chains.into_values().collect())
 }
 
-/// The chain that a rule jumps or goes to.
+/// The chain to which a rule jumps or goes.
 fn jump(rule: &[u8]) -> Option<String> {
     let expressions = attribute(rule, nfta::RULE_EXPRESSIONS)?;
     all_attributes(expressions).find_map(|(_, expression)| {
@@ -147,7 +147,7 @@ impl Found {
         self.own.is_empty() && self.iptables.iter().all(|(_, _, removal)| removal.is_empty())
     }
 
-    /// What is there, a phrase each.
+    /// A phrase for each finding.
     pub fn summary(&self) -> Vec<String> {
         let own = self.own.iter().map(|family| format!("nftables table {family} {TABLE}"));
         let chains = self.iptables.iter().filter(|(_, _, removal)| !removal.is_empty());
@@ -178,10 +178,10 @@ impl Found {
         lines
     }
 
-    /// Removes it in one transaction, if no rule changed since it was read.
+    /// Removes everything that was found in one transaction, if no rule has changed since the rules were read.
     ///
     /// # Errors
-    /// The kernel's; then nothing was changed. `Interrupted` where rules changed meanwhile: read them again.
+    /// The error of the kernel; then nothing was changed. `Interrupted` if rules changed meanwhile: read them again.
     pub fn remove(&self) -> io::Result<()> {
         let mut messages: Vec<Message> = self
             .own
@@ -210,7 +210,7 @@ impl Found {
     }
 }
 
-/// Chains that lose their rules, whether they go or stay.
+/// Chains that lose their rules, whether they are deleted or stay.
 fn flushed(removal: &Removal) -> impl Iterator<Item = &str> {
     let emptied = removal.emptied.iter().map(|(chain, _)| chain.as_str());
     emptied.chain(removal.chains.iter().map(String::as_str))

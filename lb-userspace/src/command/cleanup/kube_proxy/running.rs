@@ -1,4 +1,4 @@
-//! Is there a kube-proxy that would write everything anew?
+//! Whether a kube-proxy runs that would write everything again.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -6,11 +6,11 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
-/// How it is known that kube-proxy runs: one reason each.
+/// A phrase for each sign that kube-proxy runs.
 pub fn running() -> Vec<String> {
     let processes = processes("kube-proxy").into_iter().map(|pid| format!("process {pid} is a kube-proxy"));
     let processes: Vec<String> = processes.collect();
-    // Where the process is seen, its port says nothing new.
+    // If the process is seen, its port says nothing new.
     if !processes.is_empty() {
         return processes;
     }
@@ -18,13 +18,13 @@ pub fn running() -> Vec<String> {
     match proxy_mode() {
         Ok(None) => Vec::new(),
         Ok(Some(mode)) => vec![format!("{url} says {mode} (in k3s, kube-proxy is a part of it)")],
-        Err(error) => vec![format!("it may be what has {url}, which does not answer: {error}")],
+        Err(error) => vec![format!("it may be the process that has {url}, which does not answer: {error}")],
     }
 }
 
 const METRICS_PORT: u16 = 10_249;
 
-/// Processes of this name in our network namespace, as far as /proc shows them. Those of another one (nodes
+/// Processes of this name in our network namespace, as far as /proc shows them. Processes of another namespace (nodes
 /// that are containers of this machine) write no rules here.
 pub fn processes(name: &str) -> Vec<u32> {
     let ours = fs::read_link("/proc/thread-self/ns/net").ok();
@@ -34,7 +34,7 @@ pub fn processes(name: &str) -> Vec<u32> {
         .filter(|pid: &u32| {
             let folder = Path::new("/proc").join(pid.to_string());
             let is_named = fs::read_to_string(folder.join("comm")).is_ok_and(|comm| comm.trim() == name);
-            // Not ours to read: it may be in our namespace.
+            // If the namespace cannot be read, it may be ours.
             is_named && fs::read_link(folder.join("ns/net")).map_or(true, |theirs| Some(theirs) == ours)
         })
         .collect();
@@ -42,24 +42,24 @@ pub fn processes(name: &str) -> Vec<u32> {
     found
 }
 
-/// What kube-proxy's metrics port says of its mode; `None` where nobody is there, or somebody else answers (`lb agent`
-/// serves the same path).
+/// The mode that kube-proxy's metrics port reports; `None` if no process listens, or another program answers
+/// (`lb agent` serves the same path).
 ///
 /// # Errors
-/// Where somebody is there and says nothing: a node may be too busy.
+/// If a process listens and does not answer: a node may be too busy.
 fn proxy_mode() -> io::Result<Option<String>> {
     const LIMIT: Duration = Duration::from_secs(3);
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT));
     let mut stream = match TcpStream::connect_timeout(&address, LIMIT) {
         Ok(stream) => stream,
         Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(error),
-        // Refused, or there is no loopback.
+        // The connection is refused, or there is no loopback.
         Err(_) => return Ok(None),
     };
     stream.set_read_timeout(Some(LIMIT))?;
     stream.write_all(b"GET /proxyMode HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
     let mut answer = Vec::new();
-    // A server that never ends its answer must not hold us.
+    // A server that never ends its answer must not block us.
     match stream.take(4096).read_to_end(&mut answer) {
         Err(error) if answer.is_empty() => return Err(error),
         _ => {}

@@ -1,16 +1,16 @@
-//! Names of the chains in a table of iptables-legacy, by `getsockopt(2)` as libiptc asks.
+//! Names of the chains in a table of iptables-legacy, by `getsockopt(2)` as libiptc reads them.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use super::family::NfFamily;
 
-/// `IPT_SO_GET_INFO` and `IP6T_SO_GET_INFO`, `_GET_ENTRIES`.
+/// `IPT_SO_GET_INFO` and `IP6T_SO_GET_INFO`; then `IPT_SO_GET_ENTRIES` and `IP6T_SO_GET_ENTRIES`.
 const GET_INFO: libc::c_int = 64;
 const GET_ENTRIES: libc::c_int = 65;
 const NAME: usize = 32;
 
-/// `struct ipt_getinfo`, which is `struct ip6t_getinfo` too.
+/// `struct ipt_getinfo`, and `struct ip6t_getinfo`, which has the same fields.
 #[repr(C)]
 struct Info {
     name: [u8; NAME],
@@ -21,10 +21,10 @@ struct Info {
     size: u32,
 }
 
-/// `struct ipt_get_entries` before its entries.
+/// Size of `struct ipt_get_entries` without its entries.
 const HEADER: usize = 40;
 
-/// Where `struct ipt_entry` (or `ip6t_entry`) has `target_offset`; `next_offset` follows.
+/// The offset of `target_offset` in `struct ipt_entry` (or `ip6t_entry`); `next_offset` follows.
 const fn offsets(family: NfFamily) -> usize {
     match family {
         NfFamily::V4 => 88,
@@ -32,23 +32,24 @@ const fn offsets(family: NfFamily) -> usize {
     }
 }
 
-/// Names of the chains that users made in a table that exists.
+/// Names of the user-defined chains in an existing table.
 ///
 /// # Errors
-/// The kernel's. `Interrupted` where the table kept changing.
+/// The error of the kernel; `Interrupted` if the table kept changing.
 pub fn chains(family: NfFamily, table: &str) -> io::Result<Vec<String>> {
     Ok(user_chains(family, &read(family, table)?.entries))
 }
 
-/// Is it the policy of FORWARD in this table, which exists, to drop?
+/// Returns true if the policy of FORWARD in an existing table is to drop.
 ///
 /// # Errors
-/// As [`chains`].
+/// The errors of [`chains`].
 pub fn drops_forwarded(family: NfFamily, table: &str) -> io::Result<bool> {
-    /// `NF_INET_FORWARD`, index of the hooks.
+    /// `NF_INET_FORWARD`, the index in arrays of hooks.
     const FORWARD: usize = libc::NF_INET_FORWARD as usize;
-    /// Behind the header of a standard target: `-NF_DROP - 1`, with `NF_DROP` 0 (net/netfilter/x_tables.c).
+    /// The offset of the verdict in a standard target, behind the header.
     const VERDICT: usize = 32;
+    /// `-NF_DROP - 1`, with `NF_DROP` 0 (net/netfilter/x_tables.c).
     const DROP: u32 = u32::MAX;
     let Table { entries, underflow } = read(family, table)?;
     // The last entry of a built-in chain is its policy.
@@ -57,10 +58,10 @@ pub fn drops_forwarded(family: NfFamily, table: &str) -> io::Result<bool> {
     Ok(verdict == Some(DROP))
 }
 
-/// A table as the kernel has it.
+/// A table as the kernel returns it.
 struct Table {
     entries: Vec<u8>,
-    /// For each hook, where in `entries` its policy is.
+    /// For each hook, the offset of its policy in `entries`.
     underflow: [u32; 5],
 }
 
@@ -74,7 +75,7 @@ fn read(family: NfFamily, table: &str) -> io::Result<Table> {
     let mut name = [0; NAME];
     name.iter_mut().zip(table.bytes().take(NAME - 1)).for_each(|(to, from)| *to = from);
     for _ in 0..TRIES {
-        // `size_of::<Info>()` bytes, the name first.
+        // An `Info` as bytes; the name comes first.
         let mut info = [0; size_of::<Info>()];
         info[..NAME].copy_from_slice(&name);
         get(&socket, level, GET_INFO, &mut info)?;
@@ -88,7 +89,7 @@ fn read(family: NfFamily, table: &str) -> io::Result<Table> {
                 let underflow = std::array::from_fn(|hook| u32_at(&info, at(hook)).unwrap_or_default());
                 return Ok(Table { entries: entries.split_off(HEADER), underflow });
             }
-            // It has another size by now.
+            // The table has another size by now.
             Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {}
             Err(error) => return Err(error),
         }
@@ -98,7 +99,7 @@ fn read(family: NfFamily, table: &str) -> io::Result<Table> {
 
 /// Any socket of the family will do.
 fn socket(family: NfFamily) -> io::Result<OwnedFd> {
-    // SAFETY: a plain call.
+    // SAFETY: the call has no pointers.
     let fd = unsafe { libc::socket(family.number().into(), libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
@@ -124,8 +125,8 @@ fn u16_at(bytes: &[u8], at: usize) -> Option<usize> {
     Some(u16::from_ne_bytes(*bytes.get(at..)?.first_chunk()?).into())
 }
 
-/// A chain begins with an entry whose target is named ERROR and holds the chain's name. So does the table's end,
-/// under the name ERROR.
+/// A chain begins with an entry whose target is named ERROR and holds the name of the chain. The end of the table is
+/// such an entry with the name ERROR.
 fn user_chains(family: NfFamily, mut entries: &[u8]) -> Vec<String> {
     const TARGET_NAME: usize = 2;
     const TARGET_DATA: usize = 32;
