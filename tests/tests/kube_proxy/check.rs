@@ -93,7 +93,7 @@ fn a_node_that_can_run_lb_is_reported_so_and_left_unchanged() -> Result<()> {
     report.assert("ports", "ok", &["10249 (metrics) is free"]);
     let after = (ruleset(node)?, node.run("ip", &["-details", "link"])?, node.run("tc", &["qdisc"])?);
     assert_eq!(after, before);
-    assert!(!pins.join("v1").exists(), "nothing is pinned");
+    assert!(!pins.join(format!("v{}", lb_common::SCHEMA)).exists(), "nothing is pinned");
 
     let text = world.lb(&["check"])?;
     assert!(text.contains("\nthis node can run lb: errors 0, "), "{text}");
