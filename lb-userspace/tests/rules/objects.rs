@@ -82,7 +82,7 @@ fn a_service_without_a_slice_and_a_slice_without_a_service_are_reported_while_it
     world.event(Event::Service(Change::Delete(ObjectName::new("default", "s"))));
     assert_eq!(
         world.notices(),
-        ["info Service default/s: EndpointSlices name this Service, but there is none"]
+        ["info Service default/s: EndpointSlices name this Service, but it does not exist"]
     );
 }
 

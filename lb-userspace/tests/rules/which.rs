@@ -74,7 +74,8 @@ fn an_external_ip_that_is_ignored_makes_nothing_external() {
 fn addresses_of_a_family_without_a_cluster_ip_are_left_out() {
     let mut world = World::new(&service(&format!("{VIP}\nexternalIPs: ['2001:db8::1']")));
     assert_eq!(keys(&mut world), ["10.96.0.1:80"]);
-    let told = "info Service default/s: externalIPs: 2001:db8::1 is ignored, for there is no IPv6 ClusterIP";
+    let told =
+        "info Service default/s: externalIPs: 2001:db8::1 is ignored because there is no IPv6 ClusterIP";
     assert!(world.notices().contains(&told.to_owned()), "{:?}", world.notices());
 }
 

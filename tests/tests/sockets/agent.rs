@@ -130,7 +130,7 @@ fn without_a_cgroup_the_agent_says_so_and_pods_are_served() -> Result<()> {
     let mut agent = world.start_agent(&["--socket-lb=host", &format!("--cgroup={}", folder.display())])?;
     let complaint = "processes of the host reach no Service";
     agent.wait_for_text(complaint, LIMIT)?;
-    ensure!(agent.log().contains("is no folder of a cgroup v2 hierarchy"), "{}", agent.log());
+    ensure!(agent.log().contains("is not a folder of a cgroup v2 hierarchy"), "{}", agent.log());
     let status = world.lb(&["status"])?;
     ensure!(status.contains(complaint) && status.contains("sockets no programs"), "{status}");
     Ok(())
@@ -153,7 +153,7 @@ fn without_a_mounted_cgroup_v2_the_root_is_mounted_by_us_or_what_is_missing_is_n
     let found = check("")?;
     ensure!(found.starts_with("ok ") && found.contains("root of version 2 at a mount of our own"), "{found}");
     let found = check("setpriv --bounding-set=-sys_admin")?;
-    ensure!(found.starts_with("warning ") && found.contains("/sys/fs/cgroup, as deploy/ has it"), "{found}");
+    ensure!(found.starts_with("warning ") && found.contains("/sys/fs/cgroup, as in deploy/"), "{found}");
     ensure!(found.contains("without it, processes of the host reach no Service"), "{found}");
     Ok(())
 }

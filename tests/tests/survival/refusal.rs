@@ -94,7 +94,7 @@ fn a_map_of_another_shape_is_refused_and_nothing_is_lost() -> Result<()> {
 
     agent.spawn()?;
     let failed = agent.wait_until_ready().expect_err("the agent cannot start").to_string();
-    for word in [&*path, "of another shape", "16", "`lb cleanup` removes all of it"] {
+    for word in [&*path, "of another shape", "16", "`lb cleanup` removes all tables"] {
         assert!(failed.contains(word), "{word}: {failed}");
     }
     assert!(!failed.contains("panicked"), "{failed}");
