@@ -12,6 +12,8 @@ mod ports;
 mod proxy;
 mod rights;
 
+use std::process::ExitCode;
+
 use serde::Serialize;
 
 use super::args::CheckArgs;
@@ -21,7 +23,6 @@ use crate::dataplane::pins::Pins;
 use crate::dataplane::shape::Sizes;
 use crate::node::netdev::Netdev;
 use crate::node::role::Overrides;
-use std::process::ExitCode;
 
 /// Prints what was found; fails if the agent cannot run.
 ///
