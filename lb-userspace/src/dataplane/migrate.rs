@@ -204,7 +204,7 @@ fn copy_table(
             return Ok(());
         }
         let (key, value) = converted(converter, &shape, key, value);
-        ensure!(value.len() == wanted.value_bytes()?, "a value of {} bytes", value.len());
+        ensure!(value.len() == wanted.value_bytes()?, "a value of {} bytes has the wrong size", value.len());
         Ok(entries::update(to.as_fd(), &key, &value, entries::ANY)?)
     })
 }
@@ -262,7 +262,7 @@ pub fn copy_flows(plan: &MigrationPlan, before: &Set, tables: &Set) -> anyhow::R
         let shape = Shape::pinned(&before.map(name))?.context("the previous map is gone")?;
         each(&open(before, name)?, &shape, |key, value| {
             let (key, value) = converted(*converter, &shape, key, value);
-            ensure!(value.len() == wanted.value, "a value of {} bytes", value.len());
+            ensure!(value.len() == wanted.value, "a value of {} bytes has the wrong size", value.len());
             for part in [assured, syn, udp] {
                 if entries::contains(part, &key, wanted.value)? {
                     return Ok(());
