@@ -1,4 +1,4 @@
-//! The loop: the only place where sources, model, planner and kernel meet.
+//! The agent's loop, the only place where sources, model, planner and kernel meet.
 
 mod config;
 pub mod heap;
@@ -42,37 +42,37 @@ use signals::Signals;
 use source::Watch;
 use tables::{RETRY_AFTER, Writer};
 
-/// Between two passes over the flow table.
+/// Time between two passes over the flow table.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
-/// Links come with a burst of messages.
+/// How long to wait after a change of a link: a new link comes with a burst of messages.
 const LINKS_SETTLE: Duration = Duration::from_millis(20);
-/// Events that are taken in before the tables are written.
+/// The number of events that are taken in before the tables are written.
 const EVENTS_AT_ONCE: usize = 4096;
 
-/// Runs until SIGTERM or SIGINT. The data path stays as it is then.
+/// Runs until SIGTERM or SIGINT. The data path keeps working afterwards.
 ///
 /// # Errors
-/// Where the agent cannot begin: no privilege, tables of another version, a kernel that refuses a program.
-/// Later faults are logged, and the last good state stays.
+/// If the agent cannot start: no privilege, tables of another version, a kernel that refuses a program. Later faults
+/// are logged, and the last good state stays in force.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    // Before anything is made.
+    // Before anything is created.
     config.source.check()?;
     let mut signals = Signals::new()?;
     let pins = Pins::new(&config.pin_dir);
     let constants = config.host_sockets.constants(config.constants)?;
-    // Before it is had, nothing that another agent uses is touched.
+    // Until we hold the lock, we touch nothing that another agent uses.
     let _lock = tokio::select! {
         lock = lock::take(&pins, || load::try_out(&pins, constants, config.sizes).map(drop)) => lock?,
         () = signals.stop() => return Ok(()),
     };
     let (mut agent, inputs) = Agent::start(config, pins, constants).await?;
     agent.follow(inputs, signals).await?;
-    info!("stopped; the data path goes on (`lb cleanup` removes it)");
+    info!("stopped; the data path keeps working (`lb cleanup` removes it)");
     Ok(())
 }
 
 impl Agent {
-    /// The loop, until a signal comes.
+    /// The loop. Returns on a signal.
     async fn follow(&mut self, mut inputs: Inputs, mut signals: Signals) -> anyhow::Result<()> {
         let mut links_due = self.look_at_links().await;
         self.look_at_sockets();
@@ -106,17 +106,17 @@ impl Agent {
     }
 }
 
-/// What the loop waits for, beside times.
+/// What the loop waits for, in addition to times.
 struct Inputs {
     events: mpsc::Receiver<Event>,
-    /// Batches whose grace period has passed; `None` where that could not be proven.
+    /// Batches whose grace period has passed; `None` if this could not be proven.
     reclaimed: mpsc::Receiver<Option<Batch>>,
     link_changes: Box<dyn Stream<Item = Changed> + Unpin>,
-    /// Why the agent must end.
+    /// The error that ends the agent.
     ports_failed: mpsc::Receiver<anyhow::Error>,
 }
 
-/// Returns at a time; never, if there is none.
+/// Returns at `time`; never returns if there is none.
 async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
@@ -124,11 +124,12 @@ async fn at(time: Option<Instant>) {
     }
 }
 
+/// Everything that the loop works on.
 struct Agent {
     watch: Watch,
     telemetry: Arc<Telemetry>,
     surfaces: Surfaces,
-    /// Where objects come from an API server.
+    /// Present if objects come from an API server.
     recorder: Option<Recorder>,
     model: Model,
     netdev: Netdev,
@@ -172,17 +173,17 @@ impl Agent {
         Family::BOTH.into_iter().filter_map(|family| node?.primary_ip(family)).collect()
     }
 
-    /// A change came: the tables follow at once, or in a while if changes come in a storm.
+    /// Handles a change: the tables follow at once, or a little later if many changes arrive.
     fn ask(&mut self) {
         if self.pace.ask(Instant::now()) {
             self.settle();
         }
     }
 
-    /// Brings the tables to what the model asks for.
+    /// Brings the tables to the state that the model asks for.
     fn settle(&mut self) {
         if !self.model.ready() || !self.writer.is_known() {
-            // Asked again with the next event, or when the retry is due.
+            // The next event, or the retry when it is due, asks again.
             self.pace.skip();
             return;
         }
@@ -201,7 +202,7 @@ impl Agent {
         let plan = self.writer.plan(desired);
         plan.notices.iter().for_each(|notice| self.say(notice));
         let written = self.writer.write(&plan);
-        // Also of a plan that failed half-way.
+        // Also if the plan failed half-way.
         self.host_sockets.applied(&plan.ops);
         if let Err(text) = written {
             error!("{text}");
@@ -219,19 +220,19 @@ impl Agent {
         self.writer.start_grace();
     }
 
-    /// The first state is in the tables; that took so many operations.
+    /// The first state is in the tables, which took this number of operations.
     fn begin(&self, operations: usize) {
-        // Those that an agent which was killed left.
+        // Sockets that an earlier agent left when it was killed.
         self.host_sockets.end_orphans();
         heap::give_back();
         let (services, links) = (self.writer.tables().names.len(), self.links.attached());
         info!(operations, services, links, "ready");
         if links == 0 {
-            info!("no link of a pod yet; `lb status` shows each link and why it is none");
+            info!("no pod link found yet; `lb status` lists every link and why it is not treated as one");
         }
     }
 
-    /// After a write that failed.
+    /// Reads the tables back after a failed write, and brings them to the model's state again.
     fn recover(&mut self) {
         if self.writer.read_back() {
             self.model.resync();
@@ -239,6 +240,7 @@ impl Agent {
         }
     }
 
+    /// Frees what a grace period has made safe to reuse, and plans the changes that waited for it.
     fn reclaim(&mut self, batch: Option<Batch>) {
         self.writer.reclaim(batch);
         if self.model.ready() && self.writer.is_known() {
@@ -246,7 +248,7 @@ impl Agent {
         }
     }
 
-    /// Programs on links, and the node's addresses. When to look again, where not all could be done.
+    /// Updates the programs on links and the node's addresses. Returns when to try again if anything failed.
     async fn look_at_links(&mut self) -> Option<Instant> {
         let mut is_done = self.links.reconcile().await;
         match self.netdev.addresses(None).await {
@@ -254,7 +256,7 @@ impl Agent {
                 self.model.apply(Event::Addresses(addresses.into_iter().map(Addr::from).collect()));
             }
             Err(failed) => {
-                error!("addresses of the node: {failed:#}");
+                error!("cannot read the addresses of the node: {failed:#}");
                 is_done = false;
             }
         }
@@ -262,22 +264,23 @@ impl Agent {
         (!is_done).then(|| Instant::now() + RETRY_AFTER)
     }
 
-    /// Programs at the host's sockets.
+    /// Updates the programs at the host's sockets.
     fn look_at_sockets(&mut self) {
         let complaint = self.host_sockets.reconcile(&mut self.links.object, &self.pins);
         self.telemetry.health(|health| health.set_host_sockets(complaint));
     }
 
+    /// One pass over the flow table.
     fn sweep(&mut self) {
         self.look_at_sockets();
         let program = match load::program(&mut self.links.object, names::SWEEP) {
             Ok(program) => program,
-            Err(failed) => return error!("sweep: {failed:#}"),
+            Err(failed) => return error!("the sweep failed: {failed:#}"),
         };
         let began = std::time::Instant::now();
         let (report, clear) = match self.sweep.pass(self.writer.maps(), program, self.writer.tables()) {
             Ok(outcome) => outcome,
-            Err(failed) => return error!("sweep: {failed:#}"),
+            Err(failed) => return error!("the sweep failed: {failed:#}"),
         };
         let removed: u32 = report.removed.iter().sum();
         debug!(entries = report.entries, removed, bits = clear.len(), "swept");

@@ -1,4 +1,4 @@
-//! The kernel: the only modules that know aya.
+//! The tables and programs in the kernel. Only these modules use aya.
 
 pub mod hook;
 pub mod load;
@@ -35,9 +35,9 @@ pub struct Kernel {
 
 impl Kernel {
     /// # Errors
-    /// Where the kernel has no maps of maps.
+    /// If the kernel has no maps of maps.
     pub fn new(maps: Maps) -> anyhow::Result<Self> {
-        let grace = Grace::new().context("make a map of maps, to prove grace periods with")?;
+        let grace = Grace::new().context("create a map of maps, which proves grace periods")?;
         Ok(Self { maps, grace: Arc::new(grace) })
     }
 
@@ -64,7 +64,7 @@ impl Kernel {
             Op::WriteRecord { service, index, record } => write_record(maps, *service, *index, record),
             Op::Flip { service, active } => {
                 let word = maps.services.word64(*service, offset_of!(Service, active));
-                // After all that the record refers to.
+                // After everything that the record refers to.
                 word.store(*active, Ordering::Release);
             }
             Op::PutFrontend { key, frontend } => maps.frontends.insert(key, frontend, 0)?,
@@ -109,7 +109,7 @@ const SERVICE_BITS: u32 = 32;
 fn write_record(maps: &Maps, service: u32, index: u8, record: &ServiceRecord) {
     let mut whole = maps.services.get(service);
     whole.records[usize::from(index & 1)] = *record;
-    // The words of the other record and of `active` stay what they are.
+    // The words of the other record and of `active` keep their values.
     maps.services.set(service, &whole);
 }
 
@@ -120,10 +120,10 @@ fn absent_is_fine(result: Result<(), MapError>) -> anyhow::Result<()> {
     }
 }
 
-/// The tables as they are in the maps.
+/// Reads the tables from the maps.
 ///
 /// # Errors
-/// Where a map cannot be read.
+/// If a map cannot be read.
 pub fn read(maps: &Maps) -> anyhow::Result<Tables> {
     let mut tables = Tables::default();
     for entry in maps.frontends.iter() {

@@ -1,4 +1,4 @@
-//! What the sources said, and what follows from it for each Service. Pure: no clock, no I/O, nothing awaited.
+//! What the sources delivered, and what follows from it for each Service. Pure: no clock, no I/O, nothing awaited.
 
 mod changes;
 mod claims;
@@ -32,7 +32,7 @@ use crate::objects::slice::Slice;
 use claims::Claims;
 use store::Store;
 
-/// The objects in force, and which Services a change of them touched.
+/// The objects in force, and the Services that a change of them touched.
 #[derive(Clone, Debug)]
 pub struct Model {
     node_name: Arc<str>,
@@ -41,38 +41,39 @@ pub struct Model {
     slices: Store<Slice>,
     nodes: Store<Node>,
     cidrs: Store<ServiceCidr>,
-    /// Service and slice: which slices a Service has.
+    /// Pairs of Service and slice: the slices of each Service.
     slices_of: BTreeSet<(ObjectName, ObjectName)>,
     claims: Claims,
-    /// Services to be decided anew.
+    /// Services to decide again.
     dirty: BTreeSet<ObjectName>,
-    /// What was last desired.
+    /// The service ports of the last desired state.
     known: BTreeSet<ServicePortName>,
     health_checks: BTreeMap<(ObjectName, Family), HealthCheck>,
-    /// Those of the node's interfaces; `None` while nobody said.
+    /// The addresses of the node's interfaces; `None` until they are reported.
     addresses: Option<BTreeSet<Addr>>,
-    /// Which of them NodePorts answer on is to be decided anew.
+    /// Whether to decide again which of these addresses NodePorts answer on.
     addresses_changed: bool,
     /// ClusterIPs of Services that another proxy serves.
     others: BTreeSet<(Addr, ObjectName)>,
-    /// They, or the ServiceCIDRs, are others than last desired.
+    /// Whether `others` or the ServiceCIDRs differ from those last desired.
     ranges_changed: bool,
-    /// The next [`Desired`] is to be complete.
+    /// Whether the next [`Desired`] is to be complete.
     complete: bool,
     /// Objects whose newest state could not be decoded.
     broken: BTreeSet<Subject>,
-    /// When the changes of endpoints began that were not asked for yet.
+    /// The start times of changes of endpoints that [`Model::take_triggers`] has not returned yet.
     triggers: Vec<(Family, Timestamp)>,
     board: Board<NoticeOrigin>,
 }
 
-/// What load balancers may ask about a Service of type LoadBalancer whose externalTrafficPolicy is Local.
+/// The health check that load balancers may query for a Service of type LoadBalancer whose externalTrafficPolicy is
+/// Local.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
     /// `healthCheckNodePort`.
     pub port: Port,
-    /// Addresses with a ready endpoint on this node. Terminating ones do not count, though they still serve: so a
-    /// load balancer turns away in time (k/k pkg/proxy/healthcheck/service_health.go).
+    /// Number of addresses with a ready endpoint on this node. Terminating endpoints do not count, although they still
+    /// serve, so that a load balancer turns away in time (k/k pkg/proxy/healthcheck/service_health.go).
     pub local_endpoints: usize,
 }
 
@@ -82,18 +83,19 @@ enum NoticeOrigin {
     File(Arc<str>),
     /// The object as it was read.
     Object(Subject),
-    /// The object as it came, where it could not be decoded.
+    /// The object as it was received, if it could not be decoded.
     Undecoded(Subject),
-    /// A Service among the other objects.
+    /// A Service together with the other objects.
     Service(ObjectName),
 }
 
 impl Model {
-    /// `node_name` is the name of the agent's own Node: it says which endpoints are local.
+    /// `node_name` is the name of the agent's own Node. It decides which endpoints are local.
     pub fn new(node_name: impl Into<Arc<str>>) -> Self {
         Self::with_rules(node_name, Rules::default())
     }
 
+    /// Like [`Model::new`], with the rules of the command line.
     pub fn with_rules(node_name: impl Into<Arc<str>>, rules: Rules) -> Self {
         Self {
             node_name: node_name.into(),
@@ -118,6 +120,7 @@ impl Model {
         }
     }
 
+    /// Takes in what a source delivered.
     pub fn apply(&mut self, event: Event) {
         match event {
             Event::Service(change) => {
@@ -153,18 +156,18 @@ impl Model {
         }
     }
 
-    /// Every kind that Services hang on has delivered its first full list. Nothing is desired before.
+    /// Whether every kind that Services depend on has delivered its first full list. Nothing is desired earlier.
     pub fn ready(&self) -> bool {
         self.services.is_synced() && self.slices.is_synced() && self.nodes.is_synced()
     }
 
-    /// The agent's own Node; `None` while there is no such object.
+    /// The agent's own Node; `None` while the object does not exist.
     pub fn node(&self) -> Option<&Node> {
         self.nodes.get(&ObjectName::new("", self.node_name.clone()))
     }
 
-    /// The health checks of all Services, by Service and family, as of the last [`Model::desired`]. Kept up with
-    /// each change: reading it costs nothing.
+    /// The health checks of all Services, by Service and family, as of the last [`Model::desired`]. They are updated
+    /// with each change, so reading them costs nothing.
     pub fn health_checks(&self) -> &BTreeMap<(ObjectName, Family), HealthCheck> {
         &self.health_checks
     }
@@ -175,7 +178,7 @@ impl Model {
         Some(self.rules.node_port_addresses.select(addresses, self.node()))
     }
 
-    /// Where ClusterIPs are, beside those of the Services that are served.
+    /// The ranges of ClusterIPs, and the ClusterIPs of Services that another proxy serves.
     fn service_ranges(&self) -> ServiceRanges {
         let cidrs = self.cidrs.iter().flat_map(|(_, cidr)| &cidr.prefixes);
         let cidrs = cidrs.map(|net| Prefix::new(net.addr(), net.prefix_len()));
@@ -185,7 +188,8 @@ impl Model {
         }
     }
 
-    /// What the changes since the last call ask for; empty while not [`Model::ready`]. The first is complete.
+    /// What the changes since the last call ask for; empty until the model is [`Model::ready`]. The first result is
+    /// complete.
     pub fn desired(&mut self) -> Desired {
         let mut desired = Desired::default();
         if !self.ready() {
@@ -198,7 +202,7 @@ impl Model {
         if std::mem::take(&mut self.addresses_changed) || desired.complete {
             desired.node_addresses = self.node_port_addresses();
         }
-        // Services are served without ServiceCIDRs; what an earlier agent knew of them stays until their list is whole.
+        // Services do not wait for ServiceCIDRs: what an earlier agent knew of them stays until their list is complete.
         self.ranges_changed |= desired.complete;
         if self.cidrs.is_synced() && std::mem::take(&mut self.ranges_changed) {
             desired.service_ranges = Some(self.service_ranges());
@@ -219,13 +223,13 @@ impl Model {
         desired
     }
 
-    /// The tables are no longer known: the next [`Model::desired`] is complete.
+    /// Makes the next [`Model::desired`] complete. Call this when the tables are no longer known.
     pub fn resync(&mut self) {
         self.complete = true;
     }
 
-    /// When the changes of endpoints began that came since the last call, where the controller says so: one for each
-    /// slice whose endpoints or ports are others (k/k pkg/proxy/endpointschangetracker.go).
+    /// The start times of the changes of endpoints since the last call, as far as the controller reports them: one for
+    /// each slice whose endpoints or ports changed (k/k pkg/proxy/endpointschangetracker.go).
     pub fn take_triggers(&mut self) -> Vec<(Family, Timestamp)> {
         std::mem::take(&mut self.triggers)
     }
@@ -235,26 +239,27 @@ impl Model {
         self.board.take_news()
     }
 
-    /// All notices that last.
+    /// All notices that still hold.
     pub fn notices(&self) -> impl Iterator<Item = &Notice> {
         self.board.current()
     }
 
+    /// What the command line says about all Services.
     pub fn rules(&self) -> &Rules {
         &self.rules
     }
 
-    /// Sorted by name.
+    /// All Services, sorted by name.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
         self.services.iter().map(|(_, service)| service)
     }
 
-    /// The service ports of one Service, also one that lost all its frontends to others.
+    /// The service ports of one Service, including ports that lost all frontends to other Services.
     pub fn decided(&self, name: &ObjectName) -> BTreeMap<ServicePortName, DesiredPort> {
         self.decide(name).ports
     }
 
-    /// The notices that last, of a Service and of its EndpointSlices.
+    /// The notices that still hold for a Service and for its EndpointSlices.
     pub fn notices_of(&self, name: &ObjectName) -> impl Iterator<Item = &Notice> {
         let subject = Subject { kind: Kind::Service, name: name.clone() };
         let slices = self.slices_of(name).into_iter().map(|slice| {

@@ -44,14 +44,7 @@ impl Tables {
             Op::WriteBackend { id, backend } => {
                 self.backends.insert(*id, *backend);
             }
-            Op::WriteSlots { offset, slots } => {
-                let start = *offset as usize;
-                let end = start + slots.len();
-                if self.slots.len() < end {
-                    self.slots.resize(end, Slot::default());
-                }
-                self.slots[start..end].copy_from_slice(slots);
-            }
+            Op::WriteSlots { offset, slots } => self.write_slots(*offset as usize, slots),
             Op::WriteName { id, name } => {
                 self.names.insert(*id, name.clone());
             }
@@ -65,17 +58,11 @@ impl Tables {
             Op::DeleteFrontend { key } => {
                 self.frontends.remove(key);
             }
-            Op::SetBackendState { id, state } => {
-                if let Some(backend) = self.backends.get_mut(id) {
-                    backend.state = *state as u8;
-                }
-            }
-            Op::RetireBackend { id, generation } => {
-                if let Some(backend) = self.backends.get_mut(id) {
-                    backend.state = BackendState::Free.number();
-                    backend.generation = *generation;
-                }
-            }
+            Op::SetBackendState { id, state } => self.change_backend(*id, |b| b.state = *state as u8),
+            Op::RetireBackend { id, generation } => self.change_backend(*id, |backend| {
+                backend.state = BackendState::Free.number();
+                backend.generation = *generation;
+            }),
             Op::DeleteName { id } => {
                 self.names.remove(id);
             }
@@ -94,19 +81,8 @@ impl Tables {
             Op::PutSourceRange { service, prefix } => {
                 self.source_ranges.entry(*service).or_default().insert(*prefix);
             }
-            Op::DeleteSourceRange { service, prefix } => {
-                if let Some(ranges) = self.source_ranges.get_mut(service) {
-                    ranges.remove(prefix);
-                    if ranges.is_empty() {
-                        self.source_ranges.remove(service);
-                    }
-                }
-            }
-            Op::SetBackendSets { id, sets } => {
-                if let Some(backend) = self.backends.get_mut(id) {
-                    backend.sets = *sets;
-                }
-            }
+            Op::DeleteSourceRange { service, prefix } => self.delete_source_range(*service, prefix),
+            Op::SetBackendSets { id, sets } => self.change_backend(*id, |backend| backend.sets = *sets),
         }
     }
 
@@ -140,6 +116,29 @@ impl Tables {
             .chain(backends.map(|b| interest_bit(b.addr, b.port, b.proto)))
             .chain(self.local_addrs.iter().copied().map(node_bit))
             .chain(ranges.flat_map(|(prefix, _)| prefix.range_bits()))
+    }
+
+    fn write_slots(&mut self, start: usize, slots: &[Slot]) {
+        let end = start + slots.len();
+        if self.slots.len() < end {
+            self.slots.resize(end, Slot::default());
+        }
+        self.slots[start..end].copy_from_slice(slots);
+    }
+
+    fn change_backend(&mut self, id: u32, change: impl FnOnce(&mut Backend)) {
+        if let Some(backend) = self.backends.get_mut(&id) {
+            change(backend);
+        }
+    }
+
+    fn delete_source_range(&mut self, service: u32, prefix: &Prefix) {
+        if let Some(ranges) = self.source_ranges.get_mut(&service) {
+            ranges.remove(prefix);
+            if ranges.is_empty() {
+                self.source_ranges.remove(&service);
+            }
+        }
     }
 
     fn service_mut(&mut self, id: u32) -> &mut Service {

@@ -1,4 +1,4 @@
-//! What the command line means to the agent.
+//! The configuration of the agent.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,20 +12,22 @@ use crate::model::Rules;
 use crate::node::role::Overrides;
 use crate::observe::http::ServerOptions;
 
-/// What the command line means.
+/// The configuration of the agent, from the command line.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub source: Source,
+    /// The name of the agent's own Node.
     pub node_name: String,
     pub rules: Rules,
     pub pin_dir: PathBuf,
     pub attach: Mode,
+    /// `--link-role`.
     pub roles: Overrides,
     pub constants: Constants,
     pub surfaces: ServerOptions,
-    /// How long a change may wait for the tables before health says so.
+    /// How long a change may wait to be written before the agent reports itself unhealthy.
     pub health_timeout: Duration,
-    /// Service ports, and backends, that metrics show the traffic of.
+    /// Maximum number of service ports (and of backends) with per-series traffic metrics.
     pub metrics_limit: usize,
     pub sizes: Sizes,
     pub host_sockets: SocketOptions,

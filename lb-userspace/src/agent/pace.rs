@@ -1,16 +1,16 @@
-//! How often the tables are written: a lone change at once, a storm in batches.
+//! How often the tables are written: a single change at once, many changes in batches.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// After a write, the loop only takes changes in for so many times as long as the write took: a storm costs at most a
-/// fifth of a processor, and what changes twice meanwhile is written once.
+/// After a write, the loop only takes changes in for this many times the duration of the write: many changes cost at
+/// most a fifth of a processor, and an object that changes twice meanwhile is written once.
 const REST: u32 = 4;
-/// No change waits longer.
+/// The longest wait of a change.
 const LONGEST: Duration = Duration::from_millis(100);
 
-/// When the next write may begin.
+/// Decides when the next write may begin.
 #[derive(Debug, Default)]
 pub struct Pace {
     rests_until: Option<Instant>,
@@ -18,23 +18,23 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// A change is to be written. `true`: now; else at [`Pace::due`].
+    /// Asks to write a change. Returns true if it may be written now; otherwise it is due at [`Pace::due`].
     pub fn ask(&mut self, now: Instant) -> bool {
         self.is_asked = self.rests_until.is_some_and(|end| now < end);
         !self.is_asked
     }
 
-    /// When to write what was asked for and could not be at once.
+    /// When to write the changes that could not be written at once.
     pub fn due(&self) -> Option<Instant> {
         self.rests_until.filter(|_| self.is_asked)
     }
 
-    /// What was asked for cannot be written now.
+    /// The changes cannot be written now.
     pub fn skip(&mut self) {
         self.is_asked = false;
     }
 
-    /// All that was asked for is written.
+    /// All changes are written.
     pub fn wrote(&mut self, began: Instant, ended: Instant) {
         self.is_asked = false;
         self.rests_until = Some(ended + (ended.saturating_duration_since(began) * REST).min(LONGEST));

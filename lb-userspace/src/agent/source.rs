@@ -1,4 +1,4 @@
-//! The source that the agent follows: one of two.
+//! The source of objects that the agent follows: a folder of manifests or an API server.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -36,7 +36,7 @@ impl fmt::Display for Source {
 }
 
 impl Source {
-    /// Fails if it cannot be followed, as far as that shows before anything is made.
+    /// Fails if the source cannot be followed, as far as this can be seen before anything is created.
     pub(super) fn check(&self) -> anyhow::Result<()> {
         if let Self::Manifests(dir) = self {
             std::fs::read_dir(dir).with_context(|| format!("cannot read the folder {}", dir.display()))?;
@@ -44,7 +44,7 @@ impl Source {
         Ok(())
     }
 
-    /// Begins to follow it. `tables` are those that an earlier agent left.
+    /// Starts to follow the source. `tables` are those that an earlier agent left.
     pub(super) async fn watch(
         self,
         node_name: &str,
@@ -85,7 +85,7 @@ impl Watch {
         }
     }
 
-    /// Tells the way to the API server what the tables are now.
+    /// Tells the connection to the API server the current tables, so that it finds the server through them.
     pub(super) fn learn(&self, tables: &Tables) {
         if let Self::Api(watch) = self {
             watch.route.learn(tables);

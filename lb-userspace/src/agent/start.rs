@@ -1,4 +1,4 @@
-//! From a configuration to an agent that may begin: tables opened, source connected, servers started.
+//! From a configuration to an agent that is ready to run: opens the tables, connects the source, starts the servers.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ use crate::plan::{Limits, Planner};
 use crate::tables::plane::Plane;
 
 impl Agent {
-    /// Everything up to the first turn of the loop. Under the lock.
+    /// Does everything before the first turn of the loop. The caller holds the lock.
     pub(super) async fn start(
         config: Config,
         pins: Pins,
@@ -80,17 +80,17 @@ impl Agent {
             pace: Pace::default(),
         };
         if let Some(migration) = migration {
-            agent.links.migrate(migration).await.context("take over the flows of the tables before")?;
+            agent.links.migrate(migration).await.context("take over the flows of the previous tables")?;
         }
         let link_changes = Box::new(link_changes);
         Ok((agent, Inputs { events, reclaimed, link_changes, ports_failed }))
     }
 }
 
-/// The tables that were left, or new ones, and the programs that use them.
+/// The tables that an earlier agent left, or new ones, and the programs that use them.
 struct DataPath {
     object: Ebpf,
-    /// The tables have another layout than those that were left.
+    /// Present if the tables replace those that an earlier agent left.
     migration: Option<Migration>,
     kernel: Kernel,
     planner: Planner,
@@ -108,12 +108,12 @@ impl DataPath {
     }
 }
 
-/// The socket of `lb status`. The data path does not wait for it: without it, that is said in the log.
+/// Opens the socket of `lb status`. The data path does not depend on the socket: a failure is only logged.
 async fn listen(pin_dir: &Path, identity: Identity) -> Option<(std::os::unix::net::UnixListener, Identity)> {
     match status_socket::listen(pin_dir).await {
         Ok(listener) => Some((listener, identity)),
         Err(failed) => {
-            error!("`lb status` is not answered: {failed:#}");
+            error!("cannot serve `lb status`: {failed:#}");
             None
         }
     }

@@ -1,4 +1,4 @@
-//! Writes the tables in the kernel, and knows how far its picture of them can be trusted.
+//! Writes the tables in the kernel, and knows whether the planner's picture of them can be trusted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,26 +15,26 @@ use crate::tables::Tables;
 use crate::tables::op::Op;
 use crate::tables::plane::Plane;
 
-/// After the kernel refused something.
+/// Time until the next attempt after the kernel refused an operation.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The planner, and the kernel that carries its plans out.
+/// The planner, and the kernel that carries out its plans.
 pub(super) struct Writer {
     planner: Planner,
     kernel: Kernel,
     picture: Picture,
     first: First,
-    /// A grace period is under way.
+    /// Whether a grace period is under way.
     in_grace: bool,
-    /// Batches whose grace period has passed; `None` where that could not be proven.
+    /// Takes batches whose grace period has passed; `None` if this could not be proven.
     reclaim_in: mpsc::Sender<Option<Batch>>,
 }
 
-/// What the planner takes the tables to be.
+/// Whether the planner's tables are those in the kernel.
 #[derive(Debug)]
 enum Picture {
     True,
-    /// A write failed half-way: they have to be read back first.
+    /// A write failed half-way, so the tables must be read back first.
     Unknown {
         retry_at: Instant,
     },
@@ -43,7 +43,7 @@ enum Picture {
 /// The first state that the objects ask for.
 #[derive(Debug)]
 enum First {
-    /// Not all of it is in the tables. What it took so far.
+    /// Not all of the state is in the tables. Counts the operations so far.
     Awaited {
         operations: usize,
     },
@@ -56,7 +56,7 @@ impl Writer {
         Self { planner, kernel, picture: Picture::True, first, in_grace: false, reclaim_in }
     }
 
-    /// The tables as they are once all plans so far are carried out.
+    /// The tables after all plans so far.
     pub(super) fn tables(&self) -> &Tables {
         self.planner.tables()
     }
@@ -65,7 +65,7 @@ impl Writer {
         &self.kernel.maps
     }
 
-    /// When to read the tables back; `None` if they are known.
+    /// When to read the tables back; `None` if the tables are known.
     pub(super) fn retry_at(&self) -> Option<Instant> {
         match self.picture {
             Picture::True => None,
@@ -73,11 +73,12 @@ impl Writer {
         }
     }
 
-    /// Nothing may be planned before the tables are known.
+    /// Whether the tables are known. Otherwise nothing may be planned.
     pub(super) fn is_known(&self) -> bool {
         self.retry_at().is_none()
     }
 
+    /// Whether the first state is in the tables.
     pub(super) fn has_begun(&self) -> bool {
         matches!(self.first, First::Written)
     }
@@ -86,12 +87,13 @@ impl Writer {
         self.planner.plan(desired)
     }
 
-    /// Whether nothing of what was planned waits for a grace period.
+    /// Whether none of the planned changes waits for a grace period.
     pub(super) fn is_whole(&self) -> bool {
         !self.planner.deferred()
     }
 
-    /// Carries a plan out. If the kernel refuses, everything is read back and planned anew, a little later.
+    /// Carries out a plan. If the kernel refuses an operation, everything is read back and planned again a
+    /// little later.
     pub(super) fn write(&mut self, plan: &Plan) -> Result<(), String> {
         if !plan.ops.is_empty() {
             debug!(operations = plan.ops.len(), "applying");
@@ -99,12 +101,12 @@ impl Writer {
         }
         self.kernel.apply(&plan.ops).map_err(|failed| {
             self.picture = Picture::Unknown { retry_at: Instant::now() + RETRY_AFTER };
-            format!("writing the tables: {failed:#}; trying again in {} s", RETRY_AFTER.as_secs())
+            format!("cannot write the tables: {failed:#}; trying again in {} s", RETRY_AFTER.as_secs())
         })
     }
 
-    /// What is in the tables, after a write that failed? Returns true if they are known again; a complete state is to be
-    /// planned then.
+    /// Reads the tables back after a failed write. Returns true if they are known again; the caller then plans a
+    /// complete state.
     pub(super) fn read_back(&mut self) -> bool {
         match self.kernel.read() {
             Ok(tables) => {
@@ -112,15 +114,18 @@ impl Writer {
                 self.picture = Picture::True;
             }
             Err(failed) => {
-                error!("reading the tables back: {failed:#}; trying again in {} s", RETRY_AFTER.as_secs());
+                error!(
+                    "cannot read the tables back: {failed:#}; trying again in {} s",
+                    RETRY_AFTER.as_secs()
+                );
                 self.picture = Picture::Unknown { retry_at: Instant::now() + RETRY_AFTER };
             }
         }
         self.is_known()
     }
 
-    /// Counts the operations of a plan that was carried out. Once, when none of the first state waits for a grace
-    /// period any more: how many it took.
+    /// Counts the operations of a plan that was carried out. When the first state no longer waits for a grace period,
+    /// returns once how many operations that state took.
     pub(super) fn note_first(&mut self, operations: usize) -> Option<usize> {
         let First::Awaited { operations: so_far } = self.first else { return None };
         let operations = so_far + operations;
@@ -129,14 +134,15 @@ impl Writer {
         is_written.then_some(operations)
     }
 
-    /// Off the path of writes: what was released is free again when no packet can still read it.
+    /// Waits for a grace period on another thread, so that writes continue: released entries are free again when no
+    /// packet can still read them.
     pub(super) fn start_grace(&mut self) {
         if self.in_grace {
             return;
         }
         let Some(batch) = self.planner.pending() else {
             if self.planner.deferred() {
-                // Nothing to wait for: the next turn of the loop plans it.
+                // There is nothing to wait for: the next turn of the loop plans the changes.
                 let _ = self.reclaim_in.try_send(None);
             }
             return;
@@ -148,17 +154,17 @@ impl Writer {
             let proven = match grace.wait() {
                 Ok(()) => Some(batch),
                 Err(failed) => {
-                    warn!("no proof of a grace period, nothing is reused: {failed}");
+                    warn!("no proof of a grace period, so nothing is reused: {failed}");
                     std::thread::sleep(RETRY_AFTER);
                     None
                 }
             };
-            // The agent is ending where nobody listens.
+            // If the receiver is gone, the agent is ending.
             let _ = done.blocking_send(proven);
         });
     }
 
-    /// A grace period has ended.
+    /// Handles the end of a grace period.
     pub(super) fn reclaim(&mut self, batch: Option<Batch>) {
         self.in_grace = false;
         if let Some(batch) = batch {
@@ -166,7 +172,7 @@ impl Writer {
         }
     }
 
-    /// Clears bits that nothing needs. Before the first state is written, what is yet to come may need them.
+    /// Clears bits that nothing needs. Does nothing until the first state is written, which may still need the bits.
     pub(super) fn clear_bits(&mut self, bits: Vec<u32>) {
         if !self.has_begun() {
             return;
@@ -175,7 +181,7 @@ impl Writer {
             let op = Op::ClearInterest { bit };
             match self.kernel.apply(std::slice::from_ref(&op)) {
                 Ok(()) => self.planner.observe(&op),
-                Err(failed) => error!("sweep: {failed:#}"),
+                Err(failed) => error!("cannot clear a bit that nothing needs: {failed:#}"),
             }
         }
     }

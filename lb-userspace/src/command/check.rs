@@ -13,6 +13,8 @@ mod ports;
 mod proxy;
 mod rights;
 
+use std::process::ExitCode;
+
 use serde::Serialize;
 
 use super::args::CheckArgs;
@@ -22,7 +24,6 @@ use crate::dataplane::pins::Pins;
 use crate::dataplane::shape::Sizes;
 use crate::node::netdev::Netdev;
 use crate::node::role::Overrides;
-use std::process::ExitCode;
 
 /// Prints what was found. The exit code is a failure if the agent cannot run.
 ///

@@ -1,8 +1,8 @@
-//! Programs on links: TCX where the kernel has it and nobody sits on clsact, else clsact.
+//! Programs on links: by TCX if the kernel has it and no other program is attached by clsact, else by clsact.
 //!
-//! Order beside others is symmetric: first on ingress, last on egress, so that a policy program between sees
-//! both directions translated. TCX runs before clsact always, hence clsact beside a clsact program of somebody
-//! else.
+//! The order relative to other programs is symmetric: first on ingress, last on egress, so that a policy program in
+//! between sees both directions translated. TCX always runs before clsact, hence clsact next to the clsact program of
+//! another owner.
 
 pub mod cgroup;
 pub mod clsact;
@@ -17,17 +17,17 @@ use super::pins::Pins;
 use crate::node::netdev::{Direction, Facts, Filter};
 use place::{Place, is_ours};
 
-/// `--attach`.
+/// How to attach programs to links: `--attach`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Mode {
-    /// TCX, tried; clsact where the kernel has none or another clsact program sits on the link.
+    /// Try TCX; use clsact if the kernel has no TCX or another clsact program is attached to the link.
     #[default]
     Auto,
     Tcx,
     Clsact,
 }
 
-/// How a program hangs on a link.
+/// How a program is attached to a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Hook {
@@ -35,11 +35,11 @@ pub enum Hook {
     Clsact,
 }
 
-/// Puts the programs on a pod's link, or swaps them under what is there: atomically, if the hook stays the
-/// same. `filters` are those of ingress and egress.
+/// Attaches the programs to a pod's link, or replaces those that are attached: atomically, if the hook stays the same.
+/// `filters` are those of ingress and egress.
 ///
 /// # Errors
-/// Where neither hook takes the program, or the one that was asked for does not.
+/// If neither hook takes the program, or the requested hook does not.
 pub fn attach(
     object: &mut Ebpf,
     pins: &Pins,
@@ -78,12 +78,12 @@ fn attach_both(
     let [ingress, egress] = filters;
     let ingress = Place { link, direction: Direction::Ingress, filters: ingress };
     let egress = Place { link, direction: Direction::Egress, filters: egress };
-    // A reply that no program restores, the client would answer with a RST. So both hooks are there for a while:
-    // what the first has restored, the second knows nothing of.
+    // The client would answer a reply that no program restores with a RST. Both hooks are therefore attached for a
+    // while: a reply that the first program has restored is unknown to the second.
     attach_one(object, pins, hook, egress)?;
     detach_other(pins, hook, egress)?;
-    // Not so where requests enter: what the first has translated, the second would take for a direct connection.
-    // A request that meets neither is sent again.
+    // Not so for requests: the second program would take a request that the first has translated for a direct
+    // connection. A request that meets neither program is sent again.
     detach_other(pins, hook, ingress)?;
     attach_one(object, pins, hook, ingress)
 }
@@ -96,7 +96,7 @@ fn attach_one(object: &mut Ebpf, pins: &Pins, hook: Hook, place: Place) -> anyho
     }
 }
 
-/// Takes away what hangs on the hook that is not this one.
+/// Detaches what is attached by the other hook.
 fn detach_other(pins: &Pins, hook: Hook, place: Place) -> anyhow::Result<()> {
     match hook {
         Hook::Tcx => clsact::detach(place),

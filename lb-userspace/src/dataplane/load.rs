@@ -1,4 +1,4 @@
-//! The object that `lb` carries: maps opened or made and pinned, programs verified.
+//! Loads the embedded object: opens the maps, or creates and pins them, and has the programs verified.
 
 use anyhow::Context;
 use aya::programs::{ProgramType, SchedClassifier};
@@ -11,33 +11,33 @@ use super::migrate::{self, Converter, Migration, MigrationPlan};
 use super::pins::{Pins, Set};
 use super::shape::{self, Sizes};
 
-/// Compiled by `build.rs`, so that the binary needs nothing but the kernel.
+/// Compiled by `build.rs`, so that the binary needs only the kernel.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf"));
 
 /// Settings of the packet path that are constants to the verifier.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Constants {
-    /// Segments of unknown connections go on to the kernel instead of getting a RST.
+    /// Whether segments of unknown connections are passed to the kernel instead of getting a RST.
     pub adopt: bool,
-    /// `SO_NETNS_COOKIE` of the network namespace whose processes are served; 0 is none.
+    /// `SO_NETNS_COOKIE` of the network namespace whose processes are served; 0 for none.
     pub host_netns: u64,
-    /// Processes of every network namespace are.
+    /// Whether processes of every network namespace are served.
     pub every_netns: bool,
 }
 
-/// The object on the tables in force.
+/// The object, loaded on the tables in force.
 pub struct Opened {
     pub object: Ebpf,
-    /// Present where the tables were replaced: what is still to be done with the links.
+    /// Present if the tables were replaced: what remains to be done with the links.
     pub migration: Option<Migration>,
 }
 
-/// Loads the object on the tables: those in force, fresh ones where there are none, or new ones of these sizes with
-/// the content of those in force. Under the lock.
+/// Loads the object on the tables: those in force, fresh tables if there are none, or new tables of these sizes with
+/// the content of those in force. The caller holds the lock.
 ///
 /// # Errors
-/// Tables of which none can be made that this version wants, a kernel that refuses a program (with the verifier's
-/// last words), no privilege. Then nothing has changed.
+/// If the tables cannot become those of this version, the kernel refuses a program (with the verifier's last lines), or
+/// the privilege is missing. Nothing has changed then.
 pub fn open(
     pins: &Pins,
     constants: Constants,
@@ -56,14 +56,14 @@ pub fn open(
     let plan = migrate::plan(&found, &wanted, converters)?;
     if migrate::is_same(&found, &plan) {
         let object = load(&found, None)?;
-        // Links may still have programs that use the tables before: an agent was killed in the middle of a change.
+        // Links may still have programs that use the previous tables: an agent was killed in the middle of a change.
         let Some(before) = pins.replaced()?.pop() else { return Ok(Opened { object, migration: None }) };
         let plan = migrate::plan(&before, &wanted, converters)?;
         let reading_through = load(&found, Some((&before, &plan)))?;
         return Ok(Opened { object, migration: Some(Migration { plan, before, reading_through }) });
     }
     for before in pins.replaced()? {
-        // A change upon one that was not ended: flows that begin from now on where its programs are not are lost.
+        // The previous change was not completed. Flows that begin from now on, on links without its programs, are lost.
         migrate::copy_flows(
             &migrate::plan(&before, &shape::of(&found, &wanted)?, converters)?,
             &before,
@@ -80,24 +80,24 @@ pub fn open(
         Ok((object, reading_through))
     };
     let (object, reading_through) = change().or_else(|error| next.remove().and(Err(error)))?;
-    let before = pins.commit(&next)?.context("the tables before went")?;
+    let before = pins.commit(&next)?.context("the previous tables are gone")?;
     Ok(Opened { object, migration: Some(Migration { plan, before, reading_through }) })
 }
 
-/// What was loaded for a try.
+/// What [`try_out`] loaded.
 #[derive(Clone, Copy, Debug)]
 pub struct Tried {
     pub programs: usize,
-    /// That the verifier walked, in all programs together.
+    /// Number of instructions that the verifier walked, in all programs together.
     pub instructions: u64,
 }
 
-/// Finds out, beside an agent that may run, whether this one could take over: whether the tables are what it wants,
-/// or can become that, and whether the kernel takes its programs. They are loaded with maps of their own that have
-/// one entry each (the kernel checks an index when the program runs), and let go; no pin, no link.
+/// Finds out whether this agent could take over, while another may be running: whether the tables are those that it
+/// expects, or can become them, and whether the kernel takes its programs. They are loaded with maps of their own that
+/// have one entry each (the kernel checks an index when the program runs), and released; nothing is pinned or attached.
 ///
 /// # Errors
-/// Those of [`open`].
+/// As in [`open`].
 pub fn try_out(pins: &Pins, constants: Constants, sizes: Sizes) -> anyhow::Result<Tried> {
     if let Some(tables) = pins.in_force()? {
         migrate::plan(&tables, &shape::wanted(sizes), migrate::CONVERTERS)?;
@@ -118,11 +118,12 @@ fn programs() -> impl Iterator<Item = &'static str> {
     names::ON_LINKS.into_iter().chain([names::SWEEP]).chain(names::ON_SOCKETS)
 }
 
-/// Where the object's maps are to be had.
+/// Which maps the object uses.
 enum On<'a> {
-    /// Those that are pinned there; the others are made and pinned. Flows are looked for in the tables before, too.
+    /// The maps that are pinned in `tables`; missing maps are created and pinned. Flows are also looked up in the
+    /// previous tables, `before`.
     Pins { tables: &'a Set, before: Option<(&'a Set, &'a MigrationPlan)> },
-    /// Maps of one entry that go with the object.
+    /// Maps of one entry that end with the object.
     Nothing,
 }
 
@@ -142,7 +143,7 @@ fn load(constants: Constants, sizes: Sizes, on: On) -> anyhow::Result<Ebpf> {
     }
     if let On::Pins { before: Some((before, plan)), .. } = on {
         for (part, entries) in migrate::read_through(plan, before)? {
-            let name = names::previous(part).with_context(|| format!("no name for {part} before"))?;
+            let name = names::previous(part).with_context(|| format!("no name for the previous {part}"))?;
             loader.map_max_entries(name, entries).map_pin_path(name, before.map(part));
             reads_through = 1;
         }
@@ -154,7 +155,7 @@ fn load(constants: Constants, sizes: Sizes, on: On) -> anyhow::Result<Ebpf> {
         .override_global("CAN_SET_RETVAL", &can_set_retval, true)
         .override_global("READ_THROUGH", &reads_through, true);
     let mut object = loader.load(OBJECT).context(
-        "load the packet path's maps: run as root (CAP_BPF and CAP_NET_ADMIN) on a kernel with BTF and BPF",
+        "load the maps of the data path: run as root (CAP_BPF and CAP_NET_ADMIN) on a kernel with BTF and BPF",
     )?;
     for name in names::ON_LINKS.into_iter().chain([names::SWEEP]) {
         program(&mut object, name)?
@@ -169,7 +170,8 @@ fn load(constants: Constants, sizes: Sizes, on: On) -> anyhow::Result<Ebpf> {
     Ok(object)
 }
 
-/// Can a program at a socket say which error the process gets (kernel 5.18)? Asked, not guessed from a version.
+/// Whether a program at a socket can choose the error that the process gets (kernel 5.18). The kernel is asked; its
+/// version is not used to guess.
 fn has_set_retval() -> bool {
     aya::sys::is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval)
         .unwrap_or(false)
@@ -178,7 +180,7 @@ fn has_set_retval() -> bool {
 /// A program of the object by name.
 ///
 /// # Errors
-/// Where the object has no such program: a build of mixed versions.
+/// If the object has no such program, which means a build of mixed versions.
 pub fn program<'a>(object: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
     let program = object.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
     Ok(program.try_into()?)

@@ -1,7 +1,7 @@
-//! One agent at a time: a lock on the pin folder, held as long as its descriptor is.
+//! One agent at a time: a lock on the pin folder, held as long as its descriptor is open.
 //!
-//! It is on the folder itself and not on anything in it, so that it outlives renames and holds between versions
-//! with tables of different schemas. The kernel gives it back when the process ends, however it ends.
+//! The lock is on the folder itself and not on a file in it, so that it survives renames and also excludes versions
+//! with tables of other schemas. The kernel releases it when the process ends, however it ends.
 
 use std::fs::{self, File};
 use std::io;
@@ -16,18 +16,18 @@ use tracing::info;
 
 use super::pins::Pins;
 
-/// `lb status` has the lock for a moment, to see whether it can be had.
+/// `lb status` holds the lock for a moment, to see whether it is free.
 const GLANCE: Duration = Duration::from_millis(5);
 
-/// The pin folder is this process's.
+/// The lock on the pin folder, held by this process.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "kept for its drop, which gives the lock back")] File);
+pub struct Lock(#[expect(dead_code, reason = "kept for its drop, which releases the lock")] File);
 
-/// Takes the pin folder, made where there is none. Where another process has it, first does `meanwhile`, which
-/// is to find out what would go wrong; then waits until that process ends.
+/// Locks the pin folder, which is created if it does not exist. If another process holds the lock, calls `meanwhile`
+/// first, which is to find out what would go wrong, and then waits until that process ends.
 ///
 /// # Errors
-/// Where the folder cannot be made or locked, and that of `meanwhile`.
+/// If the folder cannot be created or locked, or `meanwhile` fails.
 pub async fn take(pins: &Pins, meanwhile: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<Lock> {
     for _ in 0..2 {
         if let Some(lock) = take_now(pins)? {
@@ -40,11 +40,11 @@ pub async fn take(pins: &Pins, meanwhile: impl FnOnce() -> anyhow::Result<()>) -
     loop {
         pins.create()?;
         let folder = open(pins)?;
-        // A thread of its own, which may outlive the runtime: nothing else ends a `flock` that waits.
+        // On a thread of its own, which may outlive the runtime, because a `flock` that waits cannot be cancelled.
         let (done, locked) = oneshot::channel();
         std::thread::spawn(move || {
             let locked = flock(&folder, libc::LOCK_EX).map(|()| folder);
-            // Nobody listens any more where the agent was told to end.
+            // If the receiver is gone, the agent was told to end.
             let _ = done.send(locked);
         });
         let folder = locked.await.context("the thread that waits for the lock ended")??;
@@ -54,17 +54,17 @@ pub async fn take(pins: &Pins, meanwhile: impl FnOnce() -> anyhow::Result<()>) -
     }
 }
 
-/// Takes the pin folder unless another process has it; made where there is none.
+/// Locks the pin folder, which is created if it does not exist; `None` if another process holds the lock.
 ///
 /// # Errors
-/// Where the folder cannot be made or locked.
+/// If the folder cannot be created or locked.
 fn take_now(pins: &Pins) -> anyhow::Result<Option<Lock>> {
     loop {
         pins.create()?;
         let folder = open(pins)?;
         match flock(&folder, libc::LOCK_EX | libc::LOCK_NB) {
             Ok(()) if is_still(&folder, pins.root()) => return Ok(Some(Lock(folder))),
-            // `lb cleanup` removed it since.
+            // `lb cleanup` has removed the folder meanwhile.
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("lock {}", pins.root().display())),
@@ -72,10 +72,10 @@ fn take_now(pins: &Pins) -> anyhow::Result<Option<Lock>> {
     }
 }
 
-/// Takes a pin folder that is there; `None` where there is none.
+/// Locks an existing pin folder; `None` if there is none.
 ///
 /// # Errors
-/// Where another process has it.
+/// If another process holds the lock.
 pub fn take_existing(pins: &Pins) -> anyhow::Result<Option<Lock>> {
     let folder = match File::open(pins.root()) {
         Ok(folder) => folder,
@@ -93,16 +93,16 @@ pub fn take_existing(pins: &Pins) -> anyhow::Result<Option<Lock>> {
     }
 }
 
-/// Does an agent hold the folder?
+/// Whether an agent holds the lock on the folder.
 pub fn is_taken(pins: &Pins) -> bool {
     File::open(pins.root()).is_ok_and(|folder| {
-        // Dropped at once, which gives the lock back.
+        // The descriptor is dropped at once, which releases the lock.
         flock(&folder, libc::LOCK_SH | libc::LOCK_NB)
             .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     })
 }
 
-/// ` (pid N)`, for a message; nothing where it is not to be seen, as from another pid namespace.
+/// ` (pid N)` for a message; empty if the process cannot be seen, for example from another pid namespace.
 fn holder(pins: &Pins) -> String {
     let of_folder = || {
         let folder = fs::metadata(pins.root()).ok()?;
@@ -112,8 +112,8 @@ fn holder(pins: &Pins) -> String {
     of_folder().map_or_else(String::new, |pid| format!(" (pid {pid})"))
 }
 
-/// A line of `proc_locks(5)`: `1: FLOCK  ADVISORY  WRITE 25057 00:27:1 0 EOF`. Lines of those who wait have an
-/// arrow.
+/// The process that holds the lock on a file, if the line of `proc_locks(5)` is about it:
+/// `1: FLOCK  ADVISORY  WRITE 25057 00:27:1 0 EOF`. Lines of processes that wait have an arrow.
 fn holder_in(line: &str, device: u64, inode: u64) -> Option<u32> {
     let mut words = line.split_whitespace().skip(1);
     let (kind, _, access) = (words.next()?, words.next()?, words.next()?);
@@ -127,7 +127,7 @@ fn open(pins: &Pins) -> anyhow::Result<File> {
 }
 
 fn flock(folder: &File, operation: i32) -> io::Result<()> {
-    // SAFETY: a plain call on an open descriptor.
+    // SAFETY: the call takes an open descriptor and no pointers.
     if unsafe { libc::flock(folder.as_raw_fd(), operation) } == 0 {
         Ok(())
     } else {
@@ -135,7 +135,7 @@ fn flock(folder: &File, operation: i32) -> io::Result<()> {
     }
 }
 
-/// Does the path still lead to what was locked?
+/// Whether the path still leads to the folder that was locked.
 fn is_still(folder: &File, path: &Path) -> bool {
     match (folder.metadata(), fs::metadata(path)) {
         (Ok(locked), Ok(now)) => (locked.dev(), locked.ino()) == (now.dev(), now.ino()),

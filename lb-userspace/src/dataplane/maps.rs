@@ -1,4 +1,4 @@
-//! The pinned maps, opened and checked. The commands use them without an agent.
+//! The pinned maps, opened and checked. Commands use them without an agent.
 
 use std::io;
 use std::sync::Arc;
@@ -28,8 +28,8 @@ pub struct Maps {
     pub names: HashMap<MapData, u32, ServiceName>,
     pub slots: Arc<Mapped<Slot>>,
     pub backends: Arc<Mapped<Backend>>,
-    /// Half-open TCP, unanswered others, assured: a flow that moves while they are read one after the other
-    /// moves to the last, and so is seen.
+    /// Half-open TCP, other unanswered flows, assured flows. They are read in this order: a flow that moves meanwhile
+    /// moves to the last map, and is therefore seen.
     pub flows: [MapData; 3],
     counters: PerCpuArray<MapData, u64>,
     service_stats: PerCpuArray<MapData, Traffic>,
@@ -37,10 +37,10 @@ pub struct Maps {
 }
 
 impl Maps {
-    /// Opens the pinned maps; `writable` for the agent alone.
+    /// Opens the pinned maps, `writable` only for the agent.
     ///
     /// # Errors
-    /// Where there are none, one has another shape, or root is needed.
+    /// If there are no maps, a map has another shape, or root is needed.
     pub fn open(pins: &Pins, writable: bool) -> anyhow::Result<Self> {
         pins.require()?;
         check(&pins.tables())?;
@@ -56,11 +56,11 @@ impl Maps {
         Self::with(pins, arrays)
     }
 
-    /// The same maps for another thread. Arrays are mapped once: the kernel maps every page of one, and each mapping
-    /// counts as memory of the process.
+    /// Opens the same maps for another thread. Arrays stay mapped once: the kernel maps every page of an array, and
+    /// each mapping counts as memory of the process.
     ///
     /// # Errors
-    /// The kernel's.
+    /// If the kernel cannot open a map.
     pub fn again(&self, pins: &Pins) -> anyhow::Result<Self> {
         let Self { interest, services, slots, backends, .. } = self;
         let arrays = Arrays {
@@ -93,10 +93,10 @@ impl Maps {
         })
     }
 
-    /// Room in each of [`Maps::flows`].
+    /// Number of entries that each of [`Maps::flows`] has room for.
     ///
     /// # Errors
-    /// The kernel's.
+    /// If the kernel does not describe a map.
     pub fn flow_capacities(&self) -> anyhow::Result<[usize; 3]> {
         let mut entries = [0; 3];
         for (entries, map) in entries.iter_mut().zip(&self.flows) {
@@ -108,7 +108,7 @@ impl Maps {
     /// The sum of a counter over all CPUs.
     ///
     /// # Errors
-    /// The kernel's.
+    /// If the map cannot be read.
     pub fn counter(&self, counter: Counter) -> anyhow::Result<u64> {
         Ok(self.counters.get(&(counter as u32), 0)?.iter().sum())
     }
@@ -116,7 +116,7 @@ impl Maps {
     /// Traffic of a service, summed over all CPUs.
     ///
     /// # Errors
-    /// The kernel's.
+    /// If the map cannot be read.
     pub fn service_traffic(&self, service: u32) -> anyhow::Result<Traffic> {
         sum(&self.service_stats, service)
     }
@@ -124,24 +124,25 @@ impl Maps {
     /// Traffic of a backend, summed over all CPUs.
     ///
     /// # Errors
-    /// The kernel's.
+    /// If the map cannot be read.
     pub fn backend_traffic(&self, backend: u32) -> anyhow::Result<Traffic> {
         sum(&self.backend_stats, backend)
     }
 
-    /// A fresh use of the id starts at zero.
+    /// Sets the traffic of a service to zero, because its id is being reused.
     pub(super) fn clear_service_traffic(&mut self, service: u32) -> anyhow::Result<()> {
         clear(&mut self.service_stats, service)
     }
 
+    /// Sets the traffic of a backend to zero, because its id is being reused.
     pub(super) fn clear_backend_traffic(&mut self, backend: u32) -> anyhow::Result<()> {
         clear(&mut self.backend_stats, backend)
     }
 
-    /// Every entry of the flow table, of all its parts; `part` is the index into [`Maps::flows`].
+    /// Visits every entry of all parts of the flow table; `part` is the index into [`Maps::flows`].
     ///
     /// # Errors
-    /// The kernel's.
+    /// If a map cannot be read.
     pub fn for_each_flow(&self, mut visit: impl FnMut(usize, &FlowKey, &Flow)) -> io::Result<()> {
         use std::os::fd::AsFd;
         for (part, map) in self.flows.iter().enumerate() {
@@ -151,7 +152,7 @@ impl Maps {
     }
 }
 
-/// What of the maps is mapped into memory.
+/// The maps that are mapped into memory.
 struct Arrays {
     interest: Bitmaps,
     services: Arc<Mapped<Service>>,
@@ -159,7 +160,7 @@ struct Arrays {
     backends: Arc<Mapped<Backend>>,
 }
 
-/// `interest` and `interest_coarse`, whose bits are numbered in one row.
+/// `interest` and `interest_coarse`, whose bits are numbered consecutively.
 #[derive(Clone)]
 pub struct Bitmaps {
     fine: Arc<Mapped<u64>>,
@@ -167,7 +168,7 @@ pub struct Bitmaps {
 }
 
 impl Bitmaps {
-    /// Sets or clears one bit, beside a packet path that sets others.
+    /// Sets or clears one bit. The packet path may set others at the same time.
     pub fn store(&self, bit: u32, on: bool) {
         let (map, at) = match bit.checked_sub(COARSE_FIRST) {
             Some(at) => (&self.coarse, at),
@@ -176,14 +177,14 @@ impl Bitmaps {
         store_bit(map.word64(at >> 6, 0), at & 63, on);
     }
 
-    /// The words of both, one map behind the other.
+    /// The words of both maps, those of `interest` first.
     pub fn words(&self) -> Vec<u64> {
         let words = |map: &Mapped<u64>| (0..map.entries()).map(|index| map.get(index)).collect::<Vec<_>>();
         [words(&self.fine), words(&self.coarse)].concat()
     }
 }
 
-/// Are the pinned maps of the layout that this program reads? Their sizes are the agent's affair.
+/// Checks that the pinned maps have the layout that this program reads. Only the agent checks their sizes.
 fn check(tables: &Set) -> anyhow::Result<()> {
     for (name, wanted) in shape::wanted(Sizes::default()) {
         let pin = tables.map(name);
@@ -197,15 +198,18 @@ fn check(tables: &Set) -> anyhow::Result<()> {
 
 /// The pinned `sockets`, opened for a thread of its own.
 pub struct SocketTable {
-    /// The same table twice: to read in batches, and to remove from.
+    /// The table, to be read in batches.
     data: MapData,
+    /// The same table, to remove entries from.
     map: HashMap<MapData, SocketKey, Socket>,
     backends: Arc<Mapped<Backend>>,
 }
 
 impl SocketTable {
+    /// Opens the table.
+    ///
     /// # Errors
-    /// Where it is not there.
+    /// If the table does not exist or cannot be opened.
     pub fn open(pins: &Pins, maps: &Maps) -> anyhow::Result<Self> {
         Ok(Self {
             data: data(pins, names::SOCKETS)?,
@@ -214,10 +218,10 @@ impl SocketTable {
         })
     }
 
-    /// Entries in use.
+    /// Number of entries in use.
     ///
     /// # Errors
-    /// The kernel's.
+    /// If the map cannot be read.
     pub fn used(&self) -> io::Result<usize> {
         let mut used = 0;
         self.for_each(|_, _| used += 1).map(|()| used)
@@ -228,10 +232,10 @@ impl SocketTable {
         entries::for_each(self.data.fd().as_fd(), visit)
     }
 
-    /// Every name of a peer whose backend is gone, though its place may be another's by now.
+    /// Visits every entry whose backend is gone, even if another backend has its id by now.
     ///
     /// # Errors
-    /// The kernel's.
+    /// If the map cannot be read.
     pub fn for_each_orphan(&self, mut visit: impl FnMut(&SocketKey, &Socket)) -> io::Result<()> {
         self.for_each(|key, socket| {
             if self.is_orphan(socket) {
@@ -245,10 +249,10 @@ impl SocketTable {
             || self.backends.get(socket.backend).generation != socket.generation
     }
 
-    /// Forgets a name whose backend is gone. Its socket may have another one by now.
+    /// Removes an entry whose backend is gone, unless its socket has another backend by now.
     pub fn forget(&mut self, key: &SocketKey) {
         if self.map.get(key, 0).is_ok_and(|socket| self.is_orphan(&socket)) {
-            // It may be gone: an LRU.
+            // The entry may be gone already: the map is an LRU.
             let _ = self.map.remove(key);
         }
     }
@@ -272,18 +276,18 @@ fn clear(stats: &mut PerCpuArray<MapData, Traffic>, index: u32) -> anyhow::Resul
     Ok(stats.set(index, aya::maps::PerCpuValues::try_from(zero)?, 0)?)
 }
 
-/// Memory of the kernel for all maps of these sizes, in bytes: at once, and when every hash is full.
+/// Kernel memory of all maps of these sizes, in bytes: at the start, and when every hash is full.
 pub fn memory(cpus: usize, sizes: Sizes) -> (u64, u64) {
-    /// Of the kernel's `struct htab_elem`; key and value follow, in steps of eight bytes.
+    /// Size of the kernel's `struct htab_elem`; key and value follow, each padded to eight bytes.
     const ELEMENT: usize = 48;
-    /// Of its `struct bucket`, as many as entries.
+    /// Size of the kernel's `struct bucket`; a map has as many as entries.
     const BUCKET: usize = 16;
     let (mut at_once, mut full) = (0, 0);
     for (_, shape) in shape::wanted(sizes) {
         let value = shape.value.next_multiple_of(8);
         let element = ELEMENT + shape.key.next_multiple_of(8) + value;
         let (fixed, by_use) = match shape.map_type {
-            // A pointer to each CPU's values.
+            // Eight bytes for the pointer to each CPU's values.
             MapType::PerCpuArray => (8 + value * cpus, 0),
             MapType::LruHash => (BUCKET + element, 0),
             MapType::Hash => (BUCKET, element),

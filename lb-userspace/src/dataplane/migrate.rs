@@ -1,10 +1,11 @@
 //! From tables of another size or an older layout to those of this version.
 //!
-//! Maps that are the same are kept, the very same objects. Of the others, new ones are made beside them. What the
-//! agent writes and what is counted is copied before any program is swapped; nobody writes the former meanwhile.
-//! Flows are not: packets go on making them. The programs that are put under the links for the change look for a
-//! flow in the tables before, when the new ones do not have it, and take it over. When they are everywhere, nobody
-//! writes the old tables any more: the rest is copied, and the programs are swapped for the usual ones.
+//! A map that is the same is kept: the very same object. The others are created anew, next to the previous ones. What
+//! the agent writes, and what is counted, is copied before any program is swapped; nothing changes the former then.
+//! Flows are not copied yet, because packets continue to create them. The programs that are attached to the links for
+//! the change look up a flow in the previous tables if the new ones lack it, and take it over. When these programs are
+//! on every link, no program writes the previous tables any longer: the remaining flows are copied, and the usual
+//! programs replace these.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -17,32 +18,35 @@ use super::shape::{self, Shape};
 use super::sys::entries;
 use super::sys::pin;
 
-/// The flow table's parts, as they are searched: what is assured, then the LRUs.
+/// The parts of the flow table, in the order in which they are searched: assured flows, then the LRUs.
 const FLOW_PARTS: [&str; 3] = [names::FLOWS, names::FLOWS_SYN, names::FLOWS_UDP];
-/// Offset of `proto` in a key of theirs.
+/// Offset of `proto` in a key of the flow table.
 const PROTO: usize = std::mem::offset_of!(lb_common::FlowKey, proto);
 
-/// Bytes of a key and of its value.
+/// The bytes of a key and of its value.
 pub type Entry = (Vec<u8>, Vec<u8>);
 
-/// How an entry of a map of an older schema becomes one of this: whoever raises [`SCHEMA`] adds a line for each
-/// map whose layout changed. (For flows, packets do not read through: those that begin in the milliseconds in which
-/// programs are swapped are copied after it, and unknown until then. Programs that shall read flows of an older
-/// layout need that layout as the type of `old_flows` and its siblings.)
+/// How an entry of a map of an older schema becomes an entry of this schema. A change that raises [`SCHEMA`] adds a
+/// line for each map whose layout changed. (Programs do not read through to converted flows: those that begin in the
+/// milliseconds in which programs are swapped are copied afterwards, and unknown until then. Programs that are to read
+/// flows of an older layout need that layout as the type of `old_flows` and its siblings.)
 #[derive(Clone, Copy)]
 pub struct Converter {
     pub map: &'static str,
+    /// The older schema.
     pub from: u32,
-    /// Bytes of the older key and value.
+    /// Bytes of the older key.
     pub key: usize,
+    /// Bytes of the older value.
     pub value: usize,
-    /// An older key and value to a new key and value; per-CPU values one CPU at a time.
+    /// Converts an older key and value to a new key and value. Per-CPU values are converted for one CPU at a time.
     pub convert: fn(&[u8], &[u8]) -> Entry,
 }
 
+/// The conversions of this version.
 pub const CONVERTERS: &[Converter] = &[
-    // Of the blocks of addresses it had one bit each. The agent sets those of this schema before programs look for them
-    // (`Planner::missing_bits`); what flows need beside, the bits of ports, stays.
+    // Schema 1 had one bit for each block of addresses. The agent sets the bits of this schema before programs look for
+    // them (`Planner::missing_bits`). The bits of ports, which flows need as well, stay.
     Converter { map: names::INTEREST_COARSE, from: 1, key: 4, value: 8, convert: ports_only },
 ];
 
@@ -52,29 +56,29 @@ fn ports_only(key: &[u8], value: &[u8]) -> Entry {
     (key.to_vec(), if is_of_ports { value.to_vec() } else { vec![0; value.len()] })
 }
 
-/// What becomes of a map.
+/// What happens to a map.
 #[derive(Clone, Copy)]
 pub enum Step {
-    /// The same object serves on.
+    /// The same object stays in use.
     Keep,
-    /// There was none.
+    /// There is no such map yet: a new one is created.
     Make,
-    /// A new one gets the content.
+    /// A new map gets the content.
     Copy(Option<Converter>),
 }
 
-/// What becomes of each map.
+/// What happens to each map.
 pub type MigrationPlan = Vec<(&'static str, Shape, Step)>;
 
-/// Is there nothing to do?
+/// Whether there is nothing to do.
 pub fn is_same(found: &Set, plan: &MigrationPlan) -> bool {
     found.schema == SCHEMA && plan.iter().all(|(_, _, step)| matches!(step, Step::Keep))
 }
 
-/// How tables that were found become those that are wanted.
+/// Plans how the tables that were found become the wanted ones.
 ///
 /// # Errors
-/// Names the first map that cannot, and what to do.
+/// If a map cannot become the wanted one. The error names the first such map, and what to do.
 pub fn plan(
     found: &Set,
     wanted: &[(&'static str, Shape)],
@@ -83,7 +87,7 @@ pub fn plan(
     ensure!(
         found.schema <= SCHEMA,
         "{} holds tables of schema v{}, newer than this lb (v{SCHEMA}): use the lb that made them, or remove them \
-         by `lb cleanup`; connections that go through them end",
+         with `lb cleanup`, which ends the connections through them",
         found.path().display(),
         found.schema
     );
@@ -96,7 +100,7 @@ fn step(found: &Set, name: &str, wanted: &Shape, converters: &[Converter]) -> an
     if let Some(converter) = converters.iter().find(|c| c.map == name && c.from == found.schema) {
         ensure!(
             (shape.key, shape.value) == (converter.key, converter.value),
-            "{} is not of schema v{}",
+            "{} does not have the layout of schema v{}",
             pin.display(),
             found.schema
         );
@@ -113,14 +117,14 @@ fn step(found: &Set, name: &str, wanted: &Shape, converters: &[Converter]) -> an
     let used = if shape.entries > wanted.entries { used(found, name, &shape)? } else { 0 };
     ensure!(
         used <= wanted.entries as usize,
-        "{} has {used} entries in use, and is to have room for {}: choose a larger size",
+        "{} has {used} entries in use, more than the requested size of {}: choose a larger size",
         pin.display(),
         wanted.entries
     );
     Ok(Step::Copy(None))
 }
 
-/// Entries in use; of an array, up to the last that is not 0.
+/// Number of entries in use; of an array, the entries up to the last that is not 0.
 fn used(found: &Set, name: &str, shape: &Shape) -> anyhow::Result<usize> {
     let mut used = 0;
     each(&open(found, name)?, shape, |key, value| {
@@ -157,10 +161,10 @@ fn each(
     failed
 }
 
-/// Pins the maps that are kept beside those that are to come.
+/// Pins the maps that are kept a second time, in the folder of the new tables.
 ///
 /// # Errors
-/// The kernel's.
+/// If a map cannot be opened or pinned.
 pub fn keep(plan: &MigrationPlan, found: &Set, next: &Set) -> anyhow::Result<()> {
     for (name, ..) in plan.iter().filter(|(_, _, step)| matches!(step, Step::Keep)) {
         let pin = next.map(name);
@@ -169,11 +173,11 @@ pub fn keep(plan: &MigrationPlan, found: &Set, next: &Set) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Copies what is to be there before a program is swapped: what the agent wrote, what was counted, and flows of an
-/// older layout, which packets do not read through to. Packets that are counted meanwhile are not in the copy.
+/// Copies what must be complete before a program is swapped: what the agent wrote, what was counted, and flows of an
+/// older layout, to which programs do not read through. Packets that are counted meanwhile are not in the copy.
 ///
 /// # Errors
-/// The kernel's.
+/// If a map cannot be read or written.
 pub fn copy_tables(plan: &MigrationPlan, found: &Set, next: &Set) -> anyhow::Result<()> {
     for (name, wanted, step) in plan.iter().filter(|(name, ..)| !FLOW_PARTS.contains(name)) {
         if let Step::Copy(converter) = step {
@@ -192,15 +196,15 @@ fn copy_table(
     found: &Set,
     next: &Set,
 ) -> anyhow::Result<()> {
-    let shape = Shape::pinned(&found.map(name))?.context("it was there")?;
+    let shape = Shape::pinned(&found.map(name))?.context("the previous map is gone")?;
     let (from, to) = (open(found, name)?, open(next, name)?);
     each(&from, &shape, |key, value| {
-        // What is 0 in an array is so in a new one.
+        // A new array holds 0 everywhere.
         if shape.is_array() && value.iter().all(|byte| *byte == 0) {
             return Ok(());
         }
         let (key, value) = converted(converter, &shape, key, value);
-        ensure!(value.len() == wanted.value_bytes()?, "a value of {} bytes", value.len());
+        ensure!(value.len() == wanted.value_bytes()?, "a value of {} bytes has the wrong size", value.len());
         Ok(entries::update(to.as_fd(), &key, &value, entries::ANY)?)
     })
 }
@@ -220,19 +224,19 @@ fn converted(converter: Option<Converter>, shape: &Shape, key: &[u8], value: &[u
     whole
 }
 
-/// A change of the tables whose programs are still to be swapped.
+/// A change of the tables whose programs are not swapped yet.
 pub struct Migration {
     pub plan: MigrationPlan,
-    /// The tables before.
+    /// The previous tables.
     pub before: Set,
-    /// Programs that look for flows there, too.
+    /// Programs that also look up flows in the previous tables.
     pub reading_through: Ebpf,
 }
 
-/// The parts of the flow table that programs read through to, and how large they were.
+/// The parts of the flow table to which programs read through, and their previous sizes.
 ///
 /// # Errors
-/// Where a map cannot be opened.
+/// If a map cannot be opened.
 pub fn read_through(plan: &MigrationPlan, before: &Set) -> anyhow::Result<Vec<(&'static str, u32)>> {
     let mut parts = Vec::new();
     for (name, _, step) in plan.iter().filter(|(name, ..)| FLOW_PARTS.contains(name)) {
@@ -243,11 +247,11 @@ pub fn read_through(plan: &MigrationPlan, before: &Set) -> anyhow::Result<Vec<(&
     Ok(parts)
 }
 
-/// Copies entries of flows that the new tables know in no part; how many. What the packet path has since done to
-/// those that it knows is not undone.
+/// Copies the flow entries that no part of the new tables has, and returns their number. What the packet path has done
+/// since to the entries that are there is not undone.
 ///
 /// # Errors
-/// The kernel's.
+/// If a map cannot be read or written.
 pub fn copy_flows(plan: &MigrationPlan, before: &Set, tables: &Set) -> anyhow::Result<usize> {
     let (assured, syn, udp) =
         (open(tables, names::FLOWS)?, open(tables, names::FLOWS_SYN)?, open(tables, names::FLOWS_UDP)?);
@@ -255,10 +259,10 @@ pub fn copy_flows(plan: &MigrationPlan, before: &Set, tables: &Set) -> anyhow::R
     let mut copied = 0;
     for (name, wanted, step) in plan {
         let (true, Step::Copy(converter)) = (FLOW_PARTS.contains(name), step) else { continue };
-        let shape = Shape::pinned(&before.map(name))?.context("it was there")?;
+        let shape = Shape::pinned(&before.map(name))?.context("the previous map is gone")?;
         each(&open(before, name)?, &shape, |key, value| {
             let (key, value) = converted(*converter, &shape, key, value);
-            ensure!(value.len() == wanted.value, "a value of {} bytes", value.len());
+            ensure!(value.len() == wanted.value, "a value of {} bytes has the wrong size", value.len());
             for part in [assured, syn, udp] {
                 if entries::contains(part, &key, wanted.value)? {
                     return Ok(());
@@ -267,7 +271,7 @@ pub fn copy_flows(plan: &MigrationPlan, before: &Set, tables: &Set) -> anyhow::R
             let lru = if key[PROTO] == Proto::Tcp.number() { syn } else { udp };
             let part = if *name == names::FLOWS { assured } else { lru };
             let done = match entries::update(part, &key, &value, entries::NOEXIST) {
-                // Full: it stays in the LRU and works, as for a packet.
+                // The map is full: the flow stays in the LRU and works, as for a packet.
                 Err(error) if error.raw_os_error() == Some(libc::E2BIG) => {
                     entries::update(lru, &key, &value, entries::NOEXIST)
                 }
@@ -275,7 +279,7 @@ pub fn copy_flows(plan: &MigrationPlan, before: &Set, tables: &Set) -> anyhow::R
             };
             match done {
                 Ok(()) => copied += 1,
-                // A packet was quicker.
+                // A packet has created the entry meanwhile.
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error.into()),
             }

@@ -1,13 +1,13 @@
-//! Where maps and links live while no agent runs: a folder on bpffs.
+//! The folder on a bpffs that keeps maps and links while no agent runs.
 //!
 //! ```text
-//! <root>/v<schema>/<map>           the tables: whole, or not there
-//! <root>/v<schema>-next/<map>      being made; nobody reads it
-//! <root>/v<schema>-old/<map>       what programs that were not swapped yet may still use
+//! <root>/v<schema>/<map>           the tables in force: complete, or absent
+//! <root>/v<schema>-next/<map>      tables in the making; nothing reads them
+//! <root>/v<schema>-old/<map>       previous tables, which programs that are not swapped yet may still use
 //! <root>/links/<ifindex>_<direction>
 //! ```
 //!
-//! A folder of tables comes by a rename, so that a start which was killed leaves none that is half made.
+//! A folder of tables gets its name by a rename, so that a start that is killed leaves no incomplete tables in force.
 
 mod bpffs;
 mod set;
@@ -40,38 +40,40 @@ impl Pins {
         &self.root
     }
 
-    /// Is the folder, or the nearest above it that exists, on a bpffs?
+    /// Whether the folder, or its nearest existing ancestor, is on a bpffs.
     pub fn on_bpffs(&self) -> bool {
         on_bpffs(&self.root)
     }
 
-    /// The tables of this version's schema, once they are there.
+    /// The tables of this version's schema, which may not exist yet.
     pub fn tables(&self) -> Set {
         Set { schema: SCHEMA, path: self.root.join(format!("v{SCHEMA}")), stage: Stage::Whole }
     }
 
+    /// The pin of a map of [`Pins::tables`].
     pub fn map(&self, name: &str) -> PathBuf {
         self.tables().map(name)
     }
 
+    /// The folder of the pinned links.
     pub fn links(&self) -> PathBuf {
         self.root.join("links")
     }
 
-    /// Keyed by interface index: names come back, indexes do not.
+    /// The pin of a TCX link. It is named by interface index, because names are reused and indexes are not.
     pub fn link(&self, ifindex: u32, direction: &str) -> PathBuf {
         self.links().join(format!("{ifindex}_{direction}"))
     }
 
-    /// Keyed by the cgroup's number.
+    /// The pin of a link at a cgroup, named by the cgroup's number.
     pub fn socket_link(&self, cgroup: u64, program: &str) -> PathBuf {
         self.links().join(format!("cgroup{cgroup}_{program}"))
     }
 
-    /// Links at cgroups: the cgroup's number, and the pin.
+    /// The links at cgroups: the cgroup's number, and the pin.
     ///
     /// # Errors
-    /// Where the folder cannot be read.
+    /// If the folder cannot be read.
     pub fn socket_links(&self) -> anyhow::Result<Vec<(u64, PathBuf)>> {
         let links = names_in(&self.links())?.into_iter().filter_map(|name| {
             let (cgroup, _) = name.strip_prefix("cgroup")?.split_once('_')?;
@@ -80,17 +82,17 @@ impl Pins {
         Ok(links.collect())
     }
 
-    /// Makes the folder, mounting a bpffs where there is none. Without the lock: two may do it at once.
+    /// Creates the folder, and mounts a bpffs if there is none. Needs no lock: two processes may do it at once.
     ///
     /// # Errors
-    /// Without the right to mount.
+    /// If the right to mount is missing.
     pub fn create(&self) -> anyhow::Result<()> {
         if !on_bpffs(&self.root) {
             let target = self.mount_point();
-            fs::create_dir_all(&target).with_context(|| format!("make {}", target.display()))?;
-            // What is to be mounted on, so that two do not mount one over the other.
+            fs::create_dir_all(&target).with_context(|| format!("create {}", target.display()))?;
+            // Lock the folder to be mounted on, so that two processes do not mount one bpffs over the other.
             let below = fs::File::open(&target).with_context(|| format!("open {}", target.display()))?;
-            // SAFETY: a plain call on an open descriptor.
+            // SAFETY: the call takes an open descriptor and no pointers.
             let locked = unsafe { libc::flock(below.as_raw_fd(), libc::LOCK_EX) };
             anyhow::ensure!(locked == 0, "lock {}: {}", target.display(), io::Error::last_os_error());
             if !on_bpffs(&target) {
@@ -98,10 +100,10 @@ impl Pins {
             }
         }
         let links = self.links();
-        fs::create_dir_all(&links).with_context(|| format!("make {}", links.display()))
+        fs::create_dir_all(&links).with_context(|| format!("create {}", links.display()))
     }
 
-    /// `/sys/fs/bpf` itself where the folder is below it: everybody expects bpffs there. Else the folder.
+    /// `/sys/fs/bpf` itself if the folder is below it, because a bpffs is expected there; else the folder.
     fn mount_point(&self) -> PathBuf {
         let usual = Path::new("/sys/fs/bpf");
         if self.root.starts_with(usual) { usual.to_path_buf() } else { self.root.clone() }
@@ -111,16 +113,16 @@ impl Pins {
         Ok(names_in(&self.root)?.iter().filter_map(|name| Set::parse(&self.root, name)).collect())
     }
 
-    /// The tables that are in force, of whatever schema.
+    /// The tables in force, of any schema.
     ///
     /// # Errors
-    /// Where the folder cannot be read, or holds tables of two schemas.
+    /// If the folder cannot be read, or holds tables of two schemas.
     pub fn in_force(&self) -> anyhow::Result<Option<Set>> {
         let mut whole = self.sets()?.into_iter().filter(|set| set.stage == Stage::Whole);
         let first = whole.next();
         if let (Some(first), Some(second)) = (&first, whole.next()) {
             bail!(
-                "{} and {} are both there: `lb cleanup` removes all; connections that go through them end",
+                "{} and {} both exist: `lb cleanup` removes both, which ends the connections through them",
                 first.path.display(),
                 second.path.display()
             );
@@ -128,23 +130,23 @@ impl Pins {
         Ok(first)
     }
 
-    /// Those that tables in force took the place of, and whose programs may not all be swapped yet.
+    /// The previous tables, whose programs may not all be swapped yet.
     ///
     /// # Errors
-    /// Where the folder cannot be read.
+    /// If the folder cannot be read.
     pub fn replaced(&self) -> anyhow::Result<Vec<Set>> {
         Ok(self.sets()?.into_iter().filter(|set| set.stage == Stage::Old).collect())
     }
 
-    /// Clears up after a start that was killed. Under the lock.
+    /// Cleans up after a start that was killed. The caller holds the lock.
     ///
     /// # Errors
-    /// The kernel's.
+    /// If a folder cannot be read, renamed or removed.
     pub fn recover(&self) -> anyhow::Result<()> {
         let sets = self.sets()?;
         let is_there = |stage| sets.iter().any(|set| set.stage == stage);
         for next in sets.iter().filter(|set| set.stage == Stage::Next) {
-            // The old ones step aside only for what is whole.
+            // The previous tables are renamed only when the next ones are complete.
             if is_there(Stage::Old) && !is_there(Stage::Whole) {
                 next.become_stage(Stage::Whole)?;
             } else {
@@ -154,31 +156,31 @@ impl Pins {
         Ok(())
     }
 
-    /// An empty folder for tables in the making. Under the lock, after [`Pins::recover`].
+    /// Creates an empty folder for new tables. The caller holds the lock and has called [`Pins::recover`].
     ///
     /// # Errors
-    /// The kernel's.
+    /// If the folder cannot be created.
     pub fn begin(&self) -> anyhow::Result<Set> {
         let next = self.tables().renamed(Stage::Next);
-        fs::create_dir(&next.path).with_context(|| format!("make {}", next.path.display()))?;
+        fs::create_dir(&next.path).with_context(|| format!("create {}", next.path.display()))?;
         Ok(next)
     }
 
-    /// Puts tables that are whole in force, and those that were so aside, which it gives. Between both renames there are none in
-    /// force: [`Pins::recover`] ends what was begun.
+    /// Makes the finished tables current and renames the previous ones to `-old`; returns the latter, if any. Between
+    /// the two renames no tables are in force: after a kill, [`Pins::recover`] completes the change.
     ///
     /// # Errors
-    /// The kernel's.
+    /// If a folder cannot be read or renamed.
     pub fn commit(&self, next: &Set) -> anyhow::Result<Option<Set>> {
         let before = self.in_force()?.map(|before| before.become_stage(Stage::Old)).transpose()?;
         next.become_stage(Stage::Whole)?;
         Ok(before)
     }
 
-    /// Are there tables of this schema?
+    /// Checks that there are tables of this schema.
     ///
     /// # Errors
-    /// A message that says what to do where there are none.
+    /// If there are none. The message says what to do.
     pub fn require(&self) -> anyhow::Result<()> {
         let error = match fs::metadata(self.map(names::SERVICES)) {
             Ok(_) => return Ok(()),
@@ -200,10 +202,10 @@ impl Pins {
         }
     }
 
-    /// Indexes of the interfaces that have a pinned link.
+    /// The interfaces that have a pinned link: index and direction, sorted.
     ///
     /// # Errors
-    /// Where the folder cannot be read.
+    /// If the folder cannot be read.
     pub fn linked(&self) -> anyhow::Result<Vec<(u32, String)>> {
         let mut linked: Vec<_> = names_in(&self.links())?
             .into_iter()
@@ -219,7 +221,7 @@ impl Pins {
     /// Removes all pins, of any schema, and the folders; unmounts a bpffs that was mounted on the folder itself.
     ///
     /// # Errors
-    /// The first removal that failed.
+    /// If a removal fails; the rest is not removed.
     pub fn remove(&self) -> anyhow::Result<()> {
         let links = self.links();
         for name in names_in(&links)? {

@@ -1,4 +1,4 @@
-//! What the kernel can do, tried; nothing is left behind.
+//! Tries what the kernel can do, and leaves nothing behind.
 
 use std::io;
 
@@ -15,34 +15,35 @@ use super::sys::create;
 use super::sys::link;
 use crate::node::netdev::Direction;
 
-/// Does the kernel describe its own types?
+/// Checks that the kernel describes its own types (BTF).
 ///
 /// # Errors
-/// Why not.
+/// If it does not; the error says why.
 pub fn btf() -> anyhow::Result<()> {
     Ok(Btf::from_sys_fs().map(drop)?)
 }
 
-/// Does the kernel have programs at connect, sendmsg and the like?
+/// Whether the kernel has programs at connect, sendmsg and similar calls.
 ///
 /// # Errors
-/// Where that cannot be tried: no privilege.
+/// If the privilege to try it is missing.
 pub fn has_socket_programs() -> anyhow::Result<bool> {
     Ok(is_program_supported(ProgramType::CgroupSockAddr)?)
 }
 
-/// Does the kernel count maps against RLIMIT_MEMLOCK (before 5.11), instead of the memory cgroup?
+/// Whether the kernel charges maps to RLIMIT_MEMLOCK (before 5.11) instead of the memory cgroup.
 ///
 /// # Errors
-/// Where that cannot be tried: no privilege.
+/// If the privilege to try it is missing.
 pub fn counts_locked_memory() -> io::Result<bool> {
     create::counts_locked_memory()
 }
 
-/// TCX programs at a link that are not ours: names, or ids where those must not be read.
+/// The TCX programs at a link that are not ours: their names, or their ids if the names must not be read. `None` if the
+/// kernel has no TCX.
 ///
 /// # Errors
-/// The kernel's: without CAP_NET_ADMIN. `None` where it has no TCX.
+/// If CAP_NET_ADMIN is missing.
 pub fn others_on_tcx(
     pins: &Pins,
     link: &str,
@@ -59,7 +60,7 @@ pub fn others_on_tcx(
     if ids.is_empty() {
         return Ok(Some(Vec::new()));
     }
-    // By id each program takes CAP_SYS_ADMIN to read.
+    // Reading a program by its id needs CAP_SYS_ADMIN.
     if let Ok((_, programs)) = SchedClassifier::query_tcx(link, attach_type(direction)) {
         let names = programs.iter().map(|program| program.name_as_str().unwrap_or("?").to_owned());
         return Ok(Some(names.filter(|name| !names::ON_LINKS.contains(&name.as_str())).collect()));

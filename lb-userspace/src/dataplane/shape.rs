@@ -1,4 +1,4 @@
-//! What the tables look like: which maps, of which layout, how large.
+//! The shape of the tables: their maps, with layout and size.
 
 use std::fmt;
 use std::path::Path;
@@ -11,12 +11,12 @@ use lb_common::{
     INTEREST_WORDS, Service, ServiceName, Slot, Socket, SocketKey, SourceClient, Traffic, capacity, names,
 };
 
-/// Sizes that may differ from start to start.
+/// Sizes that may be changed at each start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sizes {
-    /// Entries of `flows`; two a flow.
+    /// Entries of `flows`, two for each flow.
     pub flows: u32,
-    /// Entries of `flows_syn` and of `flows_udp`; two a flow.
+    /// Entries of `flows_syn` and of `flows_udp`, two for each flow.
     pub unassured: u32,
 }
 
@@ -40,10 +40,10 @@ impl Shape {
         Self { map_type, key: size_of::<K>(), value: size_of::<V>(), entries: entries as u32 }
     }
 
-    /// Of a pinned map; `None` where nothing is pinned.
+    /// The shape of a pinned map; `None` if nothing is pinned.
     ///
     /// # Errors
-    /// Where it cannot be opened.
+    /// If the map cannot be opened.
     pub fn pinned(path: &Path) -> anyhow::Result<Option<Self>> {
         if !path.exists() {
             return Ok(None);
@@ -57,15 +57,16 @@ impl Shape {
         }))
     }
 
-    /// All but the size is the same. Equal bytes are no proof of an equal meaning: that is the schema's to say.
+    /// Whether everything except the number of entries is the same. Equal sizes do not prove an equal meaning; the
+    /// schema does.
     pub fn has_layout_of(&self, other: &Self) -> bool {
         Self { entries: 0, ..*self } == Self { entries: 0, ..*other }
     }
 
-    /// What a copy of one entry's value takes: per-CPU values come one for each CPU, rounded up.
+    /// Bytes of a copy of one entry's value. A per-CPU map has one value for each CPU, each padded to eight bytes.
     ///
     /// # Errors
-    /// Where the number of CPUs cannot be read.
+    /// If the number of CPUs cannot be read.
     pub fn value_bytes(&self) -> anyhow::Result<usize> {
         Ok(match self.map_type {
             MapType::PerCpuArray | MapType::PerCpuHash | MapType::LruPerCpuHash => {
@@ -75,17 +76,17 @@ impl Shape {
         })
     }
 
-    /// Every index has a value, and 0 is none.
+    /// Whether the map is an array: every index has a value, and 0 means none.
     pub fn is_array(&self) -> bool {
         matches!(self.map_type, MapType::Array | MapType::PerCpuArray)
     }
 }
 
-/// Says that a pinned map is not what this version can use, and what to do.
+/// The error for a pinned map that this version cannot use. It says what to do.
 pub fn misfit(pin: &Path, found: &Shape, wanted: &Shape) -> anyhow::Error {
     anyhow!(
-        "{} is of another shape ({found}) than this lb wants ({wanted}): it is not of this version. `lb cleanup` \
-         removes all of it; connections that go through it end",
+        "{} is of another shape ({found}) than this lb expects ({wanted}): another version made it. `lb cleanup` \
+         removes all tables, which ends the connections through them",
         pin.display()
     )
 }
@@ -97,10 +98,10 @@ impl fmt::Display for Shape {
     }
 }
 
-/// The shapes that maps of these names have now.
+/// The current shapes of the maps with the names in `wanted`.
 ///
 /// # Errors
-/// Where one is missing or cannot be opened.
+/// If a map is missing or cannot be opened.
 pub fn of(
     tables: &super::pins::Set,
     wanted: &[(&'static str, Shape)],
@@ -135,10 +136,10 @@ pub fn wanted(sizes: Sizes) -> [(&'static str, Shape); names::MAPS.len()] {
     ]
 }
 
-/// CPUs that the kernel keeps values for.
+/// The number of CPUs for which the kernel keeps values.
 ///
 /// # Errors
-/// Where /sys does not tell.
+/// If /sys does not list them.
 pub fn possible_cpus() -> anyhow::Result<usize> {
     aya::util::nr_cpus().map_err(|(file, error)| anyhow::anyhow!("{file}: {error}"))
 }

@@ -1,7 +1,7 @@
-//! Idle flows, and interest bits that nothing needs any more.
+//! Removes idle flows, and finds interest bits that nothing needs any longer.
 //!
-//! One pass reads the flow table in batches. Keys that look idle go to the sweep program, which decides beside
-//! the packets; what the live flows need stays in the bitmap.
+//! One pass reads the flow table in batches. Keys that look idle go to the sweep program, which makes the decision in
+//! the kernel, next to the packets. The bits that live flows need stay in the bitmap.
 
 use std::collections::HashSet;
 
@@ -14,21 +14,21 @@ use crate::objects::name::Family;
 use crate::tables::Tables;
 use crate::tables::interest::Interest;
 
-/// Length of the Ethernet header that a test run wants in front.
+/// Length of the Ethernet header, with which the data of a test run must begin.
 const HEADER: usize = 14;
 
-/// What remembers between passes.
+/// What is remembered between passes.
 #[derive(Default)]
 pub struct Sweep {
-    /// Bits that nothing needed in the last pass. Twice is enough: a pass may miss a flow that moves between
-    /// the parts of the table, but not in the same way again.
+    /// Bits that nothing needed in the last pass. Two passes are enough: a pass may miss a flow that moves between the
+    /// parts of the table, but a second one does not miss it in the same way.
     idle_bits: HashSet<u32>,
 }
 
-/// What a pass found.
+/// The result of a pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Entries; two a flow.
+    /// Entries, two for each flow.
     pub entries: usize,
     /// Entries removed, by [`Family`].
     pub removed: [u32; 2],
@@ -36,7 +36,7 @@ pub struct Report {
     pub backends: usize,
 }
 
-/// Ticks of `CLOCK_MONOTONIC_COARSE`, as the packet path counts them.
+/// The time in ticks of `CLOCK_MONOTONIC_COARSE`, as the packet path counts them.
 pub fn now() -> u32 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: a valid pointer; the clock exists on every kernel that has BPF.
@@ -44,18 +44,18 @@ pub fn now() -> u32 {
     ((time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64) >> TICK_SHIFT) as u32
 }
 
-/// Has the flow been silent for longer than its phase allows?
+/// Whether the flow has been silent for longer than its phase allows.
 pub fn is_idle(key: &FlowKey, flow: &Flow, now: u32) -> bool {
     let phase = Phase::from_number(flow.phase).unwrap_or(Phase::Closed);
     now.saturating_sub(flow.last_seen) > timeout::idle(key.proto, phase)
 }
 
 impl Sweep {
-    /// One pass. Also gives the bits that can be cleared: set in the kernel, needed neither by `tables` nor by a
-    /// flow, in this pass and the last.
+    /// Makes one pass. Also returns the bits that can be cleared: those that are set in the kernel, but that neither
+    /// `tables` nor a flow needed in this pass and the last.
     ///
     /// # Errors
-    /// The kernel's; what was removed stays removed.
+    /// If a map cannot be read or the program cannot be run. Flows that were removed stay removed.
     pub fn pass(
         &mut self,
         maps: &Maps,
@@ -76,8 +76,8 @@ impl Sweep {
                 idle[Family::of(key.dst) as usize].push(*key);
                 return;
             }
-            // Looked up by its destination where it enters (a NodePort by its number and the node's block), by its
-            // source where a reply leaves.
+            // A flow is looked up by its destination when a packet enters (a NodePort by its number and the node's
+            // block), and by its source when a reply leaves.
             idle_bits.remove(&port_bit(key.dport));
             idle_bits.remove(&node_bit(key.dst));
             idle_bits.remove(&interest_bit(key.dst, key.dport, key.proto));

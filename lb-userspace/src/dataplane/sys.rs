@@ -1,4 +1,4 @@
-//! `bpf(2)` where aya has no wrapper.
+//! Commands of `bpf(2)` for which aya has no wrapper.
 
 mod call;
 pub mod create;

@@ -1,4 +1,4 @@
-//! What a change of an object touches: claims, Services to be decided anew, and what is to be said.
+//! What a change of an object touches: claims, Services to decide again, and notices.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,8 @@ use crate::objects::service::Service;
 use crate::objects::slice::Slice;
 
 impl Model {
-    /// Says which object could not be decoded, until it can be, is gone, or a full list begins.
+    /// Keeps a notice for each object that cannot be decoded, until the object can be decoded, is deleted, or a full
+    /// list begins.
     pub(super) fn note_broken<Object: Named>(&mut self, kind: Kind, change: &Change<Object>) {
         let (name, reason) = match change {
             Change::Broken(name, reason) => (name, Some(reason)),
@@ -37,7 +38,7 @@ impl Model {
                 severity: Severity::Error,
                 subject: Some(subject.clone()),
                 file: None,
-                text: format!("cannot be decoded: {reason}; what was last known of it stays in force"),
+                text: format!("cannot be decoded: {reason}; its last known state stays in force"),
                 reason: None,
             };
             self.broken.insert(subject.clone());
@@ -93,8 +94,8 @@ impl Model {
         self.board.replace(NoticeOrigin::Object(Subject { kind: Kind::EndpointSlice, name }), notices);
     }
 
-    /// The zone counts for hints, the node's own addresses for NodePorts and source ranges; nothing else counts for
-    /// Services.
+    /// Only two properties of the Node matter to Services: its zone (for hints) and its own addresses (for NodePorts
+    /// and source ranges).
     pub(super) fn node_changed(&mut self, before: Option<&Node>) {
         let primary =
             |node: Option<&Node>| Family::BOTH.map(|family| node.and_then(|n| n.primary_ip(family)));

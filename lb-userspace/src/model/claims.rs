@@ -1,4 +1,4 @@
-//! Who may have an address and port that more than one Service port asks for.
+//! Which Service port owns an address and port that more than one asks for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -8,10 +8,10 @@ use lb_common::{Addr, FrontendKey, FrontendKind, Port};
 use crate::objects::name::{Family, ObjectName, ServicePortName};
 use crate::objects::notice::{Problem, Severity};
 
-/// A Service port that asks for a frontend. Ordered by frontend, then by right: the oldest Service first (kube-proxy
-/// does not notice the clash; Cilium refuses the second), then by name. Where a Service port asks twice for the same
-/// address, as a load balancer's and in `externalIPs`, the kinds stand in the order of [`FrontendKind`]: so
-/// `loadBalancerSourceRanges` hold.
+/// A Service port that asks for a frontend. Claims are ordered by frontend, then by priority: the oldest Service first
+/// (kube-proxy does not notice the conflict; Cilium refuses the second Service), then by name. If a Service port asks
+/// twice for the same address, as a load balancer address and in `externalIPs`, the order of [`FrontendKind`] decides,
+/// so that `loadBalancerSourceRanges` apply.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Claim {
     pub(super) key: FrontendKey,
@@ -20,22 +20,22 @@ pub(super) struct Claim {
     pub(super) kind: FrontendKind,
 }
 
-/// Seconds of creation since 1970. A Service that does not say is taken for the youngest.
+/// When a Service was created, in seconds since 1970. A Service without this time counts as the youngest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Age {
     Created(i64),
     Unknown,
 }
 
-/// All claims, in one tree: a collection for each frontend would cost more than what it holds.
+/// All claims, in one tree: a collection for each frontend would cost more than its content.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Claims {
     all: BTreeSet<Claim>,
 }
 
 impl Claims {
-    /// A Service claims `after` instead of `before`. Returns all Services that ask for a frontend whose owner
-    /// changed by it.
+    /// Replaces the claims `before` of a Service by `after`. Returns all Services that ask for a frontend whose owner
+    /// changed.
     pub(super) fn replace(&mut self, before: &[Claim], after: Vec<Claim>) -> BTreeSet<ObjectName> {
         let keys: BTreeSet<FrontendKey> = before.iter().chain(&after).map(|claim| claim.key).collect();
         let winners: BTreeMap<FrontendKey, Option<Claim>> =
@@ -57,7 +57,7 @@ impl Claims {
         self.of(key).next()
     }
 
-    /// Some Service has this address as its ClusterIP, whatever the ports.
+    /// Whether a Service has this address as its ClusterIP, whatever its ports.
     pub(super) fn is_cluster_ip(&self, addr: Addr) -> bool {
         let first = FrontendKey::new(addr, Port::new(0), 0);
         let mut claims = self.from(first).take_while(|claim| claim.key.addr == addr);
@@ -107,7 +107,7 @@ pub(super) fn conflict(claim: &Claim, winner: &Claim) -> Problem {
     .told("AddressConflict")
 }
 
-/// The key of a NodePort: it stands once, under the unspecified address.
+/// The key of a NodePort, which has one entry, under the unspecified address.
 pub(super) fn node_port_key(family: Family, port: Port, proto: u8) -> FrontendKey {
     FrontendKey::new(family.unspecified(), port, proto)
 }

@@ -1,4 +1,4 @@
-//! One Service, decided from the objects alone.
+//! Decides one Service from the objects alone.
 
 use std::collections::BTreeMap;
 
@@ -32,7 +32,8 @@ impl Model {
         names.filter_map(|(_, slice)| self.slices.get(slice)).collect()
     }
 
-    /// The service ports of one Service, from the objects alone. One that lost all its frontends to others has none.
+    /// The service ports of one Service, from the objects alone. A port that lost all frontends to other Services is
+    /// included, without any.
     pub(super) fn decide(&self, name: &ObjectName) -> Decided {
         let slices = self.slices_of(name);
         let mut decided = Decided::default();
@@ -40,7 +41,7 @@ impl Model {
             if !slices.is_empty() {
                 decided.problems.push(Problem::new(
                     Severity::Info,
-                    "EndpointSlices name this Service, but there is none",
+                    "EndpointSlices name this Service, but it does not exist",
                 ));
             }
             return decided;

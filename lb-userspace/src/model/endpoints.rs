@@ -9,10 +9,11 @@ use crate::objects::notice::{Problem, Severity};
 use crate::objects::service::Service;
 use crate::objects::slice::{Slice, SliceEndpoint, SlicePort};
 
-/// The endpoints of a service port, merged: the controller moves endpoints between slices, so one may stand in
-/// two. A copy that does not terminate wins. Of two such, the last of a slice (as k/k pkg/proxy/endpointslicecache.go
-/// has it); between slices, which kube-proxy leaves to chance, one that is ready, else the last by name of slice: a
-/// copy that is out of date must not take the only endpoint away while the other slice is on its way.
+/// The endpoints of a service port, merged: the controller moves endpoints between slices, so an endpoint may be in two
+/// slices. A copy that does not terminate wins. Of two such copies in one slice, the last wins (as in k/k
+/// pkg/proxy/endpointslicecache.go). Between slices, which kube-proxy leaves to chance, a ready copy wins, else the one
+/// of the last slice by name: an outdated copy must not remove the only endpoint before the update of its slice
+/// arrives.
 pub(super) fn merged<'a>(
     port: &str,
     proto: Proto,
@@ -33,8 +34,8 @@ pub(super) fn merged<'a>(
     merged
 }
 
-/// Endpoints of a port that no slice has by its name, under names that no port of the Service has: it was given another
-/// one a moment ago, and Service and slices are written one after the other.
+/// Substitutes for the endpoints of a port whose name is in no slice: those under names that no port of the Service
+/// has. The port was renamed a moment ago, and Service and slices are written one after the other.
 pub(super) fn unclaimed<'a>(
     service: &Service,
     port: &str,
@@ -65,8 +66,8 @@ fn of_slice<'a>(port: &str, proto: Proto, slice: &'a Slice) -> BTreeMap<Endpoint
     endpoints
 }
 
-/// How many addresses have a ready endpoint on this node, over all ports of the slices, also those that the Service
-/// does not have (k/k pkg/proxy/endpointschangetracker.go, LocalReadyEndpoints).
+/// The number of addresses with a ready endpoint on this node, over all ports of the slices, including ports that the
+/// Service does not have (k/k pkg/proxy/endpointschangetracker.go, LocalReadyEndpoints).
 pub(super) fn local_ready(slices: &[&Slice], family: Family, node: &str) -> usize {
     let of_family = || slices.iter().filter(|slice| slice.family == Some(family));
     let ports: BTreeSet<(&str, Proto)> =
@@ -76,7 +77,7 @@ pub(super) fn local_ready(slices: &[&Slice], family: Family, node: &str) -> usiz
     local.map(|(endpoint, _)| endpoint.addr).collect::<BTreeSet<Addr>>().len()
 }
 
-/// Ports of a Service that none of its slices has, where they have ports at all: a name misspelt.
+/// Reports the ports of a Service that none of its slices has, if the slices have ports at all: a misspelt name.
 pub(super) fn unmatched_ports(service: &Service, slices: &[&Slice]) -> Vec<Problem> {
     let known: Vec<&SlicePort> = slices.iter().flat_map(|slice| &slice.ports).collect();
     if known.is_empty() {

@@ -1,4 +1,4 @@
-//! How a Service is reached: the frontends that it asks for, and what is left out.
+//! How a Service is reached: the frontends that it asks for, and those that are ignored.
 
 use std::collections::BTreeSet;
 
@@ -15,14 +15,14 @@ use crate::objects::service::{Policy, Service, ServiceKind, ServicePort};
 pub enum Unserved {
     Headless,
     ExternalName,
-    /// Its label `service.kubernetes.io/service-proxy-name` is not ours.
+    /// The label `service.kubernetes.io/service-proxy-name` names another proxy.
     OtherProxy,
-    /// No address, or no port, that can be used: its problems say more.
+    /// The Service has no usable address or no usable port; its problems say more.
     Unusable,
 }
 
 impl Service {
-    /// Why none of its ports is served; `None` where they are.
+    /// Why none of the ports is served; `None` if they are.
     pub fn unserved(&self, rules: &Rules) -> Option<Unserved> {
         if self.proxy_name.as_deref() != rules.service_proxy_name.as_deref() {
             return Some(Unserved::OtherProxy);
@@ -35,7 +35,7 @@ impl Service {
         }
     }
 
-    /// The frontends that it asks for, less those that the rules forbid.
+    /// The frontends that the Service asks for, except those that the rules forbid.
     pub(super) fn claims(&self, rules: &Rules) -> Vec<Claim> {
         let age = self.created.map_or(Age::Unknown, Age::Created);
         let mut claims = Vec::new();
@@ -63,7 +63,7 @@ impl Service {
         claims
     }
 
-    /// What the rules forbid, and what its families leave out.
+    /// Reports the addresses that the rules forbid, and those of families in which the Service has no ClusterIP.
     pub(super) fn ignored(&self, rules: &Rules) -> Vec<Problem> {
         if self.unserved(rules).is_some() {
             return Vec::new();
@@ -85,13 +85,13 @@ impl Service {
             let family = Family::of(*ip);
             Problem::new(
                 Severity::Info,
-                format!("{field}: {ip} is ignored, for there is no {family} ClusterIP"),
+                format!("{field}: {ip} is ignored because there is no {family} ClusterIP"),
             )
         });
         forbidden.chain(orphans).collect()
     }
 
-    /// Whether a port can be reached by more than its ClusterIP, in a family (k/k pkg/proxy/serviceport.go,
+    /// Whether a port can be reached by more than its ClusterIP in a family (k/k pkg/proxy/serviceport.go,
     /// ExternallyAccessible).
     pub(super) fn is_external(&self, port: &ServicePort, family: Family, rules: &Rules) -> bool {
         port.node_port != Port::default()
@@ -99,16 +99,16 @@ impl Service {
             || self.allowed_external_ips(family, rules).next().is_some()
     }
 
-    /// The clients that its load balancer addresses of a family are for; empty is all. One range that holds every
-    /// address lifts the restriction (k/k pkg/proxy/serviceport.go).
+    /// The clients that may use the load balancer addresses of a family; all clients if empty. A range that contains
+    /// every address lifts the restriction (k/k pkg/proxy/serviceport.go).
     pub fn source_ranges(&self, family: Family) -> BTreeSet<Prefix> {
         let ranges: BTreeSet<Prefix> =
             self.ranges(family).map(|range| Prefix::new(range.addr(), range.prefix_len())).collect();
         if self.ranges(family).any(|range| range.prefix_len() == 0) { BTreeSet::new() } else { ranges }
     }
 
-    /// The clients that may use them. Where the node's own address is allowed, so are they: a node that has one as its own
-    /// talks to it from it (k/k pkg/proxy/nftables/proxier.go).
+    /// [`Service::source_ranges`], completed. If the node's address is allowed, its load balancer addresses are allowed
+    /// too, because a node that owns such an address uses it as its source (k/k pkg/proxy/nftables/proxier.go).
     pub(super) fn admitted(&self, family: Family, node_ip: Addr) -> BTreeSet<Prefix> {
         let mut admitted = self.source_ranges(family);
         if self.vips(family).next().is_none() {
@@ -135,8 +135,8 @@ impl Service {
         self.external_ips.iter().copied().filter(allowed)
     }
 
-    /// Whether load balancers ask each node for its local endpoints (k/k pkg/api/v1/service/util.go,
-    /// NeedsHealthCheck), in the families that it has ClusterIPs of.
+    /// The families in which load balancers ask each node for its local endpoints (k/k pkg/api/v1/service/util.go,
+    /// NeedsHealthCheck): those of the ClusterIPs, or none.
     pub(super) fn health_check_families(&self) -> impl Iterator<Item = Family> {
         let asks = self.kind == ServiceKind::LoadBalancer
             && self.external_policy == Policy::Local

@@ -1,4 +1,4 @@
-//! What becomes of the first packet of a connection, as the model has it: what the packet path is to do.
+//! What the packet path is to do with the first packet of a connection, according to the model.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use crate::desired::DesiredPort;
 use crate::desired::outcome::{Client, Outcome};
 use crate::objects::name::{Family, ServicePortName};
 
-/// Where it comes from and where it goes.
+/// The first packet of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
     pub client: Client,
@@ -22,11 +22,12 @@ pub struct Packet {
     pub proto: Proto,
 }
 
+/// What becomes of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lookup {
-    /// No Service has to do with it: left alone.
+    /// No Service is concerned: the packet passes unchanged.
     Nothing,
-    /// One of these takes it.
+    /// One of these endpoints receives the packet.
     Endpoints {
         port: ServicePortName,
         set: BTreeSet<Endpoint>,
@@ -36,12 +37,13 @@ pub enum Lookup {
 }
 
 impl Model {
+    /// Decides a packet from the objects alone.
     pub fn lookup(&self, packet: &Packet) -> Lookup {
         let Some(claim) = self.frontend(packet) else { return self.without_frontend(packet) };
         let Some(port) = self.decide(&claim.port.service()).ports.remove(&claim.port) else {
             return Lookup::Nothing;
         };
-        // Before anything else, also before a Service without endpoints is told from others.
+        // First of all, even before the test for a Service without endpoints.
         if claim.kind == FrontendKind::LoadBalancer && !is_admitted(&port, packet.source) {
             return Lookup::Drop;
         }
@@ -52,7 +54,7 @@ impl Model {
             Outcome::Drop => return Lookup::Drop,
         };
         if packet.proto == Proto::Sctp {
-            // Ports are part of what its checksum covers, and are not translated.
+            // The checksum of SCTP covers the ports, so they are not translated.
             set.retain(|endpoint| endpoint.port == packet.port);
             if set.is_empty() {
                 return Lookup::Drop;
@@ -61,14 +63,14 @@ impl Model {
         Lookup::Endpoints { port: claim.port.clone(), set }
     }
 
-    /// An address of a Service comes before a NodePort, where the node has that address itself.
+    /// If the node itself has an address of a Service, the Service takes precedence over a NodePort.
     fn frontend(&self, packet: &Packet) -> Option<&Claim> {
         let proto = packet.proto as u8;
         let exact = self.claims.winner(&FrontendKey::new(packet.destination, packet.port, proto));
         exact.or_else(|| {
             let family = Family::of(packet.destination);
             let is_loopback = IpAddr::from(packet.destination).is_loopback();
-            // Of all clients, only a process of the node has a loopback address to talk to.
+            // Of all clients, only processes of the node can send to its loopback addresses.
             let stands_for = match (is_loopback, packet.client) {
                 (true, Client::Host) => NodePortAddresses::loopback(family),
                 (true, _) => return None,
@@ -79,7 +81,7 @@ impl Model {
         })
     }
 
-    /// kube-proxy in nftables mode decides so, in iptables mode such packets leave the node by the default route.
+    /// As kube-proxy in nftables mode. In its iptables mode such packets leave the node by the default route.
     fn without_frontend(&self, packet: &Packet) -> Lookup {
         let addr = packet.destination;
         if self.claims.is_cluster_ip(addr) {

@@ -1,4 +1,4 @@
-//! On which of the node's addresses NodePorts answer (`--nodeport-addresses`).
+//! The addresses of the node that NodePorts answer on (`--nodeport-addresses`).
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,8 +14,8 @@ use crate::objects::node::Node;
 /// Words and prefixes; an address counts if one of them selects it.
 ///
 /// As with kube-proxy, a family without any word or prefix of its own is not restricted (k/k
-/// pkg/proxy/util/nodeport_addresses.go), and neither is `primary` where the Node has no address of a family (k/k
-/// cmd/kube-proxy/app/server.go). Words can be combined, as KEP-6032 has it.
+/// pkg/proxy/util/nodeport_addresses.go), and `primary` does not restrict a family in which the Node has no address
+/// (k/k cmd/kube-proxy/app/server.go). Words can be combined, as in KEP-6032.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodePortAddresses {
     selectors: Vec<Selector>,
@@ -31,8 +31,8 @@ enum Selector {
 }
 
 impl NodePortAddresses {
-    /// Of `addresses`, which are those of the node's interfaces, the ones that NodePorts answer on. All of 127.0.0.0/8
-    /// is one decision, for which [`NodePortAddresses::loopback`] stands.
+    /// Returns those of `addresses`, the addresses of the node's interfaces, that NodePorts answer on. 127.0.0.0/8 is
+    /// decided as a whole; [`NodePortAddresses::loopback`] represents the range.
     pub fn select(&self, addresses: &BTreeSet<Addr>, node: Option<&Node>) -> BTreeSet<Addr> {
         let selects = |addr: &&Addr| !IpAddr::from(**addr).is_loopback() && self.selects(**addr, node);
         let mut selected: BTreeSet<Addr> = addresses.iter().filter(selects).copied().collect();
@@ -40,7 +40,7 @@ impl NodePortAddresses {
         selected
     }
 
-    /// The address that stands for all loopback addresses of a family: 127.0.0.1 or ::1.
+    /// The address that represents all loopback addresses of a family: 127.0.0.1 or ::1.
     pub fn loopback(family: Family) -> Addr {
         match family {
             Family::Ipv4 => Ipv4Addr::LOCALHOST.into(),
@@ -58,8 +58,8 @@ impl NodePortAddresses {
         })
     }
 
-    /// kube-proxy never serves NodePorts on ::1, and in nftables mode none on 127.0.0.1 either, since packets to
-    /// them cannot be redirected; a socket can.
+    /// Whether NodePorts answer on loopback addresses. kube-proxy never serves NodePorts on ::1, and in nftables mode
+    /// not on 127.0.0.1 either, because packets to these addresses cannot be redirected; sockets can.
     fn has_loopback(&self, family: Family, node: Option<&Node>) -> bool {
         self.of(family, node).into_iter().any(|selector| match selector {
             Selector::All | Selector::Localhost => true,
@@ -71,7 +71,7 @@ impl NodePortAddresses {
         })
     }
 
-    /// What counts for a family.
+    /// The selectors that apply to a family.
     fn of(&self, family: Family, node: Option<&Node>) -> Vec<Selector> {
         let has_primary = node.is_some_and(|node| node.primary_ip(family).is_some());
         let counts = |selector: &Selector| match selector {
@@ -84,7 +84,7 @@ impl NodePortAddresses {
     }
 }
 
-/// `all`, `primary`, `localhost` and prefixes, with commas between them.
+/// `all`, `primary`, `localhost` and prefixes, separated by commas.
 impl FromStr for NodePortAddresses {
     type Err = String;
 

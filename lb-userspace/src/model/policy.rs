@@ -1,4 +1,4 @@
-//! Which endpoints serve whom: traffic policy, readiness, termination (KEP-1669, KEP-2086) and topology hints
+//! Which endpoints serve which clients: traffic policy, readiness, termination (KEP-1669, KEP-2086) and topology hints
 //! (KEP-2433, KEP-3015, KEP-4444), as k/k pkg/proxy/topology.go decides.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,17 +15,18 @@ use crate::objects::notice::{Problem, Severity};
 use crate::objects::service::{Policy, Service, ServicePort};
 use crate::objects::slice::{Slice, SliceEndpoint};
 
-/// Where the agent is, and what it was told.
+/// The agent's node, and the rules of the command line.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Standpoint<'a> {
     pub(super) name: &'a str,
-    /// `None` while there is no such object.
+    /// `None` while the object does not exist.
     pub(super) node: Option<&'a Node>,
     pub(super) rules: &'a Rules,
 }
 
 impl Standpoint<'_> {
-    /// kube-proxy takes the loopback address for the node's where it has none (k/k cmd/kube-proxy/app/server.go).
+    /// The node's address. As in kube-proxy, the loopback address if the node has none (k/k
+    /// cmd/kube-proxy/app/server.go).
     fn ip(&self, family: Family) -> Addr {
         let primary = self.node.and_then(|node| node.primary_ip(family));
         primary.unwrap_or_else(|| NodePortAddresses::loopback(family))
@@ -34,7 +35,7 @@ impl Standpoint<'_> {
 
 type Endpoints<'a> = BTreeMap<Endpoint, &'a SliceEndpoint>;
 
-/// All of a service port but its frontends.
+/// Everything about a service port except its frontends.
 pub(super) fn port(
     service: &Service,
     port: &ServicePort,
@@ -73,8 +74,8 @@ pub(super) fn port(
     }
 }
 
-/// The checksum of SCTP covers the whole packet, so a port in it is not changed; addresses are not part of it. What
-/// is sent to another number than the endpoint's is dropped.
+/// Reports packets that will be dropped because SCTP ports cannot be translated: the checksum of SCTP covers the whole
+/// packet, ports included, but not the addresses.
 pub(super) fn sctp_port_change((name, port): (&ServicePortName, &DesiredPort)) -> Option<Problem> {
     if name.proto != Proto::Sctp {
         return None;
@@ -84,8 +85,8 @@ pub(super) fn sctp_port_change((name, port): (&ServicePortName, &DesiredPort)) -
     let numbers = port.frontends.keys().filter(|f| differs(f, other)).map(|f| f.port);
     let numbers: Vec<String> = BTreeSet::from_iter(numbers).iter().map(ToString::to_string).collect();
     let text = format!(
-        "port \"{}\": SCTP keeps its port: what is sent to {} is dropped where an endpoint listens on {}; use one number \
-         for port, nodePort and targetPort",
+        "port \"{}\": SCTP ports are not translated: packets to {} are dropped if the endpoint listens on {}; use one \
+         number for port, nodePort and targetPort",
         name.port,
         numbers.join(" and "),
         other.port
@@ -99,7 +100,7 @@ fn cluster_set(endpoints: &Endpoints, place: Standpoint) -> BTreeSet<Endpoint> {
     if ready.is_empty() { pick(endpoints, is_last_resort) } else { ready }
 }
 
-/// Topology is never applied to it.
+/// The endpoints on this node. Topology hints do not apply to them.
 fn local_set(endpoints: &Endpoints, place: Standpoint) -> BTreeSet<Endpoint> {
     let is_local = |e: &SliceEndpoint| e.node.as_deref() == Some(place.name);
     let ready = pick(endpoints, |e| is_ready(e) && is_local(e));
@@ -110,18 +111,18 @@ fn pick(endpoints: &Endpoints, admits: impl Fn(&SliceEndpoint) -> bool) -> BTree
     endpoints.iter().filter(|(_, e)| admits(e)).map(|(key, _)| *key).collect()
 }
 
-/// A terminating endpoint is ready only by `publishNotReadyAddresses`; the controller says so.
+/// As the controller reports it. A terminating endpoint is ready only because of `publishNotReadyAddresses`.
 fn is_ready(endpoint: &SliceEndpoint) -> bool {
     endpoint.ready
 }
 
-/// Takes new connections when there is no ready one (KEP-1669).
+/// Whether the endpoint receives new connections if no endpoint is ready (KEP-1669).
 fn is_last_resort(endpoint: &SliceEndpoint) -> bool {
     endpoint.serving && endpoint.terminating
 }
 
-/// Every endpoint that may have flows. One that terminates keeps them; so does a connection (TCP, SCTP) to one that
-/// is not serving, as with kube-proxy, which never ends those; UDP goes elsewhere at once (k/k
+/// Every endpoint that may have flows. A terminating endpoint keeps its flows. An endpoint that is not serving keeps
+/// its connections (TCP, SCTP), as with kube-proxy, which never ends those; UDP moves elsewhere at once (k/k
 /// pkg/proxy/conntrack/cleanup.go).
 fn backends(endpoints: &Endpoints, proto: Proto) -> BTreeMap<Endpoint, BackendShare> {
     let keeps = |e: &SliceEndpoint| is_ready(e) || e.serving || proto != Proto::Udp;
@@ -132,8 +133,8 @@ fn backends(endpoints: &Endpoints, proto: Proto) -> BTreeMap<Endpoint, BackendSh
     endpoints.iter().filter(|(_, e)| keeps(e)).map(|(key, e)| (*key, share(e))).collect()
 }
 
-/// How hints narrow the ready endpoints. One endpoint without a hint switches a mode off: the controller is in the
-/// middle of a change.
+/// How hints narrow the ready endpoints. A single endpoint without a hint turns a mode off, because the controller is
+/// in the middle of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode<'a> {
     All,

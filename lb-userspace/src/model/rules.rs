@@ -11,15 +11,15 @@ use super::node_ports::NodePortAddresses;
 /// The defaults are kube-proxy's in iptables mode.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// Services with this value of the label `service.kubernetes.io/service-proxy-name` are served, and no others;
-    /// `None`: those without the label.
+    /// Only Services with this value of the label `service.kubernetes.io/service-proxy-name` are served; if `None`,
+    /// only those without the label.
     pub service_proxy_name: Option<String>,
     pub external_ip_cidrs: ExternalIpCidrs,
     pub service_cidrs: ServiceCidrs,
     pub node_port_addresses: NodePortAddresses,
 }
 
-/// Where ClusterIPs are, beside what ServiceCIDR objects say: for clusters and folders without them.
+/// Ranges of ClusterIPs in addition to those of ServiceCIDR objects, for clusters and folders without these objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceCidrs(Vec<IpNet>);
 
@@ -29,7 +29,7 @@ impl ServiceCidrs {
     }
 }
 
-/// Prefixes with commas between them.
+/// Prefixes, separated by commas.
 impl FromStr for ServiceCidrs {
     type Err = String;
 
@@ -45,13 +45,13 @@ impl FromStr for ServiceCidrs {
     }
 }
 
-/// Which externalIPs count. Whoever may edit a Service can put any address there, and so take traffic that is
-/// another's (CVE-2020-8554).
+/// Which externalIPs are served. A user who may edit a Service can enter any address there, and so take the traffic of
+/// another owner (CVE-2020-8554).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ExternalIpCidrs {
     #[default]
     Any,
-    /// Those within one of these; none where there are none.
+    /// Only addresses within one of these prefixes; no address if there are no prefixes.
     Within(Vec<IpNet>),
 }
 
@@ -64,7 +64,7 @@ impl ExternalIpCidrs {
     }
 }
 
-/// `any`, `none`, or prefixes with commas between them.
+/// `any`, `none`, or prefixes, separated by commas.
 impl FromStr for ExternalIpCidrs {
     type Err = String;
 

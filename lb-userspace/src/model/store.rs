@@ -1,20 +1,20 @@
-//! The objects of one kind, through lists and changes.
+//! The objects of one kind, updated by lists and changes.
 
 use std::collections::BTreeMap;
 
 use crate::objects::event::Change;
 use crate::objects::name::{Named, ObjectName};
 
-/// Objects are boxed: nodes of a tree are seldom full.
+/// Objects are boxed because the nodes of a B-tree are seldom full.
 #[derive(Clone, Debug)]
 pub(super) struct Store<Object> {
     objects: BTreeMap<ObjectName, Box<Object>>,
-    /// The list that is being delivered; `None` for an object that is as it was, since most are.
+    /// The list that is being delivered; `None` for an object that has not changed, because most have not.
     incoming: Option<BTreeMap<ObjectName, Option<Box<Object>>>>,
     synced: bool,
 }
 
-/// What an object was, where it was.
+/// The previous state of an object, if it existed.
 type Before<Object> = Option<Box<Object>>;
 
 impl<Object> Default for Store<Object> {
@@ -24,7 +24,7 @@ impl<Object> Default for Store<Object> {
 }
 
 impl<Object: Named + PartialEq> Store<Object> {
-    /// Returns the names of the objects that are not what they were, with what they were.
+    /// Returns the names of the objects that changed, with their previous state.
     pub(super) fn apply(&mut self, change: Change<Object>) -> Vec<(ObjectName, Before<Object>)> {
         match change {
             Change::Init => {
@@ -73,7 +73,7 @@ impl<Object: Named + PartialEq> Store<Object> {
         self.objects.keys()
     }
 
-    /// A full list has come.
+    /// Whether a full list has arrived.
     pub(super) fn is_synced(&self) -> bool {
         self.synced
     }
@@ -86,7 +86,7 @@ impl<Object: Named + PartialEq> Store<Object> {
         Some((name, before))
     }
 
-    /// The tree is built anew from a sorted list, and so is full.
+    /// Puts the delivered list in force. The tree is rebuilt from a sorted list, so its nodes are full.
     fn swap(&mut self) -> Vec<(ObjectName, Before<Object>)> {
         self.synced = true;
         let Some(incoming) = self.incoming.take() else { return Vec::new() };

@@ -1,4 +1,4 @@
-//! Programs at the host's own sockets, on a cgroup v2.
+//! Programs at the host's own sockets, attached to a cgroup v2.
 
 use std::fs::File;
 use std::io;
@@ -20,12 +20,12 @@ use crate::dataplane::sys::link;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SocketLb {
-    /// Those of the agent's own network namespace: processes of the host, and pods on the host's network.
+    /// Sockets of the agent's own network namespace: processes of the host, and pods on the host's network.
     #[default]
     Host,
-    /// Those of pods too: their packets never carry a Service's address, which sidecars and sandboxes may need.
+    /// Sockets of pods too: their packets never carry a Service's address, which sidecars and sandboxes may need.
     All,
-    /// None.
+    /// No sockets.
     Off,
 }
 
@@ -34,21 +34,21 @@ const CGROUP2_MAGIC: i64 = 0x6367_7270;
 /// The number of the root of every cgroup hierarchy.
 pub const ROOT: u64 = 1;
 
-/// A cgroup v2 to hang programs on.
+/// A cgroup v2 to attach programs to.
 #[derive(Debug)]
 pub struct Cgroup {
     fd: OwnedFd,
     id: u64,
-    /// Where it was found, for people.
+    /// Where the cgroup was found, for messages.
     pub place: String,
 }
 
 impl Cgroup {
-    /// The folder that was asked for, or else the host's root: where it is mounted, or by a mount of our own that
-    /// nobody else sees and that goes with the descriptor.
+    /// Opens the requested folder, or else the host's root: where it is mounted, or by a mount of our own that no other
+    /// process sees and that ends with the descriptor.
     ///
     /// # Errors
-    /// Where there is no cgroup v2, or only the container's own part of it is in sight.
+    /// If there is no cgroup v2, or only the container's own part of it is visible.
     pub fn open(asked: Option<&Path>) -> anyhow::Result<Self> {
         if let Some(dir) = asked {
             return Self::folder(dir);
@@ -62,20 +62,21 @@ impl Cgroup {
             return Self::folder(&mount.path);
         }
         Self::by_own_mount().context(
-            "the root of the host's cgroup v2 hierarchy is not mounted here, and cannot be: mount -t cgroup2 none \
-             /sys/fs/cgroup/unified; in a container, a hostPath volume of the host's /sys/fs/cgroup, as deploy/ has it",
+            "the root of the host's cgroup v2 hierarchy is not mounted here, and cannot be mounted: run \
+             `mount -t cgroup2 none /sys/fs/cgroup/unified`; in a container, add a hostPath volume of the host's \
+             /sys/fs/cgroup, as in deploy/",
         )
     }
 
     fn by_own_mount() -> io::Result<Self> {
         let cgroup = Self::new(mount_detached()?, "a mount of our own".to_owned())?;
-        if cgroup.id == ROOT { Ok(cgroup) } else { Err(io::Error::other("in sight is only a part of it")) }
+        if cgroup.id == ROOT { Ok(cgroup) } else { Err(io::Error::other("only a part of it is visible")) }
     }
 
     fn folder(dir: &Path) -> anyhow::Result<Self> {
         let file = File::open(dir).with_context(|| format!("open the cgroup {}", dir.display()))?;
         if file_system(file.as_fd())? != CGROUP2_MAGIC {
-            bail!("{} is no folder of a cgroup v2 hierarchy", dir.display());
+            bail!("{} is not a folder of a cgroup v2 hierarchy", dir.display());
         }
         Ok(Self::new(file.into(), dir.display().to_string())?)
     }
@@ -86,11 +87,11 @@ impl Cgroup {
     }
 }
 
-/// Hangs the programs on a cgroup, or swaps them under the links that are there: one atomic replacement each. Links
-/// on other cgroups go.
+/// Attaches the programs to a cgroup, or replaces those of the existing links, each atomically. Links to other cgroups
+/// are removed.
 ///
 /// # Errors
-/// The kernel's.
+/// If a program cannot be attached, replaced or detached.
 pub fn attach(object: &mut Ebpf, pins: &Pins, cgroup: &Cgroup) -> anyhow::Result<()> {
     for name in names::ON_SOCKETS {
         let pin = pins.socket_link(cgroup.id, name);
@@ -98,11 +99,12 @@ pub fn attach(object: &mut Ebpf, pins: &Pins, cgroup: &Cgroup) -> anyhow::Result
         match link::update_pinned(&pin, program.fd()?.as_fd()) {
             Ok(()) => continue,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            // The cgroup is gone, and its number came back.
+            // The cgroup is gone, and another one has its number.
             Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => std::fs::remove_file(&pin)?,
             Err(error) => return Err(error).with_context(|| format!("replace the program {name}")),
         }
-        // `Single` is what the kernel calls multi for links: aya passes the other modes as flags that it refuses.
+        // For links, `Single` is what the kernel calls multi: aya passes the other modes as flags, which the kernel
+        // refuses.
         let id = program
             .attach(cgroup.fd.as_fd(), CgroupAttachMode::Single)
             .with_context(|| format!("attach {name} to the cgroup {}", cgroup.place))?;
@@ -112,26 +114,26 @@ pub fn attach(object: &mut Ebpf, pins: &Pins, cgroup: &Cgroup) -> anyhow::Result
     detach_but(pins, Some(cgroup))
 }
 
-/// Is every program where [`attach`] put it? Somebody may have detached one, or the cgroup may be gone.
+/// Whether every program is where [`attach`] put it. Another process may have detached one, or the cgroup may be gone.
 pub fn is_attached(pins: &Pins, cgroup: &Cgroup) -> bool {
     let pin = |name| pins.socket_link(cgroup.id, name);
     names::ON_SOCKETS.into_iter().all(|name| link::pinned_target(&pin(name)).is_ok_and(|target| target != 0))
 }
 
-/// The cgroup that programs hang on, and how many do; `None` where none does.
+/// The cgroup that programs are attached to, and the number of these programs; `None` if no program is attached.
 ///
 /// # Errors
-/// Where the pins cannot be read.
+/// If the pins cannot be read.
 pub fn attached(pins: &Pins) -> anyhow::Result<Option<(u64, usize)>> {
     let mut links = pins.socket_links()?;
     links.retain(|(_, pin)| link::pinned_target(pin).is_ok_and(|target| target != 0));
     Ok(links.first().map(|(cgroup, _)| (*cgroup, links.len())))
 }
 
-/// Detaches from every cgroup.
+/// Detaches the programs from every cgroup.
 ///
 /// # Errors
-/// The kernel's.
+/// If a link cannot be detached or its pin cannot be removed.
 pub fn detach(pins: &Pins) -> anyhow::Result<()> {
     detach_but(pins, None)
 }
@@ -153,7 +155,7 @@ fn detach_but(pins: &Pins, keep: Option<&Cgroup>) -> anyhow::Result<()> {
 /// A program of the object by name.
 ///
 /// # Errors
-/// Where the object has no such program: a build of mixed versions.
+/// If the object has no such program, which means a build of mixed versions.
 pub fn program<'a>(object: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut CgroupSockAddr> {
     let program = object.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
     Ok(program.try_into()?)
@@ -161,27 +163,28 @@ pub fn program<'a>(object: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut C
 
 /// A mount of a cgroup v2 hierarchy.
 pub struct Mount {
-    /// Which cgroup is there, from the root of our cgroup namespace (`cgroup_namespaces(7)`).
+    /// The mounted cgroup, relative to the root of our cgroup namespace (`cgroup_namespaces(7)`).
     root: String,
     pub path: PathBuf,
 }
 
-/// Where cgroup v2 hierarchies are mounted.
+/// The mounts of cgroup v2 hierarchies.
 ///
 /// # Errors
-/// Where /proc is not mounted.
+/// If /proc is not mounted.
 pub fn mounted() -> anyhow::Result<Vec<Mount>> {
     let mounts = Process::myself().and_then(|own| own.mountinfo()).context("read /proc/self/mountinfo")?;
     let of_v2 = mounts.into_iter().filter(|mount| mount.fs_type == "cgroup2");
     Ok(of_v2.map(|mount| Mount { root: mount.root, path: mount.mount_point }).collect())
 }
 
-/// In a container whose node is a container too (kind), the node's root is no root to the kernel. It is above ours.
+/// The node's root cgroup, in a container whose node is a container too (kind). It is no root to the kernel, but it is
+/// above our own.
 fn above_our_own(mounts: &[Mount]) -> Option<&Mount> {
     mounts.iter().filter(|mount| mount.root.starts_with("/..")).max_by_key(|mount| mount.root.len())
 }
 
-/// Which file system a descriptor is of (`statfs(2)`).
+/// The magic number of a descriptor's file system (`statfs(2)`).
 fn file_system(file: BorrowedFd) -> io::Result<i64> {
     // SAFETY: a zeroed struct of integers is valid, and the descriptor is open.
     unsafe {
@@ -193,17 +196,18 @@ fn file_system(file: BorrowedFd) -> io::Result<i64> {
     }
 }
 
-/// A cgroup v2 mount without a place in the file system, seen from the first process's cgroup namespace: that of the
-/// host, where its process ids are in sight.
+/// A cgroup v2 mount without a place in the file system, as seen from the cgroup namespace of process 1: the host's, if
+/// the host's process ids are visible.
 fn mount_detached() -> io::Result<OwnedFd> {
-    // A thread of its own: namespaces are a thread's.
+    // On a thread of its own, because a namespace belongs to a thread.
     let mount = || {
         if let Ok(namespace) = File::open("/proc/1/ns/cgroup") {
-            // Refused without CAP_SYS_ADMIN there; then what is mounted tells.
-            // SAFETY: a plain call on an open descriptor.
+            // The kernel refuses this without CAP_SYS_ADMIN in that namespace; the number of the mounted cgroup then
+            // shows that the mount is not the host's root.
+            // SAFETY: the call takes an open descriptor and no pointers.
             unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWCGROUP) };
         }
-        // SAFETY: plain calls; the strings end with a zero byte, and the kernel gives descriptors to us alone.
+        // SAFETY: the strings end with a zero byte, and the kernel gives the descriptors to us alone.
         unsafe {
             let context = own(libc::syscall(libc::SYS_fsopen, c"cgroup2".as_ptr(), FSOPEN_CLOEXEC))?;
             let null = std::ptr::null::<libc::c_void>();
@@ -219,18 +223,18 @@ fn mount_detached() -> io::Result<OwnedFd> {
         .unwrap_or_else(|_| Err(io::Error::other("a thread ended early")))
 }
 
-/// `linux/mount.h`.
+/// These three are from `linux/mount.h`.
 const FSOPEN_CLOEXEC: u32 = 1;
 const FSCONFIG_CMD_CREATE: u32 = 6;
 const FSMOUNT_CLOEXEC: u32 = 1;
 
 /// # Safety
-/// `result` is what a system call answered that makes a descriptor.
+/// `result` is the result of a system call that returns a new descriptor.
 unsafe fn own(result: libc::c_long) -> io::Result<OwnedFd> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel gave it to us alone.
+    // SAFETY: the kernel gave the descriptor to us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(result as i32) })
 }
 

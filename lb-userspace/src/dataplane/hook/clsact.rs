@@ -1,4 +1,4 @@
-//! Programs by clsact, where the kernel has no TCX or another classifier sits on the link.
+//! Programs attached by clsact, if the kernel has no TCX or another classifier is attached to the link.
 
 use anyhow::{Context, bail};
 use aya::programs::SchedClassifier;
@@ -23,7 +23,7 @@ pub(super) fn add(name: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Attaches a program, or swaps it under the classifier that is ours.
+/// Attaches a program, or replaces the program of our classifier.
 pub(super) fn attach(program: &mut SchedClassifier, place: Place) -> anyhow::Result<()> {
     let priority = match place.direction {
         Direction::Ingress => FIRST,
@@ -40,22 +40,22 @@ pub(super) fn attach(program: &mut SchedClassifier, place: Place) -> anyhow::Res
             TcAttachOptions::Netlink(NlOptions { priority, ..NlOptions::default() }),
         )?,
     };
-    // Such a link has no descriptor: it lives until somebody removes it, but aya's handle would on drop.
+    // Such a link has no descriptor: it stays until it is removed, which aya's handle would do on drop.
     std::mem::forget(program.take_link(id)?);
     Ok(())
 }
 
-/// aya's handle of a classifier that is there.
+/// aya's handle of an attached classifier.
 fn taken(place: Place, filter: &Filter) -> anyhow::Result<SchedClassifierLink> {
     let handle = TcHandle::new(filter.handle.0, filter.handle.1);
     let direction = attach_type(place.direction);
     Ok(SchedClassifierLink::attached(&place.link.name, direction, filter.priority, handle, None)?)
 }
 
-/// Removes what we have on a link's clsact.
+/// Removes our classifiers from a link.
 ///
 /// # Errors
-/// The kernel's.
+/// If a classifier cannot be detached.
 pub fn detach(place: Place) -> anyhow::Result<()> {
     use aya::programs::links::Link;
     for filter in place.ours() {

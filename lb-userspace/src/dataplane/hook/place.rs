@@ -1,11 +1,11 @@
-//! Where a program hangs: one direction of one link.
+//! Where a program is attached: one direction of one link.
 
 use aya::programs::TcAttachType;
 use lb_common::names;
 
 use crate::node::netdev::{Direction, Facts, Filter};
 
-/// One direction of one link, and who is there by clsact.
+/// One direction of one link, and the classifiers that are attached there by clsact.
 #[derive(Clone, Copy)]
 pub struct Place<'a> {
     pub link: &'a Facts,

@@ -1,4 +1,4 @@
-//! Programs by TCX: a link that is pinned, so that it outlives the agent.
+//! Programs attached by TCX. Their links are pinned, so that they outlive the agent.
 
 use std::io;
 
@@ -13,7 +13,7 @@ use crate::dataplane::pins::Pins;
 use crate::dataplane::sys::link;
 use crate::node::netdev::Direction;
 
-/// Did the kernel say that it does not know TCX? Tried, not guessed from its version.
+/// Whether the kernel's error means that it does not know TCX. TCX is tried; the kernel's version is not used to guess.
 pub(super) fn is_unknown(error: &anyhow::Error) -> bool {
     match error.downcast_ref::<ProgramError>() {
         Some(ProgramError::SyscallError(SyscallError { io_error, .. })) => {
@@ -23,7 +23,7 @@ pub(super) fn is_unknown(error: &anyhow::Error) -> bool {
     }
 }
 
-/// Attaches a program, or swaps it under what is pinned.
+/// Attaches a program, or replaces the program of the pinned link.
 pub(super) fn attach(program: &mut SchedClassifier, pins: &Pins, place: Place) -> anyhow::Result<()> {
     let pin = pins.link(place.link.index, place.direction.name());
     match PinnedLink::from_pin(&pin) {
@@ -31,7 +31,7 @@ pub(super) fn attach(program: &mut SchedClassifier, pins: &Pins, place: Place) -
             let old: SchedClassifierLink =
                 FdLink::from(pinned).try_into().map_err(|error| anyhow!("{error}"))?;
             match program.attach_to_link(old) {
-                // The pin keeps the link; our descriptor may go.
+                // The pin keeps the link; our descriptor is not needed.
                 Ok(id) => {
                     drop(program.take_link(id)?);
                     return Ok(());
@@ -61,7 +61,7 @@ pub(super) fn attach(program: &mut SchedClassifier, pins: &Pins, place: Place) -
     Ok(())
 }
 
-/// Do the pinned TCX links of an interface hang where they should?
+/// Whether the pinned TCX links of an interface are attached to it.
 pub fn is_attached(pins: &Pins, ifindex: u32) -> bool {
     Direction::BOTH.iter().all(|direction| {
         link::pinned_target(&pins.link(ifindex, direction.name())).is_ok_and(|at| at == ifindex)
@@ -71,7 +71,7 @@ pub fn is_attached(pins: &Pins, ifindex: u32) -> bool {
 /// Detaches a pinned link and removes its pin.
 ///
 /// # Errors
-/// Where the link cannot be detached or the pin not be removed.
+/// If the link cannot be detached or the pin cannot be removed.
 pub fn detach(pins: &Pins, ifindex: u32, direction: Direction) -> anyhow::Result<()> {
     let pin = pins.link(ifindex, direction.name());
     match link::detach_pinned(&pin) {

@@ -1,4 +1,4 @@
-//! Folders on a bpffs, and how one is mounted.
+//! Folders on a bpffs, and mounting a bpffs.
 
 use std::fs;
 use std::io;
@@ -9,7 +9,7 @@ use anyhow::Context;
 /// The magic of bpffs in `statfs(2)`.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
-/// Names in a folder; none where there is no folder.
+/// The names in a folder; none if the folder does not exist.
 pub(super) fn names_in(folder: &Path) -> anyhow::Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -32,7 +32,7 @@ fn c_path(path: &Path) -> anyhow::Result<std::ffi::CString> {
     Ok(std::ffi::CString::new(path.as_os_str().as_bytes())?)
 }
 
-/// Is the folder, or the nearest one above that exists, on a bpffs?
+/// Whether the folder, or its nearest existing ancestor, is on a bpffs.
 pub(super) fn on_bpffs(path: &Path) -> bool {
     let Some(existing) = path.ancestors().find(|folder| folder.exists()) else { return false };
     let Ok(path) = c_path(existing) else { return false };

@@ -10,12 +10,13 @@ use super::bpffs::{names_in, remove_dir};
 /// A folder of pinned tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Set {
-    /// Version of their layout.
+    /// Version of the tables' layout.
     pub schema: u32,
     pub(super) path: PathBuf,
     pub(super) stage: Stage,
 }
 
+/// How far a folder of tables is, which its suffix tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     Next,
@@ -59,10 +60,10 @@ impl Set {
         Ok(renamed)
     }
 
-    /// Removes the pins and the folder. What programs use of it goes on.
+    /// Removes the pins and the folder. Maps that programs use stay in use.
     ///
     /// # Errors
-    /// The first removal that failed.
+    /// If a removal fails; the rest is not removed.
     pub fn remove(&self) -> anyhow::Result<()> {
         for name in names_in(&self.path)? {
             let pin = self.path.join(name);

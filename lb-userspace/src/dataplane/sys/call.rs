@@ -1,4 +1,4 @@
-//! The system call, and its commands.
+//! The system call `bpf(2)` and its commands.
 
 use std::io;
 
@@ -13,7 +13,7 @@ pub(super) const MAP_LOOKUP_BATCH: u32 = 24;
 pub(super) const LINK_UPDATE: u32 = 29;
 pub(super) const LINK_DETACH: u32 = 34;
 
-/// One command of `bpf(2)`. `attr` is the part of `union bpf_attr` that the command reads; the kernel takes the
+/// Runs one command of `bpf(2)`. `attr` is the part of `union bpf_attr` that the command reads; the kernel takes the
 /// rest as zero.
 pub(super) fn bpf<T>(command: u32, attr: &mut T) -> io::Result<i32> {
     // SAFETY: `attr` is valid for reads and writes of its size; each caller passes the struct of its command.
@@ -21,7 +21,7 @@ pub(super) fn bpf<T>(command: u32, attr: &mut T) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
 }
 
-/// For commands about one entry of a map.
+/// The attributes of commands about one entry of a map.
 #[repr(C)]
 pub(super) struct ElementAttr {
     pub(super) map_fd: u64,

@@ -1,4 +1,4 @@
-//! Maps of one entry, made to learn something from the kernel.
+//! Maps of one entry, created to learn something about the kernel.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -21,7 +21,7 @@ struct CreateAttr {
     map_name: [u8; 16],
 }
 
-/// A map with a single entry of four bytes; one of maps takes `inner` as their pattern.
+/// Creates a map with a single entry of four bytes. A map of maps takes `inner` as their template.
 pub(super) fn create(map_type: u32, inner: Option<&OwnedFd>) -> io::Result<OwnedFd> {
     let mut attr = CreateAttr {
         map_type,
@@ -37,19 +37,20 @@ pub(super) fn create(map_type: u32, inner: Option<&OwnedFd>) -> io::Result<Owned
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Is a map charged to RLIMIT_MEMLOCK? Tried with a limit of nothing, for a moment and this process alone.
+/// Whether a map is charged to RLIMIT_MEMLOCK. Tried with a limit of zero, which this process sets for a moment for
+/// itself alone.
 ///
 /// # Errors
-/// The kernel's; `PermissionDenied` without CAP_BPF.
+/// The error of the kernel; `PermissionDenied` without CAP_BPF.
 pub fn counts_locked_memory() -> io::Result<bool> {
     create(ARRAY, None)?;
     let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: a valid pointer.
+    // SAFETY: the pointer is valid.
     if unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut before) } != 0 {
         return Err(io::Error::last_os_error());
     }
     let none = libc::rlimit { rlim_cur: 0, ..before };
-    // SAFETY: valid pointers; the soft limit alone is changed, and changed back.
+    // SAFETY: the pointers are valid; only the soft limit is changed, and changed back.
     let counted = unsafe {
         libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const none);
         let made = create(ARRAY, None);

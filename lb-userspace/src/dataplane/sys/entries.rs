@@ -20,11 +20,11 @@ struct BatchAttr {
     flags: u64,
 }
 
-/// Reads a map in batches: some 15 ms for 100,000 entries where one by one takes 127. Entries that come or go
-/// meanwhile may be missed or seen twice. `visit` gets keys and values of these sizes in bytes.
+/// Reads a map in batches: some 15 ms for 100,000 entries, which take 127 ms one by one. Entries that are added or
+/// removed meanwhile may be missed or seen twice. `key` and `value` are the sizes in bytes of what `visit` gets.
 ///
 /// # Errors
-/// The kernel's.
+/// The error of the kernel.
 pub fn for_each_bytes(
     map: BorrowedFd,
     key: usize,
@@ -35,7 +35,7 @@ pub fn for_each_bytes(
     let mut want = BATCH;
     let mut keys = vec![0; want * key];
     let mut values = vec![0; want * value];
-    // Where the kernel goes on: a bucket number.
+    // Where the kernel continues: a bucket number.
     let mut position = [0_u64; 2];
     let mut first = true;
     loop {
@@ -53,7 +53,7 @@ pub fn for_each_bytes(
             Ok(_) => {}
             // The end; `count` entries came before it.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-            // A bucket has more entries than there is room for.
+            // A bucket has more entries than the buffers have room for.
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && want < 1 << 20 => {
                 want *= 2;
                 keys.resize(want * key, 0);
@@ -74,13 +74,13 @@ pub fn for_each_bytes(
     }
 }
 
-/// As [`for_each_bytes`], for types. The map's keys and values are of their sizes.
+/// As [`for_each_bytes`], for types, which have the sizes of the map's keys and values.
 ///
 /// # Errors
-/// The kernel's.
+/// The error of the kernel.
 pub fn for_each<K: Pod, V: Pod>(map: BorrowedFd, mut visit: impl FnMut(&K, &V)) -> io::Result<()> {
     for_each_bytes(map, size_of::<K>(), size_of::<V>(), |key, value| {
-        // SAFETY: as many bytes as each type has, and any bit pattern is a value of it.
+        // SAFETY: the slices have the sizes of the types, and any bit pattern is a valid value of a `Pod`.
         let (key, value) = unsafe {
             (key.as_ptr().cast::<K>().read_unaligned(), value.as_ptr().cast::<V>().read_unaligned())
         };
@@ -88,15 +88,15 @@ pub fn for_each<K: Pod, V: Pod>(map: BorrowedFd, mut visit: impl FnMut(&K, &V)) 
     })
 }
 
-/// For [`update`]: whether the key is there or not.
+/// For [`update`]: the key may exist or not.
 pub const ANY: u64 = 0;
-/// For [`update`]: the key must not be there.
+/// For [`update`]: the key must not exist.
 pub const NOEXIST: u64 = 1;
 
 /// Writes an entry, given as bytes of the map's sizes (per-CPU values: one for each possible CPU).
 ///
 /// # Errors
-/// The kernel's: `AlreadyExists`, `E2BIG` where the map is full.
+/// The error of the kernel: `AlreadyExists` with [`NOEXIST`], `E2BIG` if the map is full.
 pub fn update(map: BorrowedFd, key: &[u8], value: &[u8], flags: u64) -> io::Result<()> {
     let mut attr = ElementAttr {
         map_fd: map.as_raw_fd() as u64,
@@ -107,10 +107,10 @@ pub fn update(map: BorrowedFd, key: &[u8], value: &[u8], flags: u64) -> io::Resu
     bpf(call::MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
 
-/// Is the key there? Values have `value` bytes.
+/// Whether the key exists. Values have `value` bytes.
 ///
 /// # Errors
-/// The kernel's.
+/// The error of the kernel.
 pub fn contains(map: BorrowedFd, key: &[u8], value: usize) -> io::Result<bool> {
     let mut found = vec![0_u8; value];
     let mut attr = ElementAttr {

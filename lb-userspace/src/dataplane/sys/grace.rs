@@ -1,4 +1,4 @@
-//! Proof that a grace period has passed.
+//! Proves that a grace period has passed.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -6,8 +6,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use super::call::{self, ElementAttr, bpf};
 use super::create::{ARRAY, ARRAY_OF_MAPS, create};
 
-/// Proof that every program which ran before has ended: the kernel waits for that after an update of a map of
-/// maps (`maybe_wait_bpf_programs`), so the inner maps of the old value can go. Some 10 ms.
+/// Proves that every program that was running has ended: after an update of a map of maps the kernel waits for them
+/// (`maybe_wait_bpf_programs`), so that the inner map of the old value can be freed. This takes some 10 ms.
 pub struct Grace {
     outer: OwnedFd,
     inner: OwnedFd,
@@ -15,15 +15,17 @@ pub struct Grace {
 
 impl Grace {
     /// # Errors
-    /// Where the kernel has no maps of maps, or no right to make one.
+    /// If the kernel has no maps of maps, or the right to create one is missing.
     pub fn new() -> io::Result<Self> {
         let inner = create(ARRAY, None)?;
         let outer = create(ARRAY_OF_MAPS, Some(&inner))?;
         Ok(Self { outer, inner })
     }
 
+    /// Returns when every program that was running at the call has ended.
+    ///
     /// # Errors
-    /// The kernel's; then nothing is proven.
+    /// The error of the kernel; nothing is proven then.
     pub fn wait(&self) -> io::Result<()> {
         let (key, value) = (0_u32, self.inner.as_raw_fd() as u32);
         let mut attr = ElementAttr {

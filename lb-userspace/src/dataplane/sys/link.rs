@@ -1,4 +1,4 @@
-//! Links: what a pinned one is attached to, and what hangs on an interface.
+//! Links: what a pinned link is attached to, and what is attached to an interface.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -7,11 +7,11 @@ use std::path::Path;
 use super::call::{self, bpf};
 use super::pin::get_pinned;
 
-/// Detaches a pinned link: when this returns, its program hangs there no more. (Removing the pin does it too, but
+/// Detaches a pinned link: when this returns, its program is no longer attached. (Removing the pin detaches it too, but
 /// some milliseconds later.)
 ///
 /// # Errors
-/// The kernel's; `NotFound` where nothing is pinned.
+/// The error of the kernel; `NotFound` if nothing is pinned.
 pub fn detach_pinned(pin: &Path) -> io::Result<()> {
     let link = get_pinned(pin)?;
     bpf(call::LINK_DETACH, &mut (link.as_raw_fd() as u32)).map(drop)
@@ -25,10 +25,10 @@ struct LinkUpdateAttr {
     old_program: u32,
 }
 
-/// Puts another program under a pinned link, at once. (aya does so for tc and XDP only.)
+/// Replaces the program of a pinned link atomically. (aya can do this for tc and XDP only.)
 ///
 /// # Errors
-/// The kernel's; `NotFound` where nothing is pinned, ENOLINK where what it hung on is gone.
+/// The error of the kernel; `NotFound` if nothing is pinned, ENOLINK if the target of the link is gone.
 pub fn update_pinned(pin: &Path, program: BorrowedFd) -> io::Result<()> {
     let link = get_pinned(pin)?;
     let mut attr = LinkUpdateAttr {
@@ -47,7 +47,7 @@ struct InfoAttr {
     info: u64,
 }
 
-/// `struct bpf_link_info` of links to one thing.
+/// `struct bpf_link_info` of links with a single target.
 #[repr(C)]
 #[derive(Default)]
 struct LinkInfo {
@@ -61,11 +61,11 @@ struct LinkInfo {
     rest: [u32; 17],
 }
 
-/// What a pinned link is attached to: an interface by its index (TCX), or a cgroup by the low half of its number. 0
-/// where it is attached no more: its target is gone, or somebody detached it.
+/// What a pinned link is attached to: an interface by its index (TCX), or a cgroup by the low half of its number. 0 if
+/// the link is no longer attached: its target is gone, or another process detached it.
 ///
 /// # Errors
-/// The kernel's; `NotFound` where nothing is pinned.
+/// The error of the kernel; `NotFound` if nothing is pinned.
 pub fn pinned_target(pin: &Path) -> io::Result<u32> {
     let link = get_pinned(pin)?;
     let mut info = LinkInfo::default();
@@ -94,10 +94,10 @@ struct QueryAttr {
     revision: u64,
 }
 
-/// Ids of the TCX programs at a link of this network namespace, in their order.
+/// Ids of the TCX programs at a link of this network namespace, in the order in which they run.
 ///
 /// # Errors
-/// The kernel's; EINVAL where it has no TCX.
+/// The error of the kernel; EINVAL if it has no TCX.
 pub fn tcx_programs(ifindex: u32, ingress: bool) -> io::Result<Vec<u32>> {
     const BPF_TCX_INGRESS: u32 = 46;
     const BPF_TCX_EGRESS: u32 = 47;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use aya::Pod;
 use aya::maps::MapData;
 
-/// An array map, mapped into memory (`BPF_F_MMAPABLE`). Elements stand at multiples of eight bytes.
+/// An array map, mapped into memory (`BPF_F_MMAPABLE`). Elements start at multiples of eight bytes.
 pub struct Mapped<T> {
     start: NonNull<u8>,
     bytes: usize,
@@ -16,17 +16,19 @@ pub struct Mapped<T> {
     element: std::marker::PhantomData<T>,
 }
 
-// SAFETY: shared memory that is read and written word by word with volatile or atomic access only.
+// SAFETY: the shared memory is read and written word by word, with volatile or atomic access only.
 unsafe impl<T: Send> Send for Mapped<T> {}
-// SAFETY: as above; one thread writes, and a copy that another reads meanwhile may be of two moments, as in any other
-// process that maps it.
+// SAFETY: as above; one thread writes, and a copy that another thread reads meanwhile may mix two states, as in any
+// other process that maps the array.
 unsafe impl<T: Sync> Sync for Mapped<T> {}
 
 impl<T: Pod> Mapped<T> {
     const STRIDE: usize = size_of::<T>().next_multiple_of(8);
 
+    /// Maps an array.
+    ///
     /// # Errors
-    /// Where the map is of another shape or cannot be mapped.
+    /// If the values of the map have another size, or the map cannot be mapped.
     pub fn new(map: &MapData, writable: bool) -> anyhow::Result<Self> {
         let info = map.info()?;
         anyhow::ensure!(
@@ -38,7 +40,7 @@ impl<T: Pod> Mapped<T> {
         let len = info.max_entries() as usize;
         let bytes = (len * Self::STRIDE).next_multiple_of(4096);
         let protection = if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
-        // SAFETY: a fresh shared mapping of a map that is at least this long.
+        // SAFETY: this is a fresh shared mapping of a map that is at least this long.
         let start = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
@@ -56,7 +58,7 @@ impl<T: Pod> Mapped<T> {
         Ok(Self { start, bytes, len, element: std::marker::PhantomData })
     }
 
-    /// Number of elements; never 0, for the kernel makes no empty array.
+    /// Number of elements; never 0, because the kernel creates no empty array.
     pub fn entries(&self) -> u32 {
         self.len as u32
     }
@@ -70,32 +72,32 @@ impl<T: Pod> Mapped<T> {
 
     /// A copy of an element, word by word.
     pub fn get(&self, index: u32) -> T {
-        // SAFETY: in bounds; any bit pattern is a T; the kernel or another process may write it meanwhile, hence
-        // volatile.
+        // SAFETY: in bounds; any bit pattern is a T; the access is volatile because the kernel or another process may
+        // write the element meanwhile.
         unsafe { self.at(index).read_volatile() }
     }
 
-    /// Writes an element that no packet reads, or words of it that are the same.
+    /// Writes an element that no packet reads, or whose words that packets read keep their values.
     pub fn set(&self, index: u32, value: &T) {
         // SAFETY: in bounds, and only this process writes.
         unsafe { self.at(index).write_volatile(*value) }
     }
 
-    /// A 64-bit word of an element, for a store that packets see at once. `offset` in bytes.
+    /// A 64-bit word of an element, for a store that packets see atomically. `offset` is in bytes.
     pub fn word64(&self, index: u32, offset: usize) -> &AtomicU64 {
         assert!(offset.is_multiple_of(8) && offset + 8 <= size_of::<T>());
         // SAFETY: in bounds and aligned by the line above; every access to it is atomic or a volatile read.
         unsafe { AtomicU64::from_ptr(self.at(index).cast::<u8>().add(offset).cast()) }
     }
 
-    /// A 32-bit word of an element. `offset` in bytes.
+    /// A 32-bit word of an element. `offset` is in bytes.
     pub fn word32(&self, index: u32, offset: usize) -> &AtomicU32 {
         assert!(offset.is_multiple_of(4) && offset + 4 <= size_of::<T>());
         // SAFETY: as above.
         unsafe { AtomicU32::from_ptr(self.at(index).cast::<u8>().add(offset).cast()) }
     }
 
-    /// A field of one byte. `offset` in bytes.
+    /// Writes a field of one byte. `offset` is in bytes.
     pub fn set_byte(&self, index: u32, offset: usize, value: u8) {
         assert!(offset < size_of::<T>());
         // SAFETY: in bounds by the line above, and only this process writes.
@@ -110,7 +112,7 @@ impl<T> Drop for Mapped<T> {
     }
 }
 
-/// Set or clear a bit of a word that packets and other CPUs write too.
+/// Sets or clears a bit of a word that packets on other CPUs write too.
 pub fn store_bit(word: &AtomicU64, bit: u32, on: bool) {
     if on {
         word.fetch_or(1 << bit, Ordering::Relaxed);

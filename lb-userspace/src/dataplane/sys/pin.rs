@@ -1,4 +1,4 @@
-//! Objects by the path of their pin.
+//! Pins: objects by their path on a bpffs.
 
 use std::ffi::CString;
 use std::io;
@@ -15,10 +15,10 @@ struct PinAttr {
     flags: u32,
 }
 
-/// Opens what is pinned there.
+/// Opens a pinned object.
 ///
 /// # Errors
-/// The kernel's; `NotFound` where nothing is pinned.
+/// The error of the kernel; `NotFound` if nothing is pinned.
 pub fn get_pinned(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let fd = bpf(call::OBJ_GET, &mut PinAttr { path: path.as_ptr() as u64, fd: 0, flags: 0 })?;
@@ -26,10 +26,10 @@ pub fn get_pinned(pin: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Pins a map, a program or a link; it may have other pins.
+/// Pins a map, a program or a link, which may have other pins.
 ///
 /// # Errors
-/// The kernel's; `AlreadyExists` where something is pinned.
+/// The error of the kernel; `AlreadyExists` if the path exists.
 pub fn pin(object: &OwnedFd, pin: &Path) -> io::Result<()> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let mut attr = PinAttr { path: path.as_ptr() as u64, fd: object.as_raw_fd() as u32, flags: 0 };

@@ -69,23 +69,18 @@ impl KubeProxy {
         let histogram = |metric: &str, text: &str, buckets: Vec<f64>| {
             histogram_vec(registry, &name(metric), &help(text), buckets, family)
         };
+        let latency = |metric: &str, text: &str| histogram(metric, text, sync_buckets());
         let gauge = |metric: &str, text: &str| gauge_vec(registry, &name(metric), &help(text), family);
         let codes = |metric: &str, text: &str| counter_vec(registry, &name(metric), &help(text), &["code"]);
         Self {
-            sync: histogram(
-                "sync_proxy_rules_duration_seconds",
-                "SyncProxyRules latency in seconds",
-                sync_buckets(),
-            ),
-            sync_full: histogram(
+            sync: latency("sync_proxy_rules_duration_seconds", "SyncProxyRules latency in seconds"),
+            sync_full: latency(
                 "sync_full_proxy_rules_duration_seconds",
                 "SyncProxyRules latency in seconds for full resyncs",
-                sync_buckets(),
             ),
-            sync_partial: histogram(
+            sync_partial: latency(
                 "sync_partial_proxy_rules_duration_seconds",
                 "SyncProxyRules latency in seconds for partial resyncs",
-                sync_buckets(),
             ),
             last: gauge(
                 "sync_proxy_rules_last_timestamp_seconds",
@@ -106,10 +101,9 @@ impl KubeProxy {
                 &help("Number of services with a Local traffic policy and no endpoints"),
                 &["traffic_policy", "ip_family"],
             ),
-            reconciler: histogram(
+            reconciler: latency(
                 "conntrack_reconciler_sync_duration_seconds",
                 "ReconcileConntrackFlowsLatency latency in seconds",
-                sync_buckets(),
             ),
             reconciler_deleted: counter_vec(
                 registry,
