@@ -2,4 +2,5 @@
 //! programs of the test control plane.
 
 pub mod control_plane;
+mod dwarf;
 pub mod toolchain;

@@ -16,6 +16,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
+use crate::dwarf;
+
 /// The version of bpf-linker that `cargo xtask` installs.
 pub const LINKER_VERSION: &str = "0.13.0";
 
@@ -69,8 +71,9 @@ fn build_object(folder: &Path, name: &str, out: &Path) -> Result<()> {
     ensure!(output.status.success(), "{} does not compile, see above", folder.display());
 
     let built = target_dir().join(TARGET).join("release").join(name);
-    fs::copy(&built, out.join(name)).with_context(|| format!("{} was not built", built.display()))?;
-    Ok(())
+    let object = fs::read(&built).with_context(|| format!("{} was not built", built.display()))?;
+    let object = dwarf::without(&object).with_context(|| built.display().to_string())?;
+    fs::write(out.join(name), object).context("the object cannot be written")
 }
 
 /// The folder of the workspace. This crate is only ever built inside the workspace.

@@ -13,7 +13,8 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// Adds a name that `file` imports to the arrow between two places. A place has no arrow to itself.
+    /// Adds a name that `file` imports to the arrow between two places. A place has no arrow to itself. No file is
+    /// named if the places are files.
     pub fn add(&mut self, from: usize, to: usize, file: &str, name: &str) {
         if from != to {
             self.arrows.entry((from, to)).or_default().insert((file.to_owned(), name.to_owned()));
@@ -121,7 +122,10 @@ impl Graph {
         for (file, name) in self.arrows.get(&(from, to)).into_iter().flatten() {
             by_file.entry(file).or_default().push(name);
         }
-        let of_file = |(file, names): (&str, Vec<&str>)| format!("{} ({file})", names.join(", "));
+        let of_file = |(file, names): (&str, Vec<&str>)| match file {
+            "" => names.join(", "),
+            _ => format!("{} ({file})", names.join(", ")),
+        };
         by_file.into_iter().map(of_file).collect::<Vec<_>>().join("; ")
     }
 }

@@ -43,7 +43,7 @@ impl House {
             let file = house.files[from].as_str();
             for name in &names {
                 if room == other {
-                    house.within.add(from, to, file, name);
+                    house.within.add(from, to, "", name);
                 } else {
                     house.between.add(room, other, file, name);
                 }
