@@ -8,7 +8,7 @@ use crate::clients::{Answer, Clients};
 use crate::membership::Membership;
 use crate::stage::{Stage, TARGET, WEB, service, vip};
 use anyhow::{Context, Result, ensure};
-use lb_common::{Active, BackendState, Proto};
+use lb_common::{Active, Proto};
 use lb_tests::world::{Endpoint, Family, Layout, NODE_NAME, Pod, Tap};
 use lb_userspace::dataplane::Kernel;
 use lb_userspace::dataplane::maps::Maps;
