@@ -106,19 +106,6 @@ enum Hold {
 }
 
 impl Planner {
-    /// Starts from what the tables hold. Everything that is not in use, and every record that is not in force, is
-    /// pending: a packet may still read what the previous agent released last.
-    pub fn restore(tables: Tables, limits: Limits) -> Self {
-        restore::planner(tables, limits, Batch(0))
-    }
-
-    /// Starts again from the tables as they are now, after a plan was carried out only in part. Unlike a new planner,
-    /// this one distinguishes batches that were closed earlier from those to come: a grace period that is under way may
-    /// have begun before the last release, and proves nothing about that release.
-    pub fn resume(&mut self, tables: Tables) {
-        *self = restore::planner(tables, self.limits, Batch(self.batch.0 + 1));
-    }
-
     /// The writes that set the bits which the tables need and lack: bitmaps of an older schema do not have them all.
     /// Until the bits are set, the programs of this version miss the entries to which the bits lead.
     pub fn missing_bits(&mut self) -> Vec<Op> {

@@ -5,10 +5,12 @@ mod api;
 mod config;
 mod forward;
 mod kernel;
+mod line;
 mod links;
 mod memory;
 mod mounts;
 mod network;
+mod options;
 mod ports;
 mod proxy;
 mod rights;
@@ -21,9 +23,10 @@ use super::args::CheckArgs;
 use super::output::print;
 use crate::config::Flags;
 use crate::dataplane::pins::Pins;
-use crate::dataplane::shape::Sizes;
 use crate::node::netdev::Netdev;
-use crate::node::role::Overrides;
+use crate::source::api::Access;
+use line::{Level, Line, unseen};
+use options::Options;
 
 /// Prints what was found. The exit code is a failure if the agent cannot run.
 ///
@@ -44,71 +47,12 @@ pub async fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// How serious a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Level {
-    Ok,
-    /// The agent works, but a part of it does not work as it could, or the fact could not be checked.
-    Warning,
-    /// The agent does not work, or connections are misdirected.
-    Error,
-}
-
-impl Level {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Warning => "warning",
-            Self::Error => "error",
-        }
-    }
-}
-
-/// One finding.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Line {
-    /// What was checked: a word of docs/check.md.
-    pub check: &'static str,
-    pub level: Level,
-    pub found: String,
-    /// What to do; absent if nothing is to be done.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub advice: Option<String>,
-}
-
-fn ok(check: &'static str, found: impl Into<String>) -> Line {
-    Line { check, level: Level::Ok, found: found.into(), advice: None }
-}
-
-fn warning(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Line {
-    Line { check, level: Level::Warning, found: found.into(), advice: Some(advice.into()) }
-}
-
-fn error(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Line {
-    Line { level: Level::Error, ..warning(check, found, advice) }
-}
-
-fn unseen(check: &'static str, why: &dyn std::fmt::Display) -> Line {
-    warning(check, format!("not seen: {why}"), "run as root, in the network namespace of the node")
-}
-
 /// The report as `lb check -o json` shows it (docs/output.md).
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// Whether no line is an error.
     pub ok: bool,
     pub checks: Vec<Line>,
-}
-
-/// The options that the agent will get.
-pub struct Options {
-    pub pins: Pins,
-    pub roles: Overrides,
-    pub api: crate::source::api::Access,
-    /// These include `--config`.
-    pub flags: Flags,
-    pub sizes: Sizes,
 }
 
 /// Makes all checks, in the network namespace of the calling thread.
@@ -133,7 +77,7 @@ async fn look(options: &Options) -> Report {
         checks.extend(ports::check(&options.pins, settings));
     }
     let kubeconfig = settings.and_then(|settings| settings.kubeconfig);
-    let api = crate::source::api::Access { kubeconfig, ..options.api.clone() };
+    let api = Access { kubeconfig, ..options.api.clone() };
     checks.extend(api::check(&options.pins, api).await);
     Report { ok: checks.iter().all(|line| line.level != Level::Error), checks }
 }

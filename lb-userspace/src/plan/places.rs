@@ -1,6 +1,6 @@
 //! The plan for addresses alone: the node's own addresses, and the ranges of ClusterIPs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use lb_common::{Addr, FrontendKey, FrontendKind, Port, Prefix, RangeRule, node_bit};
 
@@ -80,15 +80,6 @@ impl Planner {
                 self.push(draft, Op::SetInterest { bit });
             }
         }
-    }
-}
-
-/// The ServiceCIDRs and the addresses of other proxies that the tables record in `ranges`.
-pub(super) fn service_ranges(ranges: &BTreeMap<Prefix, RangeRule>) -> ServiceRanges {
-    let of = |rule| ranges.iter().filter(move |(_, r)| **r == rule).map(|(prefix, _)| *prefix);
-    ServiceRanges {
-        cidrs: of(RangeRule::Unallocated).collect(),
-        others: of(RangeRule::Others).map(|prefix| prefix.addr).collect(),
     }
 }
 

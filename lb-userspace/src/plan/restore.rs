@@ -2,18 +2,34 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::Endpoint;
+use lb_common::{Endpoint, Prefix, RangeRule};
 
 use super::ids::{Batch, Ids};
 use super::owners::Owners;
 use super::regions::{Region, Regions};
-use super::{Limits, Planner, places};
+use super::{Limits, Planner};
+use crate::desired::ServiceRanges;
 use crate::objects::name::ServicePortName;
 use crate::objects::notice::Board;
 use crate::tables::Tables;
 
+impl Planner {
+    /// Starts from what the tables hold. Everything that is not in use, and every record that is not in force, is
+    /// pending: a packet may still read what the previous agent released last.
+    pub fn restore(tables: Tables, limits: Limits) -> Self {
+        restored(tables, limits, Batch(0))
+    }
+
+    /// Starts again from the tables as they are now, after a plan was carried out only in part. Unlike a new planner,
+    /// this one distinguishes batches that were closed earlier from those to come: a grace period that is under way may
+    /// have begun before the last release, and proves nothing about that release.
+    pub fn resume(&mut self, tables: Tables) {
+        *self = restored(tables, self.limits, Batch(self.batch.0 + 1));
+    }
+}
+
 /// Everything that is pending belongs to `batch`.
-pub(super) fn planner(tables: Tables, limits: Limits, batch: Batch) -> Planner {
+fn restored(tables: Tables, limits: Limits, batch: Batch) -> Planner {
     let mut owners = Owners::default();
     name_services(&tables, &mut owners);
     let named: BTreeMap<u32, ServicePortName> =
@@ -33,7 +49,7 @@ pub(super) fn planner(tables: Tables, limits: Limits, batch: Batch) -> Planner {
         backend_ids: Ids::restore(limits.backends, &used_backends, tables.backends.keys().copied(), batch),
         regions: Regions::restore(limits.slots, &used_regions, touched_slots, batch),
         settling: tables.services.keys().map(|service| (*service, batch)).collect(),
-        service_ranges: places::service_ranges(&tables.ranges),
+        service_ranges: service_ranges(&tables.ranges),
         tables,
         owners,
         limits,
@@ -136,4 +152,13 @@ fn is_apart(used: &BTreeSet<Region>, region: Region) -> bool {
     let after = used.range(region..).next();
     before.is_none_or(|other| other.range().end <= region.offset)
         && after.is_none_or(|other| region.range().end <= other.offset)
+}
+
+/// The ServiceCIDRs and the addresses of other proxies that the tables record in `ranges`.
+fn service_ranges(ranges: &BTreeMap<Prefix, RangeRule>) -> ServiceRanges {
+    let of = |rule| ranges.iter().filter(move |(_, r)| **r == rule).map(|(prefix, _)| *prefix);
+    ServiceRanges {
+        cidrs: of(RangeRule::Unallocated).collect(),
+        others: of(RangeRule::Others).map(|prefix| prefix.addr).collect(),
+    }
 }

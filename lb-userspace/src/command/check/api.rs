@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Line, error, ok, warning};
+use super::line::{Line, error, ok, warning};
 use crate::dataplane;
 use crate::dataplane::maps::Maps;
 use crate::dataplane::pins::Pins;

@@ -1,6 +1,6 @@
 //! The configuration of kube-proxy that the agent will read.
 
-use super::{Line, error, ok, warning};
+use super::line::{Line, error, ok, warning};
 use crate::config::{Flags, Settings};
 
 /// The findings, and the settings that result; `None` if the configuration cannot be read.

@@ -4,7 +4,7 @@ use std::io;
 
 use libc::{NF_DROP, NF_INET_FORWARD, NFNL_SUBSYS_NFTABLES, NFPROTO_INET, NFT_MSG_GETCHAIN};
 
-use super::{Line, ok, unseen, warning};
+use super::line::{Line, ok, unseen, warning};
 use crate::command::cleanup::kube_proxy::family::NfFamily;
 use crate::command::cleanup::kube_proxy::legacy;
 use crate::node::nfnetlink::{Attributes, Message, Nfnetlink, attribute, be32, text};

@@ -1,6 +1,7 @@
 //! What the kernel can do: tried, never guessed from its version.
 
-use super::{Line, Options, error, ok, unseen, warning};
+use super::line::{Line, error, ok, unseen, warning};
+use super::options::Options;
 use crate::dataplane::load::{self, Constants, Tried};
 use crate::dataplane::probe;
 use crate::dataplane::sys::grace::Grace;

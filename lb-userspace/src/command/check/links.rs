@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Line, Options, ok, unseen, warning};
+use super::line::{Line, ok, unseen, warning};
+use super::options::Options;
 use crate::dataplane::hook::place::is_ours;
 use crate::dataplane::probe;
 use crate::node::netdev::{Direction, Facts, Netdev};

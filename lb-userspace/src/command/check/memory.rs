@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use super::{Line, Options, error, ok, unseen, warning};
+use super::line::{Line, error, ok, unseen, warning};
+use super::options::Options;
 use crate::dataplane::{maps, probe};
 
 const MIB: u64 = 1 << 20;

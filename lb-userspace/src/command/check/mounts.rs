@@ -1,6 +1,6 @@
 //! The bpffs and the cgroup v2 hierarchy.
 
-use super::{Line, error, ok, warning};
+use super::line::{Line, error, ok, warning};
 use crate::dataplane::hook::cgroup::Cgroup;
 use crate::dataplane::pins::Pins;
 use crate::node::capabilities;

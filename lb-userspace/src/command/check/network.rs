@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::{Line, error, ok, unseen, warning};
+use super::line::{Line, error, ok, unseen, warning};
 use crate::node::netdev::{Facts, Netdev};
 use crate::node::role::{Overrides, Role, role};
 

@@ -1,6 +1,6 @@
 //! The ports on which the agent will listen.
 
-use super::{Line, error, ok, warning};
+use super::line::{Line, error, ok, warning};
 use crate::config::Settings;
 use crate::dataplane::lock;
 use crate::dataplane::pins::Pins;

@@ -1,6 +1,6 @@
 //! Whether kube-proxy runs, and what it left behind.
 
-use super::{Line, error, ok, unseen, warning};
+use super::line::{Line, error, ok, unseen, warning};
 use crate::command::cleanup::kube_proxy::{self, Leftovers, running};
 use crate::node::netdev::Netdev;
 

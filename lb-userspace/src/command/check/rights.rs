@@ -1,6 +1,6 @@
 //! Capabilities of this process.
 
-use super::{Line, error, ok, unseen};
+use super::line::{Line, error, ok, unseen};
 use crate::node::capabilities::{NEEDED, missing};
 
 pub fn check() -> Vec<Line> {
