@@ -14,8 +14,17 @@ use xtask::toolchain;
 pub fn command() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(toolchain::root());
+    // `cargo run` says by them what package we are. The build script of ring asks cargo to watch them: a cargo that
+    // was typed and one that we start would build ring, and all that needs it, in turn.
+    let ours = env::vars_os().map(|(name, _)| name);
+    for name in ours.filter(|name| PACKAGE.iter().any(|prefix| name.to_string_lossy().starts_with(prefix))) {
+        command.env_remove(name);
+    }
     command
 }
+
+/// How the variables begin that describe the package of a program which `cargo run` started.
+const PACKAGE: [&str; 2] = ["CARGO_PKG_", "CARGO_MANIFEST_"];
 
 /// Runs a command to its end; its output is the user's.
 pub fn run(command: &mut Command) -> Result<()> {
