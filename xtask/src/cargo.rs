@@ -14,8 +14,17 @@ use xtask::toolchain;
 pub fn command() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(toolchain::root());
+    // `cargo run` sets these variables for this process. The build script of ring asks cargo to watch them: a cargo that
+    // the user types and one that we start would rebuild ring, and all that needs ring, in turn.
+    let ours = env::vars_os().map(|(name, _)| name);
+    for name in ours.filter(|name| PACKAGE.iter().any(|prefix| name.to_string_lossy().starts_with(prefix))) {
+        command.env_remove(name);
+    }
     command
 }
+
+/// The prefixes of the variables that describe the package of a program which `cargo run` started.
+const PACKAGE: [&str; 2] = ["CARGO_PKG_", "CARGO_MANIFEST_"];
 
 /// Runs a command to its end. Its output goes to the user.
 pub fn run(command: &mut Command) -> Result<()> {
