@@ -188,11 +188,10 @@ pub fn egress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
             traffic.reply_bytes += bytes;
         });
     }
-    let track = flow.beat != flow::beat() || flow.is_in(Phase::New) || packet.has_control_flag();
     if !rewrite::as_flow_says(packet, flow) {
         return Err(Drop(Counter::DropRewriteFailed));
     }
-    if track {
+    if flow.beat != flow::beat() || flow.is_in(Phase::New) || packet.has_control_flag() {
         let mac = if link.is_port() { packet.source_mac() } else { 0 };
         flow::track_backend(&packet.key, packet.tcp_flags, mac);
     }
