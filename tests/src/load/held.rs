@@ -44,6 +44,7 @@ pub struct UdpHandle {
     /// The address is unspecified; only the port counts.
     pub local: SocketAddr,
     asked: u64,
+    tries: u32,
 }
 
 impl UdpHandle {
@@ -56,7 +57,7 @@ impl UdpHandle {
         let told = |error: &std::io::Error| Failure::new(error, target, None);
         let socket = udp_from(port, target).map_err(|error| told(&error))?;
         let local = socket.local_addr().map_err(|error| told(&error))?;
-        let mut handle = Self { socket, backend: String::new(), target, local, asked: 0 };
+        let mut handle = Self { socket, backend: String::new(), target, local, asked: 0, tries: 1 };
         handle.backend = handle.ask()?;
         Ok(handle)
     }
@@ -65,8 +66,14 @@ impl UdpHandle {
     pub fn ask(&mut self) -> Result<String, Failure> {
         self.asked += 1;
         let question = format!("question {}", self.asked);
-        ask(&self.socket, self.target, &question, TIMEOUT)
-            .map_err(|kind| Failure::new(kind, self.target, Some(self.local)))
+        let mut answer = Err(Kind::TimedOut);
+        for _ in 0..self.tries {
+            answer = ask(&self.socket, self.target, &question, TIMEOUT);
+            if !matches!(answer, Err(Kind::TimedOut)) {
+                break;
+            }
+        }
+        answer.map_err(|kind| Failure::new(kind, self.target, Some(self.local)))
     }
 
     /// Asks for the backend's name. A backend other than the previous one is a failure, and is remembered.
@@ -106,6 +113,14 @@ impl HeldUdp {
     pub fn open(netns: &Netns, target: SocketAddr, count: usize) -> Result<Self, Failure> {
         let open = || (0..count).map(|_| UdpHandle::open_here(0, target)).collect::<Result<_, _>>();
         Ok(Self { sockets: netns.enter(open)? })
+    }
+
+    /// Sends a question without an answer again, as a resolver does, so that it is asked this many times at most. A
+    /// datagram that is lost once is no failure then.
+    #[must_use]
+    pub fn with_tries(mut self, tries: u32) -> Self {
+        self.sockets.iter_mut().for_each(|socket| socket.tries = tries);
+        self
     }
 
     /// The number of sockets per backend that answered last.
