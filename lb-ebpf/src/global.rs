@@ -75,6 +75,20 @@ macro_rules! as_it_is {
 
 as_it_is!(u8, u32, u64, *mut __sk_buff);
 
+impl Argument for bool {
+    type Raw = u32;
+
+    #[inline(always)]
+    fn pass(self) -> u32 {
+        self as u32
+    }
+
+    #[inline(always)]
+    unsafe fn receive(raw: u32) -> Option<Self> {
+        Some(raw != 0)
+    }
+}
+
 /// What a global function can return.
 pub trait Answer: Sized {
     /// How the answer travels.

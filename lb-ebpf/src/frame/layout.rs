@@ -27,6 +27,7 @@ pub mod eth {
     use super::Bytes;
 
     pub const LEN: u32 = 14;
+    pub const ADDRESS_LEN: u32 = 6;
     /// The destination is at the start of the frame.
     pub const DST: u32 = 0;
     pub const SRC: u32 = 6;

@@ -18,6 +18,7 @@ use aya_ebpf::{
 use super::headers::Headers;
 use super::layout::{Bytes, eth};
 use super::link::Link;
+use crate::global::global;
 
 /// `linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
@@ -63,34 +64,14 @@ impl Packet<'_> {
     /// Copies bytes of the frame, linear or not.
     #[inline(always)]
     pub fn load<T: Bytes>(&self, offset: u32) -> Option<T> {
-        let mut value = MaybeUninit::<T>::uninit();
-        // SAFETY: `value` is that many writable bytes.
-        let failed = unsafe {
-            bpf_skb_load_bytes(
-                self.skb.cast_const().cast(),
-                offset,
-                value.as_mut_ptr().cast::<c_void>(),
-                size_of::<T>() as u32,
-            )
-        };
-        // SAFETY: the helper filled it, and any bit pattern is valid.
-        if failed == 0 { Some(unsafe { value.assume_init() }) } else { None }
+        load(self.skb, offset)
     }
 
     /// Writes bytes of the frame. `flags` are those of `bpf_skb_store_bytes`.
     #[inline(always)]
     #[must_use]
     pub fn store<T: Copy>(&mut self, offset: u32, value: &T, flags: u64) -> bool {
-        // SAFETY: `value` is that many readable bytes.
-        unsafe {
-            bpf_skb_store_bytes(
-                self.skb,
-                offset,
-                core::ptr::from_ref(value).cast::<c_void>(),
-                size_of::<T>() as u32,
-                flags,
-            ) == 0
-        }
+        store(self.skb, offset, value, flags)
     }
 
     /// Sends the frame back to the pod that it came from, its MAC addresses swapped. If the link has a peer, the frame
@@ -98,21 +79,8 @@ impl Packet<'_> {
     /// kernel refused.
     #[inline(always)]
     pub fn send_back(&mut self, link: Link) -> Option<i32> {
-        let macs = self.load::<[u16; 6]>(eth::DST)?;
-        let swapped = [macs[3], macs[4], macs[5], macs[0], macs[1], macs[2]];
-        if !self.store(eth::DST, &swapped, 0) {
-            return None;
-        }
-        if link.has_peer() {
-            // At a port of a bridge the frame is still marked as for another host, and the pod's stack would drop it.
-            // SAFETY: plain helper calls.
-            return Some(unsafe {
-                bpf_skb_change_type(self.skb, PACKET_HOST);
-                bpf_redirect_peer(self.ifindex(), 0)
-            } as i32);
-        }
-        // SAFETY: a plain helper call.
-        Some(unsafe { bpf_redirect(self.ifindex(), 0) } as i32)
+        let code = turn_round(self.skb, link.has_peer());
+        if code == REFUSED { None } else { Some(code) }
     }
 
     /// Whether this network namespace has a UDP socket that is connected to the frame's source from its destination.
@@ -159,9 +127,74 @@ impl Packet<'_> {
     /// Source MAC address in the low 48 bits, first byte lowest; 0 if it cannot be read.
     #[inline(always)]
     pub fn source_mac(&self) -> u64 {
-        match self.load::<[u16; 3]>(eth::SRC) {
-            Some([a, b, c]) => u64::from(a) | u64::from(b) << 16 | u64::from(c) << 32,
-            None => 0,
+        let mut word = 0_u64;
+        // SAFETY: `word` has six writable bytes and two more; the helper clears the six if it fails.
+        unsafe {
+            bpf_skb_load_bytes(
+                self.skb.cast_const().cast(),
+                eth::SRC,
+                (&raw mut word).cast(),
+                eth::ADDRESS_LEN,
+            )
+        };
+        u64::from_le(word)
+    }
+}
+
+#[inline(always)]
+fn load<T: Bytes>(skb: *mut __sk_buff, offset: u32) -> Option<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: `value` is that many writable bytes.
+    let failed = unsafe {
+        bpf_skb_load_bytes(
+            skb.cast_const().cast(),
+            offset,
+            value.as_mut_ptr().cast::<c_void>(),
+            size_of::<T>() as u32,
+        )
+    };
+    // SAFETY: the helper filled it, and any bit pattern is valid.
+    if failed == 0 { Some(unsafe { value.assume_init() }) } else { None }
+}
+
+#[inline(always)]
+fn store<T: Copy>(skb: *mut __sk_buff, offset: u32, value: &T, flags: u64) -> bool {
+    // SAFETY: `value` is that many readable bytes.
+    unsafe {
+        bpf_skb_store_bytes(
+            skb,
+            offset,
+            core::ptr::from_ref(value).cast::<c_void>(),
+            size_of::<T>() as u32,
+            flags,
+        ) == 0
+    }
+}
+
+/// The answer of `turn_round` if the kernel refused. It is no verdict of a redirect.
+const REFUSED: i32 = -1;
+
+global!(
+    /// Swaps the MAC addresses and redirects the frame; returns the verdict, or `REFUSED`. Few packets need this, so
+    /// that a call costs nothing that counts, and spares the verifier a copy on each path that ends here.
+    fn turn_round(skb: *mut __sk_buff, has_peer: bool) -> i32 = swap_and_redirect, null: REFUSED
+);
+
+#[inline(always)]
+fn swap_and_redirect(skb: *mut __sk_buff, has_peer: bool) -> i32 {
+    let Some(macs) = load::<[u16; 6]>(skb, eth::DST) else { return REFUSED };
+    let swapped = [macs[3], macs[4], macs[5], macs[0], macs[1], macs[2]];
+    if !store(skb, eth::DST, &swapped, 0) {
+        return REFUSED;
+    }
+    // SAFETY: plain helper calls, and a field of the context.
+    unsafe {
+        let ifindex = (*skb).ifindex;
+        if !has_peer {
+            return bpf_redirect(ifindex, 0) as i32;
         }
+        // At a port of a bridge the frame is still marked as for another host, and the pod's stack would drop it.
+        bpf_skb_change_type(skb, PACKET_HOST);
+        bpf_redirect_peer(ifindex, 0) as i32
     }
 }

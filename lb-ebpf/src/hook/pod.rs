@@ -56,7 +56,11 @@ fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
         match flow::standing(packet, flow) {
             Standing::Good => {
                 let rewritten = rewrite::as_flow_says(packet, flow);
-                let hairpin = translated(packet, flow, rewritten, link)?;
+                let hairpin = translated(packet, flow, rewritten)?;
+                // A new flow has learned no MAC address yet, and a hairpin never does.
+                if link.is_port() && flow.mac != [0; 6] && !packet.send_to_mac(flow.mac) {
+                    return Err(Drop(Counter::DropRewriteFailed));
+                }
                 // Last, because the flow may move now.
                 flow::touch_forward(packet, flow);
                 return leave(packet, hairpin, link);
@@ -99,7 +103,7 @@ fn begin(packet: &mut Packet, previous: u32, link: Link) -> Result<Verdict, Drop
             // If the flow was evicted within the microsecond, the client's next try finds room again.
             let Some((flow, _)) = maps::flow(&packet.key) else { return Err(Drop(Counter::DropFlowInsert)) };
             let rewritten = rewrite::rewrite(packet.skb, packet.headers, flow);
-            let hairpin = translated(packet, flow, rewritten, link)?;
+            let hairpin = translated(packet, flow, rewritten)?;
             return leave(packet, hairpin, link);
         }
         Opened::NotOurs => return Ok(Verdict::Continue),
@@ -119,7 +123,7 @@ fn begin(packet: &mut Packet, previous: u32, link: Link) -> Result<Verdict, Drop
 
 /// Counts the packet and fails if its rewrite did. Returns whether the packet is a hairpin.
 #[inline(always)]
-fn translated(packet: &mut Packet, flow: &Flow, rewritten: bool, link: Link) -> Result<bool, Drop> {
+fn translated(packet: &mut Packet, flow: &Flow, rewritten: bool) -> Result<bool, Drop> {
     if !rewritten {
         return Err(Drop(Counter::DropRewriteFailed));
     }
@@ -130,11 +134,7 @@ fn translated(packet: &mut Packet, flow: &Flow, rewritten: bool, link: Link) -> 
             traffic.bytes += bytes;
         });
     }
-    let hairpin = flow.is_hairpin();
-    if link.is_port() && !hairpin && flow.mac != [0; 6] && !packet.send_to_mac(flow.mac) {
-        return Err(Drop(Counter::DropRewriteFailed));
-    }
-    Ok(hairpin)
+    Ok(flow.is_hairpin())
 }
 
 #[inline(always)]
@@ -169,13 +169,10 @@ pub fn egress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
     if !maps::interesting(packet.key.src, packet.key.sport, packet.key.proto) {
         return Ok(Verdict::Continue);
     }
-    let flow = match maps::flow(&packet.key) {
-        Some((flow, _)) => flow,
-        // As in `forward`: the flow may be moving between the parts.
-        None => {
-            let Some(flow) = maps::flow_in(Part::Assured, &packet.key) else { return Ok(Verdict::Continue) };
-            flow
-        }
+    // As in `forward`: the flow may be moving between the parts.
+    let found = maps::flow(&packet.key).map(|(flow, _)| flow);
+    let Some(flow) = found.or_else(|| maps::flow_in(Part::Assured, &packet.key)) else {
+        return Ok(Verdict::Continue);
     };
     // A hairpin reply was restored at the link by which it entered; a forward entry is another connection's request.
     if !flow.is_reverse() || flow.action != Action::Stack.number() {
