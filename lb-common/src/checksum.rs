@@ -113,6 +113,12 @@ mod tests {
     }
 
     #[test]
+    fn a_carry_that_carries_again_is_kept() {
+        assert_eq!(fold_32(0x1_ffff_ffff), 1);
+        assert_eq!(fold_16(0x1_ffff), 1);
+    }
+
+    #[test]
     fn nothing_changes_if_nothing_is_replaced() {
         let addr = Addr::from_words([1, 2, 3, 4]);
         assert_eq!(updated(0x1234, delta(addr, addr)), 0x1234);
