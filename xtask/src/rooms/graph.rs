@@ -177,4 +177,10 @@ mod tests {
         assert_eq!(circles, [BTreeSet::from([0, 1, 2, 3])]);
         assert_eq!(graph.shortest_way_around(&circles[0]), [1, 2]);
     }
+
+    #[test]
+    fn the_shortest_way_is_found_among_longer_ones() {
+        let graph = graph(&[(0, 1), (1, 0), (0, 2), (2, 3), (3, 0), (1, 4), (4, 5), (5, 1)]);
+        assert_eq!(graph.shortest_way_around(&graph.circles()[0]), [0, 1]);
+    }
 }

@@ -320,6 +320,16 @@ pub mod tests {
     }
 
     #[test]
+    fn the_root_passes_a_renamed_import_on() {
+        let files = [
+            ("lib.rs", "mod a; mod b; pub use b::X as Wall;"),
+            ("a.rs", "use crate::Wall;"),
+            ("b.rs", "pub struct X;"),
+        ];
+        assert_eq!(arrows(&files), ["a -> b: X (a.rs)", "lib -> b: X (lib.rs)"]);
+    }
+
+    #[test]
     fn another_rooms_door_is_that_room() {
         let files = [
             ("lib.rs", "mod a; mod b; mod c;"),
