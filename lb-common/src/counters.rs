@@ -66,7 +66,7 @@ counters! {
         ResetUnknownFlow = "reset_unknown_flow";
         /// RST to the client: the service has no endpoint.
         ResetNoEndpoint = "reset_no_endpoint";
-        /// Dropped: the service has no endpoint, and the packet cannot be answered (IP options, IPv6 extension headers,
+        /// Dropped: no endpoint or no such port, and the packet cannot be answered (IP options, IPv6 extension headers,
         /// SCTP); or SCTP, and the endpoint listens on another port.
         DropNoEndpoint = "drop_no_endpoint", drop;
         /// Dropped: the policy is Local, and this node has no endpoint.

@@ -1,8 +1,8 @@
 //! Flows: found, judged, opened, kept, closed and swept.
 //!
-//! A flow is two entries, forward and reverse. A flow starts in the LRU of its protocol and moves to `flows` when
-//! the far end has answered, so that a flood of requests evicts neither established connections nor those of the
-//! other protocols.
+//! A flow is two entries, forward and reverse. A flow starts in the LRU of its protocol and moves to `flows` when it
+//! is assured (TCP: the handshake is complete; others: the far end has answered). A flood of requests therefore evicts
+//! no established connection, and a flood of SYNs no flow of UDP or SCTP, nor the reverse.
 
 mod claim;
 mod clock;

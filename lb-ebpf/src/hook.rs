@@ -1,4 +1,5 @@
-//! One pipeline for each hook: read, find, decide, act. Nothing below knows which hook runs it.
+//! One pipeline for each hook: read, find, decide, act. What
+//! needs only `Headers` (flows, services, maps) does not know which hook runs it; what writes frames is for tc.
 
 pub mod pod;
 pub mod sock;

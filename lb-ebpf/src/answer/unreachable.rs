@@ -1,7 +1,9 @@
 //! Turns a datagram into the "port unreachable" about it (RFC 792, RFC 4443): a connected socket sees ECONNREFUSED.
 //!
 //! The message is written over the datagram. If the datagram had a checksum that is still to be filled in
-//! (`CHECKSUM_PARTIAL`), the kernel writes 0xffff into the message's unused word later: 0 in one's complement.
+//! (`CHECKSUM_PARTIAL`), and the link has no checksum offload, the kernel writes into the message's unused word later:
+//! over IPv4 0xffff, which is 0 in one's complement; over IPv6 the pseudo header's sum, so that the pod drops the
+//! message and waits. A veth never does so, a tap only without `TUN_F_CSUM`.
 
 use aya_ebpf::bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM};
 use aya_ebpf::helpers::bpf_skb_change_tail;

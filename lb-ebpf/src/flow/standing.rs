@@ -6,7 +6,7 @@ use crate::frame::Headers;
 use crate::maps;
 use crate::service::find_frontend;
 
-/// What a packet from a client finds in its flow.
+/// What a packet from a pod finds in its flow.
 pub enum Standing {
     /// The packet follows the flow.
     Good,

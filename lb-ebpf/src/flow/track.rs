@@ -12,7 +12,7 @@ use crate::maps::{self, EEXIST, Part};
 /// Beats without a reply for which a learned MAC address is believed.
 const MAC_TRUSTED: u16 = 2;
 
-/// Keeps the flow of a packet from a client, if something about the flow has changed.
+/// Keeps the flow of a packet from a pod, if something about the flow has changed.
 #[inline(always)]
 pub fn touch_forward(headers: &Headers, flow: &Flow) {
     if flow.beat != beat() || flow.is_in(Phase::Replied) || headers.has_control_flag() {
@@ -21,7 +21,7 @@ pub fn touch_forward(headers: &Headers, flow: &Flow) {
 }
 
 global!(
-    /// Keeps the flow of a packet from a client.
+    /// Keeps the flow of a packet from a pod.
     fn track_forward(key: &FlowKey, tcp_flags: u8) -> () = forward, null: ()
 );
 

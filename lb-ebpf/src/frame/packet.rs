@@ -114,7 +114,7 @@ impl Packet<'_> {
         }
     }
 
-    /// Makes this the destination's MAC address. Returns false if the kernel refused.
+    /// Makes this the frame's destination MAC address. Returns false if the kernel refused.
     #[inline(always)]
     pub fn send_to_mac(&mut self, mac: [u8; 6]) -> bool {
         match self.load::<[u8; 6]>(eth::DST) {
@@ -176,7 +176,7 @@ const REFUSED: i32 = -1;
 
 global!(
     /// Swaps the MAC addresses and redirects the frame; returns the verdict, or `REFUSED`. Few packets need this, so
-    /// that a call costs nothing that counts, and spares the verifier a copy on each path that ends here.
+    /// that the cost of a call does not matter, and the call spares the verifier a copy on each path that ends here.
     fn turn_round(skb: *mut __sk_buff, has_peer: bool) -> i32 = swap_and_redirect, null: REFUSED
 );
 

@@ -23,7 +23,7 @@ wire_enum! {
         Transport = 0,
         /// ICMP or ICMPv6: addresses and protocol are filled.
         Icmp = 1,
-        /// A fragment of one of these: the tuple may be incomplete.
+        /// A fragment, of whichever protocol: the tuple may be incomplete.
         Fragment = 2,
         /// More VLAN tags or extension headers than are followed.
         TooDeep = 3,

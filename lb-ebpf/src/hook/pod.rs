@@ -57,8 +57,8 @@ fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
             Standing::Good => {
                 let rewritten = rewrite::as_flow_says(packet, flow);
                 let hairpin = translated(packet, flow, rewritten)?;
-                // A new flow has learned no MAC address yet, and a hairpin never does.
-                if link.is_port() && flow.mac != [0; 6] && !packet.send_to_mac(flow.mac) {
+                // A new flow has learned no MAC address yet.
+                if link.is_port() && !hairpin && flow.mac != [0; 6] && !packet.send_to_mac(flow.mac) {
                     return Err(Drop(Counter::DropRewriteFailed));
                 }
                 // Last, because the flow may move now.
@@ -121,7 +121,7 @@ fn begin(packet: &mut Packet, previous: u32, link: Link) -> Result<Verdict, Drop
     answer::reject(packet, link, reason)
 }
 
-/// Counts the packet and fails if its rewrite did. Returns whether the packet is a hairpin.
+/// Fails if the rewrite did; otherwise counts the packet, and returns whether it is a hairpin.
 #[inline(always)]
 fn translated(packet: &mut Packet, flow: &Flow, rewritten: bool) -> Result<bool, Drop> {
     if !rewritten {

@@ -7,7 +7,8 @@ use crate::flow::{self, Standing};
 use crate::frame::plain;
 use crate::maps;
 
-/// Looks a frame up and changes nothing. Every frame that is not plain is left to tc.
+/// Looks a frame up; at most, an entry of the previous table is taken over. Every frame that is not plain is left to
+/// tc.
 #[inline(always)]
 pub fn look_up(xdp: *mut xdp_md) -> Finding {
     let Some(headers) = plain::parse(xdp) else { return Finding::NotPlain };

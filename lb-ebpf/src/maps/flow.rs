@@ -45,14 +45,14 @@ pub struct Pair {
 /// This CPU's room for a flow in the making; its content is what another packet left.
 #[inline(always)]
 pub fn scratch<'a>() -> Option<&'a mut Pair> {
-    // SAFETY: this CPU's own value; taken once per packet.
+    // SAFETY: this CPU's own value, never held twice at once.
     SCRATCH.get_ptr_mut(0).map(|pair| unsafe { &mut *pair })
 }
 
 /// The parts of the flow table. The protocol of the key decides which of the two LRUs is meant.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// Flows whose far end has answered.
+    /// TCP whose handshake is complete; others whose far end has answered.
     Assured,
     /// The LRU of the protocol: half-open and closed TCP, or others without an answer.
     Unassured,
@@ -84,7 +84,7 @@ pub fn flow<'a>(key: &FlowKey) -> Option<(&'a mut Flow, Part)> {
     }
 }
 
-/// Copies an entry from the previous table, if only that table has the entry.
+/// Copies an entry from the previous table, if that table has the entry and the same part of this one has not.
 #[inline(always)]
 pub fn bring_over(key: &FlowKey) {
     if settings::reads_through() {
@@ -93,8 +93,8 @@ pub fn bring_over(key: &FlowKey) {
 }
 
 global!(
-    /// Copies an entry from the previous table, and returns whether there was one to copy. The entry stays there, too,
-    /// for a link whose other direction still has its previous program.
+    /// Copies an entry from the previous table, and returns whether it did. The entry stays there, too, for a link
+    /// whose other direction still has its previous program.
     fn take_over(key: &FlowKey) -> bool = copy_previous, null: false
 );
 

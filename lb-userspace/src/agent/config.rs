@@ -27,7 +27,7 @@ pub struct Config {
     pub surfaces: ServerOptions,
     /// How long a change may wait to be written before the agent reports itself unhealthy.
     pub health_timeout: Duration,
-    /// Maximum number of service ports (and of backends) with per-series traffic metrics.
+    /// Maximum number of service ports (and of backends) with traffic metrics of their own.
     pub metrics_limit: usize,
     pub sizes: Sizes,
     pub host_sockets: SocketOptions,

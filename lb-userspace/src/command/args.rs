@@ -88,7 +88,7 @@ pub struct AgentArgs {
     pub node_name: Option<String>,
     #[command(flatten)]
     pub kube_proxy: KubeProxyArgs,
-    /// Maximum number of service ports (and of backends) with per-series traffic metrics
+    /// Maximum number of service ports (and of backends) with traffic metrics of their own
     #[arg(long, value_name = "COUNT", default_value_t = 1000)]
     pub metrics_limit: usize,
     #[command(flatten)]

@@ -11,7 +11,7 @@ pub fn check(may_try: bool, options: &Options) -> Vec<Line> {
     if may_try {
         return vec![programs(options), btf(), grace(), sockets()];
     }
-    let untried = |check| unseen(check, &"the capabilities above are missing");
+    let untried = |check| unseen(check, &"not tried without the capabilities above");
     vec![untried("programs"), btf(), untried("grace"), untried("sockets")]
 }
 

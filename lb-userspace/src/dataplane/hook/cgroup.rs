@@ -62,7 +62,7 @@ impl Cgroup {
             return Self::folder(&mount.path);
         }
         Self::by_own_mount().context(
-            "the root of the host's cgroup v2 hierarchy is not mounted here, and cannot be mounted: run \
+            "the root of the host's cgroup v2 hierarchy is not mounted here, and this process cannot mount it: run \
              `mount -t cgroup2 none /sys/fs/cgroup/unified`; in a container, add a hostPath volume of the host's \
              /sys/fs/cgroup, as in deploy/",
         )

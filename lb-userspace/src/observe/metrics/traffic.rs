@@ -194,7 +194,8 @@ impl Families {
             )?,
             drops: counter(
                 "lb_drops_total",
-                "Dropped packets, and sockets of the host whose peer was refused, by the reason that `lb status` shows",
+                "Dropped packets, and connections of the host's processes that a rule drops, by the reason that `lb status` \
+                 shows",
             )?,
             events: counter(
                 "lb_packet_events_total",
