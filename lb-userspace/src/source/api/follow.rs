@@ -175,7 +175,9 @@ impl Follower {
         let verdict = self.guard.end();
         match verdict {
             Verdict::Take => {}
-            Verdict::TakeInstead => warn!("{}: the second list is not short, so the first was wrong", K::KIND),
+            Verdict::TakeInstead => {
+                warn!("{}: the second list is not short, so the first was wrong", K::KIND)
+            }
             Verdict::TakeConfirmed(Loss { before, after }) => warn!(
                 "{}: a second list confirms the loss and is accepted: {after} of {before} {} remain",
                 K::KIND,
