@@ -10,23 +10,31 @@
 //! and enums.
 
 use aya_ebpf::bindings::__sk_buff;
+use lb_common::{Flow, FlowKey, SocketKey};
 
 /// What a global function can take.
 pub trait Argument: Sized {
     /// How the argument travels.
     type Raw;
+    /// What the callee has to keep of the argument.
+    type Room;
 
     fn pass(self) -> Self::Raw;
 
     /// `None` for a null pointer, which no caller of ours passes.
     ///
     /// # Safety
-    /// `raw` is null or comes from [`Argument::pass`] of a caller that has not returned.
-    unsafe fn receive(raw: Self::Raw) -> Option<Self>;
+    /// `raw` is null or comes from [`Argument::pass`] of a caller that has not returned. `room` is the callee's and
+    /// outlives the argument.
+    unsafe fn receive(raw: Self::Raw, room: *mut Self::Room) -> Option<Self>;
 }
 
-impl<T> Argument for &T {
+/// Travels as a pointer.
+pub trait ByPointer {}
+
+impl<T: ByPointer> Argument for &T {
     type Raw = *const T;
+    type Room = ();
 
     #[inline(always)]
     fn pass(self) -> *const T {
@@ -34,14 +42,15 @@ impl<T> Argument for &T {
     }
 
     #[inline(always)]
-    unsafe fn receive(raw: *const T) -> Option<Self> {
+    unsafe fn receive(raw: *const T, _: *mut ()) -> Option<Self> {
         // SAFETY: the caller's contract.
         unsafe { raw.as_ref() }
     }
 }
 
-impl<T> Argument for &mut T {
+impl<T: ByPointer> Argument for &mut T {
     type Raw = *mut T;
+    type Room = ();
 
     #[inline(always)]
     fn pass(self) -> *mut T {
@@ -49,16 +58,46 @@ impl<T> Argument for &mut T {
     }
 
     #[inline(always)]
-    unsafe fn receive(raw: *mut T) -> Option<Self> {
+    unsafe fn receive(raw: *mut T, _: *mut ()) -> Option<Self> {
         // SAFETY: the caller's contract.
         unsafe { raw.as_mut() }
     }
 }
 
+/// A key of a map travels as a pointer, and the callee copies it to its own stack: before Linux 6.2 the verifier lets
+/// no helper read a key from where an argument of a global function points.
+macro_rules! copied {
+    ($($type:ty),+) => {$(
+        impl Argument for &$type {
+            type Raw = *const $type;
+            type Room = $type;
+
+            #[inline(always)]
+            fn pass(self) -> *const $type {
+                self
+            }
+
+            #[inline(always)]
+            unsafe fn receive(raw: *const $type, room: *mut $type) -> Option<Self> {
+                // SAFETY: the caller's contract.
+                unsafe {
+                    room.write(*raw.as_ref()?);
+                    Some(&*room)
+                }
+            }
+        }
+    )+};
+}
+
+copied!(FlowKey, SocketKey);
+
+impl ByPointer for Flow {}
+
 macro_rules! as_it_is {
     ($($type:ty),+) => {$(
         impl Argument for $type {
             type Raw = Self;
+            type Room = ();
 
             #[inline(always)]
             fn pass(self) -> Self {
@@ -66,7 +105,7 @@ macro_rules! as_it_is {
             }
 
             #[inline(always)]
-            unsafe fn receive(raw: Self) -> Option<Self> {
+            unsafe fn receive(raw: Self, _: *mut ()) -> Option<Self> {
                 Some(raw)
             }
         }
@@ -77,6 +116,7 @@ as_it_is!(u8, u32, u64, *mut __sk_buff);
 
 impl Argument for bool {
     type Raw = u32;
+    type Room = ();
 
     #[inline(always)]
     fn pass(self) -> u32 {
@@ -84,7 +124,7 @@ impl Argument for bool {
     }
 
     #[inline(always)]
-    unsafe fn receive(raw: u32) -> Option<Self> {
+    unsafe fn receive(raw: u32, _: *mut ()) -> Option<Self> {
         Some(raw != 0)
     }
 }
@@ -159,28 +199,37 @@ macro_rules! answer {
 }
 
 /// Makes `$body`, an inlined function with these arguments, the global function `$name`. `null` is its answer to a
-/// null pointer.
+/// null pointer; a function without arguments needs none.
 macro_rules! global {
     (
         $(#[$meta:meta])*
-        $vis:vis fn $name:ident($($arg:ident: $type:ty),+) -> $answer:ty = $body:ident, null: $null:expr
+        $vis:vis fn $name:ident() -> $answer:ty = $body:ident
+    ) => {
+        $crate::global::global!($(#[$meta])* $vis fn $name() -> $answer = $body, null: ());
+    };
+    (
+        $(#[$meta:meta])*
+        $vis:vis fn $name:ident($($arg:ident: $type:ty),*) -> $answer:ty = $body:ident, null: $null:expr
     ) => {
         $(#[$meta])*
         #[inline(always)]
-        $vis fn $name($($arg: $type),+) -> $answer {
-            use $crate::global::{Answer, Argument};
+        $vis fn $name($($arg: $type),*) -> $answer {
+            use $crate::global::Answer;
 
             #[unsafe(no_mangle)]
             #[inline(never)]
-            extern "C" fn $name($($arg: <$type as Argument>::Raw),+) -> <$answer as Answer>::Raw {
-                // SAFETY: the arguments come from the call below, or are null.
-                let ($(Some($arg),)+) = (unsafe { ($(<$type as Argument>::receive($arg),)+) }) else {
-                    return Answer::encode($null);
-                };
-                Answer::encode($body($($arg),+))
+            extern "C" fn $name($($arg: <$type as $crate::global::Argument>::Raw),*) -> <$answer as Answer>::Raw {
+                $(
+                    let mut room = ::core::mem::MaybeUninit::uninit();
+                    let room = room.as_mut_ptr();
+                    // SAFETY: the argument comes from the call below, or is null; the room is there until the return.
+                    let received = unsafe { <$type as $crate::global::Argument>::receive($arg, room) };
+                    let Some($arg) = received else { return Answer::encode($null) };
+                )*
+                Answer::encode($body($($arg),*))
             }
 
-            Answer::decode($name($(Argument::pass($arg)),+))
+            Answer::decode($name($($crate::global::Argument::pass($arg)),*))
         }
     };
 }

@@ -1,8 +1,6 @@
 //! Claiming a tuple: no two live flows may have the same reverse tuple.
 
-use core::ffi::{c_long, c_void};
-
-use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_loop};
+use aya_ebpf::helpers::bpf_get_prandom_u32;
 use lb_common::{Phase, Port, timeout, wire_enum};
 
 use super::tuple::opposite;
@@ -27,12 +25,13 @@ wire_enum! {
 answer!(Claim, Failed);
 
 global!(
-    /// Takes the reverse tuple `other`, unless a live flow has it. `pair` is this CPU's scratch.
-    pub fn claim_tuple(pair: &mut Pair) -> Claim = claim, null: Claim::Failed
+    /// Takes the reverse tuple `other` of this CPU's scratch, unless a live flow has it.
+    pub fn claim_tuple() -> Claim = claim
 );
 
 #[inline(always)]
-fn claim(pair: &mut Pair) -> Claim {
+fn claim() -> Claim {
+    let Some(pair) = maps::scratch() else { return Claim::Failed };
     let Pair { reverse, other, stale, .. } = pair;
     maps::bring_over(other);
     match maps::flow_insert_new(Part::Unassured, other, reverse) {
@@ -67,31 +66,18 @@ fn claim(pair: &mut Pair) -> Claim {
 }
 
 /// Tries other source ports for a tuple that is taken.
-#[inline(never)]
-pub fn claim_another_port(pair: &mut Pair) -> Claim {
+#[inline(always)]
+pub fn claim_another_port() -> Claim {
     // SAFETY: a plain helper call.
     let start = unsafe { bpf_get_prandom_u32() };
-    let mut search = Search { pair, start, claim: Claim::Taken };
-    // SAFETY: the callback gets this very context; `bpf_loop` calls it before it returns. A loop of the
-    // program's own would be verified once per turn.
-    unsafe {
-        bpf_loop(TRIES, try_port as *mut c_void, (&raw mut search).cast(), 0);
+    for turn in 0..TRIES {
+        let Some(pair) = maps::scratch() else { return Claim::Failed };
+        let port = PORT_FIRST + (start.wrapping_add(turn * 283)) % PORT_COUNT;
+        pair.other.dport = Port::new(port as u16);
+        match claim_tuple() {
+            Claim::Taken => {}
+            ended => return ended,
+        }
     }
-    search.claim
-}
-
-struct Search<'a> {
-    pair: &'a mut Pair,
-    start: u32,
-    claim: Claim,
-}
-
-/// One turn of the search; 1 ends it.
-unsafe extern "C" fn try_port(turn: u32, search: *mut c_void) -> c_long {
-    // SAFETY: `claim_another_port` passed it.
-    let search = unsafe { &mut *search.cast::<Search>() };
-    let port = PORT_FIRST + (search.start.wrapping_add(turn * 283)) % PORT_COUNT;
-    search.pair.other.dport = Port::new(port as u16);
-    search.claim = claim_tuple(search.pair);
-    c_long::from(search.claim != Claim::Taken)
+    Claim::Taken
 }

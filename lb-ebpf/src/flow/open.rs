@@ -1,7 +1,8 @@
 //! Opens a flow: chooses the backend, claims a tuple, writes both entries.
 
 use lb_common::{
-    Action, Addr, Counter, Flow, FlowKey, FrontendKind, Phase, Port, RangeRule, ServiceRecord, wire_enum,
+    Action, Addr, Counter, Flow, FlowKey, Frontend, FrontendKind, Phase, Port, RangeRule, ServiceRecord,
+    wire_enum,
 };
 
 use super::claim::{Claim, claim_another_port, claim_tuple};
@@ -35,21 +36,32 @@ wire_enum! {
 
 answer!(Opened, Failed);
 
+/// Opens a flow, to a backend of a frontend or straight to a backend's own address. `previous` is the backend of the
+/// flow that this one follows. The steps are called one after the other: one upon the other, their stacks would not fit
+/// into the verifier's 512 bytes.
+#[inline(always)]
+pub fn open_flow(key: &FlowKey, tcp_flags: u8, previous: u32) -> Opened {
+    match prepare_flow(key, find_frontend(key), tcp_flags, previous) {
+        Opened::Flow => insert_flow(key),
+        refused => refused,
+    }
+}
+
 global!(
-    /// Opens a flow, to a backend of a frontend or straight to a backend's own address. `previous` is the backend of
-    /// the flow that this one follows.
-    pub fn open_flow(key: &FlowKey, tcp_flags: u8, previous: u32) -> Opened = open, null: Opened::Failed
+    /// Decides about a packet without a flow, and fills in the forward entry of its flow in this CPU's scratch.
+    fn prepare_flow(key: &FlowKey, frontend: Option<Frontend>, tcp_flags: u8, previous: u32) -> Opened = prepare,
+        null: Opened::Failed
 );
 
 #[inline(always)]
-fn open(key: &FlowKey, tcp_flags: u8, previous: u32) -> Opened {
+fn prepare(key: &FlowKey, frontend: Option<Frontend>, tcp_flags: u8, previous: u32) -> Opened {
     let begins = !key.is_tcp() || is_syn(tcp_flags);
     // Loopback is for processes of the node, which do not send over a link (CVE-2020-8558).
     if key.dst.is_loopback() {
         return Opened::NotOurs;
     }
     let Some(pair) = maps::scratch() else { return Opened::Failed };
-    let Some(frontend) = find_frontend(key) else { return without_frontend(key, begins, pair) };
+    let Some(frontend) = frontend else { return without_frontend(key, begins, pair) };
     if !begins {
         // At a NodePort's number, a socket of the node may be in the middle of a connection of its own; if there is no
         // such connection, the node itself says so.
@@ -82,7 +94,7 @@ fn open(key: &FlowKey, tcp_flags: u8, previous: u32) -> Opened {
     pair.forward.generation = slot.generation;
     pair.forward.previous_backend = previous;
     pair.forward.action = action.number();
-    insert(key, pair, Counter::FlowCreated)
+    Opened::Flow
 }
 
 /// Decides about a packet without a frontend: to a port that no Service has, to an address that only looked like a
@@ -102,7 +114,7 @@ fn without_frontend(key: &FlowKey, begins: bool, pair: &mut Pair) -> Opened {
     // A connection to an address and port that may be a backend's is recorded, so that direct and translated
     // connections share one check for clashes. A false positive of the bitmap costs an entry.
     new_flow(key, &mut pair.forward, key.src, key.dst, key.dport);
-    insert(key, pair, Counter::FlowDirect)
+    Opened::Flow
 }
 
 /// Fills in a direct flow to this destination.
@@ -125,16 +137,21 @@ fn new_flow(key: &FlowKey, flow: &mut Flow, src: Addr, dst: Addr, dport: Port) {
     flow.beat = beat();
 }
 
-/// Inserts both entries, reverse first. A reverse tuple that belongs to another live flow is a clash: another
-/// source port is tried.
+global!(
+    /// Inserts both entries of the flow that is in this CPU's scratch, reverse first. A reverse tuple that belongs to
+    /// another live flow is a clash: another source port is tried.
+    fn insert_flow(key: &FlowKey) -> Opened = insert, null: Opened::Failed
+);
+
 #[inline(always)]
-fn insert(key: &FlowKey, pair: &mut Pair, counter: Counter) -> Opened {
+fn insert(key: &FlowKey) -> Opened {
+    let Some(pair) = maps::scratch() else { return Opened::Failed };
     pair.other = opposite(key, &pair.forward);
     // The search for a port does not change the reverse entry.
     reverse_of(key, &pair.forward, &mut pair.reverse);
-    let mut claim = claim_tuple(pair);
+    let mut claim = claim_tuple();
     if claim == Claim::Taken && !key.is_sctp() {
-        claim = claim_another_port(pair);
+        claim = claim_another_port();
         if claim == Claim::Ours {
             maps::count(Counter::ClashResolved);
         }
@@ -144,6 +161,7 @@ fn insert(key: &FlowKey, pair: &mut Pair, counter: Counter) -> Opened {
         Claim::Taken => return Opened::NoPort,
         Claim::Failed => return Opened::Failed,
     }
+    let Some(pair) = maps::scratch() else { return Opened::Failed };
     let flow = &mut pair.forward;
     flow.src.port = pair.other.dport;
     if flow.is_hairpin() {
@@ -165,9 +183,11 @@ fn insert(key: &FlowKey, pair: &mut Pair, counter: Counter) -> Opened {
             return Opened::Failed;
         }
     }
-    maps::count(counter);
     if flow.has_service() {
+        maps::count(Counter::FlowCreated);
         maps::account(flow.service, flow.backend, |traffic| traffic.connections += 1);
+    } else {
+        maps::count(Counter::FlowDirect);
     }
     Opened::Flow
 }

@@ -16,7 +16,12 @@ const MAC_TRUSTED: u16 = 2;
 #[inline(always)]
 pub fn touch_forward(headers: &Headers, flow: &Flow) {
     if flow.beat != beat() || flow.is_in(Phase::Replied) || headers.has_control_flag() {
-        track_forward(&headers.key, headers.tcp_flags);
+        if flow.is_reverse() {
+            // A hairpin reply enters by the link of the requests.
+            track_backend(&headers.key, headers.tcp_flags, 0);
+        } else {
+            track_forward(&headers.key, headers.tcp_flags);
+        }
     }
 }
 
@@ -29,8 +34,8 @@ global!(
 fn forward(key: &FlowKey, tcp_flags: u8) {
     let Some((flow, part)) = maps::flow(key) else { return };
     if flow.is_reverse() {
-        // A hairpin reply enters by the link of the requests.
-        return track_backend(key, tcp_flags, 0);
+        // The entry has become another flow's meanwhile.
+        return;
     }
     let other = opposite(key, flow);
     if tcp_flags & tcp::SYN != 0 && flow.syn_count < u8::MAX {

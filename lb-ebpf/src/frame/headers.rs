@@ -3,6 +3,7 @@
 use lb_common::FlowKey;
 
 use super::layout::{eth, tcp};
+use crate::global::ByPointer;
 
 /// What was read from a frame. Offsets are in bytes from the start of the frame. Holds no pointer, so that global
 /// functions can take it, and no context, so that every hook can.
@@ -20,6 +21,8 @@ pub struct Headers {
     pub l4_check: u16,
     pub pad: u16,
 }
+
+impl ByPointer for Headers {}
 
 impl Headers {
     /// Nothing read yet.

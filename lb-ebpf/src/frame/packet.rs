@@ -85,33 +85,8 @@ impl Packet<'_> {
 
     /// Whether this network namespace has a UDP socket that is connected to the frame's source from its destination.
     #[inline(always)]
-    pub fn has_connected_socket(&self) -> bool {
-        let (src, dst) = (self.key.src, self.key.dst);
-        let (sport, dport) = (self.key.sport.word(), self.key.dport.word());
-        // SAFETY: integers; the kernel reads as many bytes as it is told.
-        let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
-        let len = if self.v6 {
-            let (saddr, daddr) = (src.words(), dst.words());
-            let ipv6 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 { saddr, daddr, sport, dport };
-            tuple.__bindgen_anon_1.ipv6 = ipv6;
-            size_of_val(&ipv6)
-        } else {
-            let (saddr, daddr) = (src.v4_word(), dst.v4_word());
-            let ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 { saddr, daddr, sport, dport };
-            tuple.__bindgen_anon_1.ipv4 = ipv4;
-            size_of_val(&ipv4)
-        };
-        // SAFETY: plain helper calls; the socket is released.
-        unsafe {
-            let socket =
-                bpf_sk_lookup_udp(self.skb.cast(), &raw mut tuple, len as u32, BPF_F_CURRENT_NETNS as u64, 0);
-            if socket.is_null() {
-                return false;
-            }
-            let state = (*socket).state;
-            bpf_sk_release(socket.cast());
-            state == ESTABLISHED
-        }
+    pub fn has_connected_socket(&mut self) -> bool {
+        connected_socket(self.skb, self.headers)
     }
 
     /// Makes this the frame's destination MAC address. Returns false if the kernel refused.
@@ -196,5 +171,39 @@ fn swap_and_redirect(skb: *mut __sk_buff, has_peer: bool) -> i32 {
         // At a port of a bridge the frame is still marked as for another host, and the pod's stack would drop it.
         bpf_skb_change_type(skb, PACKET_HOST);
         bpf_redirect_peer(ifindex, 0) as i32
+    }
+}
+
+global!(
+    /// Whether the socket is there. A call, because the socket's tuple takes much of the stack and few packets ask.
+    fn connected_socket(skb: *mut __sk_buff, headers: &mut Headers) -> bool = is_connected, null: false
+);
+
+#[inline(always)]
+fn is_connected(skb: *mut __sk_buff, headers: &mut Headers) -> bool {
+    let (src, dst) = (headers.key.src, headers.key.dst);
+    let (sport, dport) = (headers.key.sport.word(), headers.key.dport.word());
+    // SAFETY: integers; the kernel reads as many bytes as it is told.
+    let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+    let len = if headers.v6 {
+        let (saddr, daddr) = (src.words(), dst.words());
+        let ipv6 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 { saddr, daddr, sport, dport };
+        tuple.__bindgen_anon_1.ipv6 = ipv6;
+        size_of_val(&ipv6)
+    } else {
+        let (saddr, daddr) = (src.v4_word(), dst.v4_word());
+        let ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 { saddr, daddr, sport, dport };
+        tuple.__bindgen_anon_1.ipv4 = ipv4;
+        size_of_val(&ipv4)
+    };
+    // SAFETY: plain helper calls; the socket is released.
+    unsafe {
+        let socket = bpf_sk_lookup_udp(skb.cast(), &raw mut tuple, len as u32, BPF_F_CURRENT_NETNS as u64, 0);
+        if socket.is_null() {
+            return false;
+        }
+        let state = (*socket).state;
+        bpf_sk_release(socket.cast());
+        state == ESTABLISHED
     }
 }

@@ -10,7 +10,7 @@ use lb_common::{
     Socket, SocketKey, wire_enum,
 };
 
-use crate::global::{answer, global};
+use crate::global::{ByPointer, answer, global};
 use crate::service::{self, Lack, find_frontend};
 use crate::{maps, settings};
 
@@ -27,17 +27,17 @@ pub enum Family {
     V6,
 }
 
-/// A peer that a process names, and its translation.
+/// What a process asks for when it names a peer, and the peer's translation.
 #[repr(C)]
 struct Request {
-    /// The peer, as the process named it.
-    key: SocketKey,
     /// The network namespace of the process.
     netns: u64,
     to: Socket,
     /// The socket names a peer with each datagram, and must stay with its backend.
     stays: bool,
 }
+
+impl ByPointer for Request {}
 
 impl Request {
     /// Whether the process is one of the host's, not a pod's.
@@ -114,13 +114,9 @@ fn translate(ctx: *mut bpf_sock_addr, family: Family, proto: u8, stays: bool) ->
     if !is_served(netns) || is_bound_to_loopback(ctx, family) {
         return PROCEED;
     }
-    let mut request = Request {
-        key: key(cookie(ctx), addr, port, PeerSide::Frontend),
-        netns,
-        to: Socket { proto, ..Socket::BLANK },
-        stays,
-    };
-    match resolve(&mut request) {
+    let named = key(cookie(ctx), addr, port, PeerSide::Frontend);
+    let mut request = Request { netns, to: Socket { proto, ..Socket::BLANK }, stays };
+    match resolve(&named, &mut request) {
         Resolved::Translated => {
             name(ctx, family, request.to.addr, request.to.port);
             PROCEED
@@ -130,7 +126,7 @@ fn translate(ctx: *mut bpf_sock_addr, family: Family, proto: u8, stays: bool) ->
         Resolved::Keep => {
             if !stays {
                 // To this socket, the peer may have been the backend's name for a Service until now.
-                maps::socket_remove(&key(request.key.cookie, addr, port, PeerSide::Backend));
+                maps::socket_remove(&SocketKey { side: PeerSide::Backend as u8, ..named });
             }
             PROCEED
         }
@@ -149,14 +145,14 @@ fn fail(errno: i32) -> i32 {
 }
 
 global!(
-    /// Finds the backend for a named peer, and writes it to `to`.
-    fn resolve(request: &mut Request) -> Resolved = find_backend, null: Resolved::Keep
+    /// Finds the backend for a peer, as the process named it, and writes the backend to `to`.
+    fn resolve(named: &SocketKey, request: &mut Request) -> Resolved = find_backend, null: Resolved::Keep
 );
 
 #[inline(always)]
-fn find_backend(request: &mut Request) -> Resolved {
+fn find_backend(named: &SocketKey, request: &mut Request) -> Resolved {
     if request.stays
-        && let Some(known) = maps::socket(&request.key)
+        && let Some(known) = maps::socket(named)
         && maps::backend_alive(known.backend, known.generation)
         && let Some(backend) = maps::backend(known.backend)
     {
@@ -167,12 +163,12 @@ fn find_backend(request: &mut Request) -> Resolved {
             backend,
         );
         // One of the two entries may have been evicted.
-        if maps::socket(&behind(request)).is_none() {
-            remember(request);
+        if maps::socket(&behind(named, request)).is_none() {
+            remember(named, request);
         }
         return Resolved::Translated;
     }
-    let Some(destination) = destination(request) else { return Resolved::Keep };
+    let Some(destination) = destination(named, request) else { return Resolved::Keep };
     let Some(frontend) = find_frontend(&destination) else {
         return match maps::range_rule(destination.dst) {
             Some(RangeRule::ClusterIp) => refuse(Counter::RefusedUnknownPort),
@@ -196,7 +192,7 @@ fn find_backend(request: &mut Request) -> Resolved {
         Err(Lack::NoLocalEndpoint) => return dropped(Counter::DropNoLocalEndpoint),
     };
     translate_to(request, frontend.service, slot, backend);
-    remember(request);
+    remember(named, request);
     maps::count(Counter::SocketTranslated);
     maps::account(frontend.service, slot.backend, |traffic| traffic.connections += 1);
     Resolved::Translated
@@ -225,33 +221,33 @@ fn translate_to(request: &mut Request, service: u32, slot: Slot, backend: &Backe
 
 /// Stores both names of the peer.
 #[inline(always)]
-fn remember(request: &Request) {
-    let named = Socket { addr: request.key.addr, port: request.key.port, ..request.to };
-    maps::socket_insert(&behind(request), &named);
+fn remember(named: &SocketKey, request: &Request) {
+    let socket = Socket { addr: named.addr, port: named.port, ..request.to };
+    maps::socket_insert(&behind(named, request), &socket);
     if request.stays {
-        maps::socket_insert(&request.key, &named);
+        maps::socket_insert(named, &socket);
     }
 }
 
 /// The key under which the kernel's name of the peer stands: the backend.
 #[inline(always)]
-fn behind(request: &Request) -> SocketKey {
-    key(request.key.cookie, request.to.addr, request.to.port, PeerSide::Backend)
+fn behind(named: &SocketKey, request: &Request) -> SocketKey {
+    key(named.cookie, request.to.addr, request.to.port, PeerSide::Backend)
 }
 
 /// The destination by which the frontend is looked up. For a process of the host, every address of 127.0.0.0/8 and the
 /// unspecified address mean the loopback (Linux); 127.0.0.1 and ::1 stand for them in `local_addrs`. `None` for a pod's
 /// loopback, which is the pod's own.
 #[inline(always)]
-fn destination(request: &Request) -> Option<FlowKey> {
-    let mut dst = request.key.addr;
+fn destination(named: &SocketKey, request: &Request) -> Option<FlowKey> {
+    let mut dst = named.addr;
     if dst.is_loopback() || is_unspecified(dst) {
         if !request.is_host() {
             return None;
         }
         dst = if dst.is_v4() { Addr::from_v4_word(u32::to_be(0x7f00_0001)) } else { LOOPBACK_V6 };
     }
-    Some(FlowKey { dst, dport: request.key.port, proto: request.to.proto, ..FlowKey::BLANK })
+    Some(FlowKey { dst, dport: named.port, proto: request.to.proto, ..FlowKey::BLANK })
 }
 
 const LOOPBACK_V6: Addr = Addr::from_words([0, 0, 0, u32::to_be(1)]);

@@ -2,7 +2,7 @@
 
 use lb_common::{Addr, FlowKey, Frontend};
 
-use crate::global::{Answer, global};
+use crate::global::{Answer, Argument, global};
 use crate::maps;
 
 /// Service id in the low half, kind above it.
@@ -25,6 +25,21 @@ impl Answer for Option<Frontend> {
                 Some(Frontend { service: found as u32, kind: (found >> 32) as u8, flags: 0, pad: [0; 2] })
             }
         }
+    }
+}
+
+impl Argument for Option<Frontend> {
+    type Raw = u64;
+    type Room = ();
+
+    #[inline(always)]
+    fn pass(self) -> u64 {
+        self.encode()
+    }
+
+    #[inline(always)]
+    unsafe fn receive(raw: u64, _: *mut ()) -> Option<Self> {
+        Some(Self::decode(raw))
     }
 }
 
