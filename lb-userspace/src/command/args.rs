@@ -14,9 +14,12 @@ pub use groups::{
     ApiArgs, KubeProxyArgs, Output, OutputArgs, PinArgs, RoleArgs, RuleArgs, SizeArgs, SourceArgs,
 };
 
+/// What `lb --version` prints behind the name; docs/kernels.md says what is tested on which kernel.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\ntested on Linux 6.1, 6.12 and 6.18");
+
 /// Serve Kubernetes Services with eBPF, in place of kube-proxy.
 #[derive(Parser)]
-#[command(name = "lb", version, arg_required_else_help = true)]
+#[command(name = "lb", version, long_version = VERSION, arg_required_else_help = true)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -124,7 +127,7 @@ pub struct CleanupArgs {
     /// Clean up even if kube-proxy is still running
     #[arg(long, requires = "kube_proxy")]
     pub force: bool,
-    /// Folder on which the host's file system is mounted, for its iptables-legacy and ipvsadm
+    /// Folder on which the host's file system is mounted, for its iptables-legacy
     #[arg(long, value_name = "DIR", default_value = "/", requires = "kube_proxy")]
     pub host_root: PathBuf,
 }

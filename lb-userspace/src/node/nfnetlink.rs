@@ -41,6 +41,10 @@ impl Attributes {
         self.bytes(kind, &value.to_be_bytes())
     }
 
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     pub fn nested(self, kind: u16, inner: &Self) -> Self {
         self.bytes(kind | NLA_F_NESTED, &inner.0)
     }
@@ -110,14 +114,28 @@ pub struct Nfnetlink {
 }
 
 impl Nfnetlink {
+    /// `None` if the kernel has no nfnetlink, and therefore neither rules of nftables nor sets: without its module, or
+    /// before anything has loaded the module.
+    ///
     /// # Errors
-    /// If the kernel has no nfnetlink.
-    pub fn open() -> io::Result<Self> {
-        let netlink = Netlink::open(NETLINK_NETFILTER)?;
+    /// If there is no socket to be had.
+    pub fn open() -> io::Result<Option<Self>> {
+        let netlink = match Netlink::open(NETLINK_NETFILTER) {
+            Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(None),
+            opened => opened?,
+        };
         // The kernel answers within the call that asks, and never takes long; the limit is a safeguard.
         let limit = libc::timeval { tv_sec: 30, tv_usec: 0 };
         netlink.set_option(libc::SO_RCVTIMEO, &limit)?;
-        Ok(Self { netlink, sequence: 0 })
+        Ok(Some(Self { netlink, sequence: 0 }))
+    }
+
+    /// Like [`Nfnetlink::open`], for a change of what was found before.
+    ///
+    /// # Errors
+    /// As above, and if the kernel has no nfnetlink.
+    pub fn reopen() -> io::Result<Self> {
+        Self::open()?.ok_or_else(|| io::Error::from_raw_os_error(libc::EPROTONOSUPPORT))
     }
 
     /// Asks for a list; `visit` gets the attributes of each entry.

@@ -4,6 +4,7 @@
 mod agree;
 mod check;
 mod cleanup;
+mod ipvs;
 mod process;
 mod real;
 mod rules;

@@ -45,7 +45,7 @@ fn of_nftables() -> io::Result<Vec<String>> {
     let families =
         [(NFPROTO_INET as u8, "inet"), (NfFamily::V4.number(), "ip"), (NfFamily::V6.number(), "ip6")];
     let mut found = Vec::new();
-    let mut netlink = Nfnetlink::open()?;
+    let Some(mut netlink) = Nfnetlink::open()? else { return Ok(found) };
     for (number, family) in families {
         let list = Message::new(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETCHAIN, number, Attributes::new());
         let dumped = netlink.dump(&list, |chain| {

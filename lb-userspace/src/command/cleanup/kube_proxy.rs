@@ -57,7 +57,7 @@ pub struct Cleanup {
     pub dry_run: bool,
     /// Clean up even if a kube-proxy runs.
     pub force: bool,
-    /// Where `iptables-legacy-restore` and `ipvsadm` are.
+    /// Where `iptables-legacy-restore` is.
     pub host: host::Host,
 }
 
@@ -99,10 +99,10 @@ impl Cleanup {
                 Err(error) => failed.push(format!("{}: {error:#}", found.summary())),
             }
         }
-        match found.ipvs.remove(netdev, &self.host).await {
-            Ok(()) => removed.extend(found.ipvs.summary()),
-            Err(error) => failed.push(format!("IPVS: {error:#}")),
-        }
+        let nothing = found.is_empty();
+        let ipvs = found.ipvs.remove(netdev).await;
+        removed.extend(ipvs.gone.summary());
+        failed.extend(ipvs.failed);
         let removed = match removed.as_slice() {
             [] => "nothing was removed".to_owned(),
             phrases => format!("removed: {}", phrases.join("; ")),
@@ -110,7 +110,7 @@ impl Cleanup {
         if !failed.is_empty() {
             bail!("not everything that kube-proxy left could be removed: {}; {removed}", failed.join("; "));
         }
-        if found.is_empty() {
+        if nothing {
             stays.insert(0, "kube-proxy left nothing to remove".to_owned());
         } else {
             stays.insert(0, removed);
@@ -162,8 +162,10 @@ fn stays(found: &Leftovers) -> Vec<String> {
     let tables = found.nft.iptables.iter();
     let mut lines: Vec<String> =
         tables.flat_map(|(family, table, removal)| held(removal, "iptables-nft", *family, table)).collect();
-    if !found.ipvs.foreign_servers.is_empty() {
-        let servers: Vec<String> = found.ipvs.foreign_servers.iter().map(ToString::to_string).collect();
+    let servers = found.ipvs.foreign_servers.iter().map(ToString::to_string);
+    let marks = found.ipvs.foreign_marks.iter().map(|mark| format!("--fwmark-service {mark}"));
+    let servers: Vec<String> = servers.chain(marks).collect();
+    if !servers.is_empty() {
         lines.push(format!(
             "IPVS virtual servers that do not look like kube-proxy's stay: {}",
             servers.join(", ")

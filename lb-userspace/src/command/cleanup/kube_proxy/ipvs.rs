@@ -6,11 +6,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
 use libc::NFNL_SUBSYS_IPSET;
 
-use super::host::{Host, said};
 use super::phrase::count;
+use crate::node::genetlink::Genetlink;
 use crate::node::netdev::Netdev;
 use crate::node::nfnetlink::{Attributes, Message, Nfnetlink, text};
 
@@ -50,6 +49,17 @@ mod ipset {
     pub const FLAG_LIST_SETNAME: u32 = 2;
 }
 
+/// The generic netlink family `IPVS` (`linux/ip_vs.h`).
+mod ip_vs {
+    pub const FAMILY: &str = "IPVS";
+    pub const CMD_DEL_SERVICE: u8 = 3;
+    pub const CMD_ATTR_SERVICE: u16 = 1;
+    pub const SVC_ATTR_AF: u16 = 1;
+    pub const SVC_ATTR_PROTOCOL: u16 = 2;
+    pub const SVC_ATTR_ADDR: u16 = 3;
+    pub const SVC_ATTR_PORT: u16 = 4;
+}
+
 /// What was found.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
@@ -59,6 +69,17 @@ pub struct Found {
     pub servers: Vec<Server>,
     /// Virtual servers that are not kube-proxy's.
     pub foreign_servers: Vec<Server>,
+    /// The firewall marks of virtual servers by mark, which kube-proxy never makes.
+    pub foreign_marks: Vec<u32>,
+}
+
+/// What became of an attempt to remove.
+#[derive(Clone, Debug, Default)]
+pub struct Removal {
+    /// What is gone.
+    pub gone: Found,
+    /// A phrase for each thing that is still there, and why.
+    pub failed: Vec<String>,
 }
 
 /// A virtual server of IPVS.
@@ -67,6 +88,17 @@ pub struct Server {
     /// `TCP`, `UDP` or `SCTP`.
     pub protocol: String,
     pub address: SocketAddr,
+}
+
+impl Server {
+    fn protocol_number(&self) -> u16 {
+        let number = match self.protocol.as_str() {
+            "TCP" => libc::IPPROTO_TCP,
+            "UDP" => libc::IPPROTO_UDP,
+            _ => libc::IPPROTO_SCTP,
+        };
+        number as u16
+    }
 }
 
 impl fmt::Display for Server {
@@ -92,9 +124,11 @@ pub async fn find(netdev: &Netdev) -> anyhow::Result<Found> {
     };
     let on_device = device.iter().flat_map(|(_, addresses)| addresses).copied().collect();
     let of_node = netdev.addresses(None).await?.into_iter().collect();
+    let table = table()?;
     let (servers, foreign_servers) =
-        servers()?.into_iter().partition(|server| is_kube_proxys(server, &on_device, &of_node));
-    Ok(Found { device, sets: sets()?, servers, foreign_servers })
+        table.lines().filter_map(server).partition(|server| is_kube_proxys(server, &on_device, &of_node));
+    let foreign_marks = table.lines().filter_map(mark).collect();
+    Ok(Found { device, sets: sets()?, servers, foreign_servers, foreign_marks })
 }
 
 /// Returns true if the address of the server is on the device, or the server is a NodePort of the usual range.
@@ -104,12 +138,12 @@ fn is_kube_proxys(server: &Server, device: &BTreeSet<IpAddr>, node: &BTreeSet<Ip
     device.contains(&server.address.ip()) || node_port
 }
 
-fn servers() -> io::Result<Vec<Server>> {
+/// The table of virtual servers, as text.
+fn table() -> io::Result<String> {
     match std::fs::read_to_string("/proc/thread-self/net/ip_vs") {
-        Ok(text) => Ok(text.lines().filter_map(server).collect()),
         // The kernel lacks IPVS, or IPVS is not in use.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        read => read,
     }
 }
 
@@ -126,6 +160,12 @@ fn server(line: &str) -> Option<Server> {
     Some(Server { protocol: protocol.to_owned(), address: SocketAddr::new(host, port) })
 }
 
+/// Parses `FWM  00000007 rr`.
+fn mark(line: &str) -> Option<u32> {
+    let mark = line.strip_prefix("FWM")?.split_whitespace().next()?;
+    u32::from_str_radix(mark, 16).ok()
+}
+
 /// The names of kube-proxy's sets that exist.
 fn sets() -> io::Result<Vec<String>> {
     let list = Attributes::new()
@@ -133,7 +173,8 @@ fn sets() -> io::Result<Vec<String>> {
         .bytes(ipset::ATTR_FLAGS, &ipset::FLAG_LIST_SETNAME.to_be_bytes());
     let mut sets = Vec::new();
     let message = Message::new(NFNL_SUBSYS_IPSET, ipset::CMD_LIST, libc::AF_INET as u8, list);
-    let listed = Nfnetlink::open()?.dump(&message, |attributes| {
+    let Some(mut netlink) = Nfnetlink::open()? else { return Ok(sets) };
+    let listed = netlink.dump(&message, |attributes| {
         sets.extend(text(attributes, ipset::ATTR_SETNAME).filter(|name| is_kube_proxys_set(name)));
     });
     match listed {
@@ -154,7 +195,7 @@ fn destroy(set: &str) -> io::Result<()> {
     let name =
         Attributes::new().bytes(ipset::ATTR_PROTOCOL, &[ipset::PROTOCOL]).text(ipset::ATTR_SETNAME, set);
     let message = Message::new(NFNL_SUBSYS_IPSET, ipset::CMD_DESTROY, libc::AF_INET as u8, name);
-    let mut netlink = Nfnetlink::open()?;
+    let mut netlink = Nfnetlink::reopen()?;
     let mut tries = 50;
     loop {
         match netlink.ask(&message, |_| {}) {
@@ -194,38 +235,58 @@ impl Found {
         servers.chain(device).chain(sets).collect()
     }
 
-    /// Removes everything that was found. Sets are in use until the rules that name them are removed.
-    ///
-    /// # Errors
-    /// If something could not be removed; the error names each such thing, and the rest was removed.
-    pub async fn remove(&self, netdev: &Netdev, host: &Host) -> anyhow::Result<()> {
-        let mut failed = Vec::new();
-        for server in &self.servers {
-            if let Err(error) = delete_server(server, host) {
-                failed.push(format!("{error:#}"));
+    /// Removes what was found. Sets are in use until the rules that name them are removed. kube-proxy's virtual servers
+    /// are told from others by the addresses of the device, so the device stays if a server does, and a later attempt
+    /// finds both.
+    pub async fn remove(self, netdev: &Netdev) -> Removal {
+        let mut removal = Removal::default();
+        for server in self.servers {
+            match delete_server(&server) {
+                Ok(()) => removal.gone.servers.push(server),
+                Err(error) => removal.failed.push(format!("IPVS virtual server {server}: {error}")),
             }
         }
-        if let Some((index, _)) = self.device
-            && let Err(error) = netdev.remove_link(index).await
-        {
-            failed.push(format!("{DEVICE}: {error:#}"));
-        }
-        for set in &self.sets {
-            if let Err(error) = destroy(set) {
-                failed.push(format!("ipset {set}: {error}"));
+        if let Some((index, addresses)) = self.device {
+            if removal.failed.is_empty() {
+                match netdev.remove_link(index).await {
+                    Ok(()) => removal.gone.device = Some((index, addresses)),
+                    Err(error) => removal.failed.push(format!("{DEVICE}: {error:#}")),
+                }
+            } else {
+                removal
+                    .failed
+                    .push(format!("{DEVICE} stays, because a virtual server on its addresses does"));
             }
         }
-        if failed.is_empty() { Ok(()) } else { bail!(failed.join("; ")) }
+        for set in self.sets {
+            match destroy(&set) {
+                Ok(()) => removal.gone.sets.push(set),
+                Err(error) => removal.failed.push(format!("ipset {set}: {error}")),
+            }
+        }
+        removal
     }
 }
 
-fn delete_server(server: &Server, host: &Host) -> anyhow::Result<()> {
-    let command = format!("ipvsadm --delete-service {server}");
-    let words: Vec<&str> = command.split(' ').collect();
-    let output = host.run(words[0], &words[1..], "");
-    let output = output.with_context(|| format!("run `{command}` on the host"))?;
-    ensure!(output.status.success(), "`{command}`: {}", said(&output));
-    Ok(())
+/// Deletes a virtual server of this network namespace, as `ipvsadm --delete-service` does. One that is already gone is
+/// no error.
+fn delete_server(server: &Server) -> io::Result<()> {
+    let (family, address) = match server.address.ip() {
+        IpAddr::V4(address) => (libc::AF_INET, address.octets().to_vec()),
+        IpAddr::V6(address) => (libc::AF_INET6, address.octets().to_vec()),
+    };
+    let mut room = [0; 16];
+    room[..address.len()].copy_from_slice(&address);
+    let service = Attributes::new()
+        .bytes(ip_vs::SVC_ATTR_AF, &(family as u16).to_ne_bytes())
+        .bytes(ip_vs::SVC_ATTR_PROTOCOL, &server.protocol_number().to_ne_bytes())
+        .bytes(ip_vs::SVC_ATTR_ADDR, &room)
+        .bytes(ip_vs::SVC_ATTR_PORT, &server.address.port().to_be_bytes());
+    let service = Attributes::new().nested(ip_vs::CMD_ATTR_SERVICE, &service);
+    match Genetlink::open(ip_vs::FAMILY)?.ask(ip_vs::CMD_DEL_SERVICE, &service) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        done => done,
+    }
 }
 
 #[cfg(test)]

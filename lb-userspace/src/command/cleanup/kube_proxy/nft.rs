@@ -69,7 +69,7 @@ pub fn find() -> io::Result<Found> {
 }
 
 fn find_once() -> io::Result<Found> {
-    let mut netlink = Nfnetlink::open()?;
+    let Some(mut netlink) = Nfnetlink::open()? else { return Ok(Found::default()) };
     let mut found = Found { generation: generation(&mut netlink)?, ..Found::default() };
     for family in NfFamily::BOTH {
         let mut tables = Vec::new();
@@ -202,7 +202,7 @@ impl Found {
                 message(NFT_MSG_DELCHAIN, *family, chain)
             }));
         }
-        let done = Nfnetlink::open()?.batch(NFNL_SUBSYS_NFTABLES, self.generation, &messages);
+        let done = Nfnetlink::reopen()?.batch(NFNL_SUBSYS_NFTABLES, self.generation, &messages);
         done.map_err(|error| match error.raw_os_error() {
             Some(libc::ERESTART) => io::ErrorKind::Interrupted.into(),
             _ => error,
