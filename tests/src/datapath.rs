@@ -12,7 +12,7 @@ use lb_common::{
 };
 use lb_userspace::command::flows::{self, FlowView};
 use lb_userspace::dataplane::Kernel;
-use lb_userspace::dataplane::load::{self, Constants};
+use lb_userspace::dataplane::load::{self, Constants, Verification};
 use lb_userspace::dataplane::maps::Maps;
 use lb_userspace::dataplane::migrate::{self, Converter, Migration};
 use lb_userspace::dataplane::pins::{Pins, Set};
@@ -112,11 +112,23 @@ impl Datapath {
     /// # Errors
     /// The same as those of `new`.
     pub fn with(constants: Constants) -> Result<Self> {
+        Self::load(constants, Verification::WhenUsed)
+    }
+
+    /// Like `new`, and the kernel verifies every program at once.
+    ///
+    /// # Errors
+    /// The same as those of `new`.
+    pub fn verified() -> Result<Self> {
+        Self::load(Constants::default(), Verification::Now)
+    }
+
+    fn load(constants: Constants, when: Verification) -> Result<Self> {
         let folder =
             tempfile::Builder::new().prefix("lbt-datapath").tempdir_in("/run").context("needs root")?;
         let pins = Pins::new(folder.path());
         pins.create()?;
-        let object = load::open(&pins, constants, Sizes::default(), &[])?.object;
+        let object = load::open(&pins, constants, Sizes::default(), &[], when)?.object;
         let mut kernel = Kernel::new(Maps::open(&pins, true)?)?;
         let planner = Planner::restore(kernel.read()?, Limits::default());
         let services = BTreeMap::new();
@@ -189,7 +201,7 @@ impl Datapath {
     /// Replaces the current tables by tables of other sizes, or of this schema if the current ones are older, as a
     /// starting agent does. Until the change ends, the programs also look for flows in the previous tables.
     pub fn change(&mut self, sizes: Sizes, converters: &[Converter]) -> Result<Change> {
-        let opened = load::open(&self.pins, Constants::default(), sizes, converters)?;
+        let opened = load::open(&self.pins, Constants::default(), sizes, converters, Verification::WhenUsed)?;
         let Migration { plan, before, reading_through } = opened.migration.context("nothing has changed")?;
         self.object = reading_through;
         self.kernel = Kernel::new(Maps::open(&self.pins, true)?)?;

@@ -178,7 +178,7 @@ fn nanoseconds_per_packet() -> Result<()> {
 
 #[test]
 fn verified_instructions() -> Result<()> {
-    let path = Datapath::new()?;
+    let path = Datapath::verified()?;
     println!("\n{:<14} {:>10} {:>10} {:>12}", "program", "verified", "budget", "machine code");
     for (name, budget) in BUDGETS {
         let info = path.info(name)?;

@@ -13,7 +13,7 @@ use super::pace::Pace;
 use super::tables::Writer;
 use super::{Agent, Inputs};
 use crate::dataplane::Kernel;
-use crate::dataplane::load::{self, Constants, Opened};
+use crate::dataplane::load::{self, Constants, Opened, Verification};
 use crate::dataplane::maps::Maps;
 use crate::dataplane::migrate::{self, Migration};
 use crate::dataplane::pins::Pins;
@@ -98,7 +98,8 @@ struct DataPath {
 
 impl DataPath {
     fn open(pins: &Pins, constants: Constants, sizes: Sizes) -> anyhow::Result<Self> {
-        let Opened { object, migration } = load::open(pins, constants, sizes, migrate::CONVERTERS)?;
+        let Opened { object, migration } =
+            load::open(pins, constants, sizes, migrate::CONVERTERS, Verification::Now)?;
         let mut kernel = Kernel::new(Maps::open(pins, true)?)?;
         let tables = kernel.read().context("read the tables back")?;
         let mut planner = Planner::restore(tables, Limits::default());

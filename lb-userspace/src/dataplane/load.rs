@@ -25,6 +25,15 @@ pub struct Constants {
     pub every_netns: bool,
 }
 
+/// When the kernel verifies the programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verification {
+    /// All of them, at once.
+    Now,
+    /// Each when [`program`] is asked for it, for tests that run two or three of them.
+    WhenUsed,
+}
+
 /// The object, loaded on the tables in force.
 pub struct Opened {
     pub object: Ebpf,
@@ -43,9 +52,10 @@ pub fn open(
     constants: Constants,
     sizes: Sizes,
     converters: &[Converter],
+    when: Verification,
 ) -> anyhow::Result<Opened> {
     pins.recover()?;
-    let load = |tables: &Set, before| load(constants, sizes, On::Pins { tables, before });
+    let load = |tables: &Set, before| load(constants, sizes, On::Pins { tables, before }, when);
     let Some(found) = pins.in_force()? else {
         let next = pins.begin()?;
         let object = load(&next, None).or_else(|error| next.remove().and(Err(error)))?;
@@ -102,7 +112,7 @@ pub fn try_out(pins: &Pins, constants: Constants, sizes: Sizes) -> anyhow::Resul
     if let Some(tables) = pins.in_force()? {
         migrate::plan(&tables, &shape::wanted(sizes), migrate::CONVERTERS)?;
     }
-    let object = load(constants, sizes, On::Nothing)?;
+    let object = load(constants, sizes, On::Nothing, Verification::Now)?;
     let mut tried = Tried { programs: 0, instructions: 0 };
     for name in programs() {
         let info =
@@ -127,7 +137,7 @@ enum On<'a> {
     Nothing,
 }
 
-fn load(constants: Constants, sizes: Sizes, on: On) -> anyhow::Result<Ebpf> {
+fn load(constants: Constants, sizes: Sizes, on: On, when: Verification) -> anyhow::Result<Ebpf> {
     let adopt = u8::from(constants.adopt);
     let every_netns = u8::from(constants.every_netns);
     let can_set_retval = u8::from(has_set_retval());
@@ -157,10 +167,11 @@ fn load(constants: Constants, sizes: Sizes, on: On) -> anyhow::Result<Ebpf> {
     let mut object = loader.load(OBJECT).context(
         "load the maps of the data path: run as root (CAP_BPF and CAP_NET_ADMIN) on a kernel with BTF and BPF",
     )?;
+    if when == Verification::WhenUsed {
+        return Ok(object);
+    }
     for name in names::ON_LINKS.into_iter().chain([names::SWEEP]) {
-        program(&mut object, name)?
-            .load()
-            .with_context(|| format!("the kernel refuses the program {name}"))?;
+        program(&mut object, name)?;
     }
     for name in names::ON_SOCKETS {
         cgroup::program(&mut object, name)?
@@ -177,11 +188,16 @@ fn has_set_retval() -> bool {
         .unwrap_or(false)
 }
 
-/// A program of the object by name.
+/// A program of the object by name. The kernel verifies the program unless it has done so.
 ///
 /// # Errors
-/// If the object has no such program, which means a build of mixed versions.
+/// If the kernel refuses the program (with the verifier's log), or the object has no such program, which means a build
+/// of mixed versions.
 pub fn program<'a>(object: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
     let program = object.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
-    Ok(program.try_into()?)
+    let program: &mut SchedClassifier = program.try_into()?;
+    if program.fd().is_err() {
+        program.load().with_context(|| format!("the kernel refuses the program {name}"))?;
+    }
+    Ok(program)
 }
