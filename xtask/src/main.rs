@@ -6,12 +6,14 @@ mod cargo;
 mod clean;
 mod image;
 mod lint;
+mod outcome;
 mod privilege;
 mod progress;
 mod rooms;
 mod run;
 mod setup;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 

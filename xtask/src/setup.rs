@@ -26,6 +26,16 @@ const TOOLS: [(&str, &str); 8] = [
     ("openssl", "openssl"),
 ];
 
+/// What boots another kernel, and what only its guest can use; and the Debian package of each.
+const GUESTS: [(&str, &str); 6] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("cpio", "cpio"),
+    ("depmod", "kmod"),
+    ("xz", "xz-utils"),
+    ("ipvsadm", "ipvsadm"),
+];
+
 const INSTALL: Duration = Duration::from_secs(30 * 60);
 /// A component is a small download: if it takes longer, there is no server.
 const COMPONENT: Duration = Duration::from_secs(20);
@@ -39,8 +49,17 @@ pub fn ensure() -> Result<()> {
 }
 
 fn tools() -> Result<()> {
-    let mut missing: Vec<&str> =
-        TOOLS.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
+    packages_of(&TOOLS)
+}
+
+/// Installs what boots another kernel.
+pub fn guests() -> Result<()> {
+    packages_of(&GUESTS)
+}
+
+fn packages_of(programs: &[(&str, &'static str)]) -> Result<()> {
+    let missing = programs.iter().filter(|(program, _)| find(program).is_none());
+    let mut missing: Vec<&str> = missing.map(|(_, package)| *package).collect();
     missing.dedup();
     if missing.is_empty() { Ok(()) } else { apt(&missing) }
 }
@@ -186,18 +205,22 @@ fn apt(packages: &[&str]) -> Result<()> {
         find("apt-get").is_some(),
         "there is no apt-get: install by hand the equivalent of Debian's {names}"
     );
-    let get = |what: &str, arguments: &[&str]| {
-        let mut command = as_root("apt-get", &[("DEBIAN_FRONTEND", "noninteractive")])?;
-        command.args(["-y", "-o", "DPkg::Lock::Timeout=120"]).args(arguments);
-        progress::run(what, &mut command, INSTALL)
-    };
     // Never at the price of a package that is installed.
     let mut install = vec!["install", "--no-install-recommends", "--no-remove"];
     install.extend(packages);
     let what = format!("installing {names} (Debian)");
-    get(&what, &install)
-        .or_else(|_| {
-            get("fetching Debian's lists of packages", &["update"]).and_then(|()| get(&what, &install))
-        })
+    apt_get(&what, &install)
+        .or_else(|_| update_lists().and_then(|()| apt_get(&what, &install)))
         .with_context(|| format!("Debian packages could not be installed; run: apt-get install {names}"))
+}
+
+/// Fetches Debian's lists of packages.
+pub fn update_lists() -> Result<()> {
+    apt_get("fetching Debian's lists of packages", &["update"])
+}
+
+fn apt_get(what: &str, arguments: &[&str]) -> Result<()> {
+    let mut command = as_root("apt-get", &[("DEBIAN_FRONTEND", "noninteractive")])?;
+    command.args(["-y", "-o", "DPkg::Lock::Timeout=120"]).args(arguments);
+    progress::run(what, &mut command, INSTALL)
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask test` runs lint and then every test, those of `lb-tests` as root, and prints a plain summary.
 
+mod kernels;
 mod lanes;
-mod outcome;
 mod plan;
 
 use std::{
@@ -14,12 +14,10 @@ use std::{
 use anyhow::Result;
 use clap::Args;
 
-use self::{
-    outcome::{Outcome, slowest},
-    plan::{Job, Plan},
-};
+use self::plan::{Job, Plan};
 use crate::{
     cargo, image, lint,
+    outcome::{Outcome, slowest},
     privilege::{as_root, environment},
     setup,
 };
@@ -35,11 +33,18 @@ pub struct Options {
     /// Run only tests whose name contains this, without lint and doc tests
     #[arg(long)]
     filter: Option<String>,
+    /// Run the tests that concern the kernel on other kernels, in guests of QEMU; nothing else runs
+    #[arg(long, value_name = "SERIES", conflicts_with = "filter")]
+    kernel: Option<kernels::Which>,
 }
 
 pub fn run(options: &Options) -> Result<()> {
     let begun = Instant::now();
     let mut outcomes = Vec::new();
+    if let Some(kernel) = options.kernel {
+        outcomes.extend(kernels::run(kernel)?);
+        return end(&outcomes, begun.elapsed());
+    }
     if options.filter.is_none() {
         outcomes.push(step("lint", lint::run));
     }
@@ -50,7 +55,11 @@ pub fn run(options: &Options) -> Result<()> {
     if let Err(error) = every_program(options, &mut outcomes) {
         outcomes.push(Outcome::of_step("build", Err(error), Duration::ZERO));
     }
-    if !summarize(&outcomes, begun.elapsed()) {
+    end(&outcomes, begun.elapsed())
+}
+
+fn end(outcomes: &[Outcome], time: Duration) -> Result<()> {
+    if !summarize(outcomes, time) {
         // The summary comes last, so no error follows it.
         std::process::exit(1);
     }
@@ -74,6 +83,7 @@ fn every_program(options: &Options, outcomes: &mut Vec<Outcome>) -> Result<()> {
     outcomes.extend(lanes::side_by_side(&plan.side_by_side, command, io::stdout()));
     outcomes.extend(plan.alone.iter().map(|job| lanes::alone(job, command)));
     if options.filter.is_none() {
+        outcomes.extend(kernels::oldest(&programs));
         println!("\n== doc tests");
         let mut doc = cargo::release("test")?;
         doc.args(["--workspace", "--doc", "--quiet"]);

@@ -12,7 +12,8 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{outcome::Outcome, plan::Job};
+use super::plan::Job;
+use crate::outcome::Outcome;
 
 /// Two lanes keep two CPUs busy, because each spends much time waiting for the kernel, a server or a timeout.
 const LANES: usize = 2;

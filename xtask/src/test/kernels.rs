@@ -1,0 +1,144 @@
+//! What runs on other kernels: all that depends on what a kernel accepts and does.
+
+use std::{io, time::Duration};
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use crate::{
+    cargo::{self, Program},
+    outcome::Outcome,
+    privilege::environment,
+    vm::{Guest, Kernel, Series, Step},
+};
+
+/// Which kernels to boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Which {
+    /// Debian 12's own
+    #[value(name = "6.1")]
+    V6_1,
+    /// Debian 12's backports
+    #[value(name = "6.12")]
+    V6_12,
+    /// One after the other
+    All,
+}
+
+impl Which {
+    fn series(self) -> Vec<Series> {
+        match self {
+            Self::V6_1 => vec![Series::V6_1],
+            Self::V6_12 => vec![Series::V6_12],
+            Self::All => Series::ALL.to_vec(),
+        }
+    }
+}
+
+/// The tests of each kernel: the program, what its tests are named, and a limit in minutes. Nothing that measures time
+/// is here: a guest is some ten times slower than the host.
+const TESTS: [(&str, &[&str], u64); 8] = [
+    ("tc", &[], 5),
+    ("xdp", &[], 2),
+    (
+        "traffic",
+        &[
+            "layout::routed_by_clsact",
+            "layout::routed_by_tcx",
+            "layout::bridge_by_tcx",
+            "layout::bridge_with_br_netfilter_by_clsact",
+            "layout::bridge_with_invalid_dropped_by_clsact",
+            "hairpin::",
+        ],
+        5,
+    ),
+    ("survival", &["kill::a_killed", "upgrade::", "cleanup::", "stop::"], 5),
+    ("sockets", &["--skip", "cost::"], 5),
+    ("kube_proxy", &["cleanup::", "check::a_node_that_can"], 4),
+    ("kube_proxy", &["--ignored", "ipvs::"], 4),
+    ("dump", &[], 3),
+];
+
+/// What the kernels of a series lack, and a word in the names of the tests that need it.
+fn lacks(series: Series) -> &'static [(&'static str, &'static str)] {
+    match series {
+        Series::V6_1 => &[("TCX (Linux 6.6)", "tcx")],
+        Series::V6_12 => &[],
+    }
+}
+
+/// Boots each kernel and runs everything there.
+pub fn run(which: Which) -> Result<Vec<Outcome>> {
+    let programs = cargo::build(&["--workspace", "--bins", "--tests"])?;
+    let mut outcomes = Vec::new();
+    for series in which.series() {
+        let mut steps = shortest(&programs)?;
+        for (name, arguments, minutes) in TESTS {
+            let mut step = tests(&programs, name, arguments, minutes)?;
+            for (_, word) in lacks(series) {
+                step.arguments.extend(["--skip".to_owned(), (*word).to_owned()]);
+            }
+            steps.push(step);
+        }
+        outcomes.extend(boot(series, &programs, &steps));
+    }
+    Ok(outcomes)
+}
+
+/// Boots the oldest kernel that is tested, and sees whether its verifier takes the programs and the demo runs.
+pub fn oldest(programs: &[Program]) -> Vec<Outcome> {
+    match shortest(programs) {
+        Ok(steps) => boot(Series::V6_1, programs, &steps),
+        Err(error) => vec![Outcome::of_step("6.1", Err(error), Duration::ZERO)],
+    }
+}
+
+fn boot(series: Series, programs: &[Program], steps: &[Step]) -> Vec<Outcome> {
+    let begun = std::time::Instant::now();
+    let failed = |error| vec![Outcome::of_step(series.name(), Err(error), begun.elapsed())];
+    let kernel = match Kernel::ensure(series) {
+        Ok(kernel) => kernel,
+        Err(error) => return failed(error),
+    };
+    let mut environment = environment();
+    match cargo::find(programs, "lb") {
+        Ok(lb) => environment.push(("LB_BIN", lb.into())),
+        Err(error) => return failed(error),
+    }
+    println!("\n== kernel {}", kernel.release());
+    for (what, word) in lacks(series) {
+        println!("left out: tests with {word:?} in their names, because this kernel has no {what}");
+    }
+    Guest { kernel: &kernel, environment }.run(steps, &mut io::stdout())
+}
+
+/// `lb check` and one round of the demo.
+fn shortest(programs: &[Program]) -> Result<Vec<Step>> {
+    let lb = cargo::find(programs, "lb")?;
+    let demo = cargo::find(programs, "lb-demo")?;
+    let step = |title: &str, program: &std::path::Path, arguments: &[&str], seconds| Step {
+        title: title.to_owned(),
+        program: program.to_owned(),
+        arguments: arguments.iter().map(ToString::to_string).collect(),
+        folder: xtask::toolchain::root().to_owned(),
+        limit: Duration::from_secs(seconds),
+        has_tests: false,
+    };
+    let lb_path = lb.to_str().context("the path of lb is not UTF-8")?;
+    Ok(vec![step("lb check", lb, &["check"], 60), step("demo", demo, &["--lb", lb_path, "--once"], 240)])
+}
+
+fn tests(programs: &[Program], name: &str, arguments: &[&str], minutes: u64) -> Result<Step> {
+    let program = programs.iter().find(|program| program.is_test && program.name == name);
+    let program = program.with_context(|| format!("there is no test program {name}"))?;
+    let mut all = vec!["--test-threads=1".to_owned()];
+    all.extend(arguments.iter().map(ToString::to_string));
+    Ok(Step {
+        title: format!("tests/{name}"),
+        program: program.file.clone(),
+        arguments: all,
+        folder: program.package.clone(),
+        limit: Duration::from_secs(minutes * 60),
+        has_tests: true,
+    })
+}
