@@ -13,7 +13,7 @@ use xtask::control_plane::Program;
 
 /// Objects that produce each kind of chain in iptables mode: Services, firewalls, external traffic, local policies,
 /// endpoints.
-pub const OBJECTS: &str = "
+const OBJECTS: &str = "
 apiVersion: v1
 kind: Node
 metadata: {name: node-1}
@@ -62,14 +62,14 @@ endpoints:
 ";
 
 /// Killed when dropped, so kube-proxy has no chance to clean up.
-pub struct KubeProxy {
+struct KubeProxy {
     child: Child,
     log: PathBuf,
 }
 
 impl KubeProxy {
     /// `path` is where kube-proxy finds its `iptables`.
-    pub fn start(world: &World, kubeconfig: &Path, mode: &str, path: &str) -> Result<Self> {
+    fn start(world: &World, kubeconfig: &Path, mode: &str, path: &str) -> Result<Self> {
         let folder = world.folder().path();
         let config = folder.join(format!("{mode}.yaml"));
         fs::write(
@@ -94,7 +94,7 @@ impl KubeProxy {
     }
 
     /// Waits until kube-proxy has written its rules for both families.
-    pub fn wait(&mut self, are_there: impl Fn() -> Result<bool>) -> Result<()> {
+    fn wait(&mut self, are_there: impl Fn() -> Result<bool>) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(60);
         while !are_there()? {
             let ended = self.child.try_wait()?;
@@ -114,7 +114,7 @@ impl Drop for KubeProxy {
     }
 }
 
-pub const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A `PATH` that begins with a folder in which `iptables` is of this variant.
 fn path_of(world: &World, variant: &str) -> Result<String> {

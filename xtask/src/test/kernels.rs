@@ -1,6 +1,10 @@
 //! What runs on other kernels: all that depends on what a kernel accepts and does.
 
-use std::{io, time::Duration};
+use std::{
+    io::{self, Write},
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
@@ -35,28 +39,31 @@ impl Which {
     }
 }
 
-/// The tests of each kernel: the program, what its tests are named, and a limit in minutes. Nothing that measures time
-/// is here: a guest is some ten times slower than the host.
-const TESTS: [(&str, &[&str], u64); 8] = [
-    ("tc", &[], 5),
-    ("xdp", &[], 2),
-    (
-        "traffic",
-        &[
-            "layout::routed_by_clsact",
-            "layout::routed_by_tcx",
-            "layout::bridge_by_tcx",
-            "layout::bridge_with_br_netfilter_by_clsact",
-            "layout::bridge_with_invalid_dropped_by_clsact",
-            "hairpin::",
-        ],
-        5,
-    ),
-    ("survival", &["kill::a_killed", "upgrade::", "cleanup::", "stop::"], 5),
-    ("sockets", &["--skip", "cost::"], 5),
-    ("kube_proxy", &["cleanup::", "check::a_node_that_can"], 4),
-    ("kube_proxy", &["--ignored", "ipvs::"], 4),
-    ("dump", &[], 3),
+/// A test program, what its tests are named, and a limit in minutes.
+type Tests = (&'static str, &'static [&'static str], u64);
+
+/// The tests of each kernel, in two guests at once: a guest has one program running and seldom uses more than one CPU.
+/// Nothing that measures time is here: a guest is some ten times slower than the machine.
+const GUESTS: [&[Tests]; 2] = [
+    &[("tc", &[], 8), ("xdp", &[], 3), ("dump", &[], 4)],
+    &[
+        ("kube_proxy", &["--ignored", "ipvs::"], 4),
+        (
+            "traffic",
+            &[
+                "layout::routed_by_clsact",
+                "layout::routed_by_tcx",
+                "layout::bridge_by_tcx",
+                "layout::bridge_with_br_netfilter_by_clsact",
+                "layout::bridge_with_invalid_dropped_by_clsact",
+                "hairpin::",
+            ],
+            6,
+        ),
+        ("survival", &["kill::a_killed", "upgrade::an_upgrade_swaps", "cleanup::"], 5),
+        ("sockets", &["reach::", "verdicts::", "agent::a_dead", "ends::when_a_backend"], 5),
+        ("kube_proxy", &["cleanup::", "check::a_node_that_can"], 4),
+    ],
 ];
 
 /// What the kernels of a series lack, and a word in the names of the tests that need it.
@@ -72,15 +79,19 @@ pub fn run(which: Which) -> Result<Vec<Outcome>> {
     let programs = cargo::build(&["--workspace", "--bins", "--tests"])?;
     let mut outcomes = Vec::new();
     for series in which.series() {
-        let mut steps = shortest(&programs)?;
-        for (name, arguments, minutes) in TESTS {
-            let mut step = tests(&programs, name, arguments, minutes)?;
-            for (_, word) in lacks(series) {
-                step.arguments.extend(["--skip".to_owned(), (*word).to_owned()]);
+        let mut guests = Vec::new();
+        for wanted in GUESTS {
+            let mut steps = if guests.is_empty() { shortest(&programs)? } else { Vec::new() };
+            for (name, arguments, minutes) in wanted {
+                let mut step = tests(&programs, name, arguments, *minutes)?;
+                for (_, word) in lacks(series) {
+                    step.arguments.extend(["--skip".to_owned(), (*word).to_owned()]);
+                }
+                steps.push(step);
             }
-            steps.push(step);
+            guests.push(steps);
         }
-        outcomes.extend(boot(series, &programs, &steps));
+        outcomes.extend(boot(series, &programs, &guests));
     }
     Ok(outcomes)
 }
@@ -88,13 +99,14 @@ pub fn run(which: Which) -> Result<Vec<Outcome>> {
 /// Boots the oldest kernel that is tested, and sees whether its verifier takes the programs and the demo runs.
 pub fn oldest(programs: &[Program]) -> Vec<Outcome> {
     match shortest(programs) {
-        Ok(steps) => boot(Series::V6_1, programs, &steps),
+        Ok(steps) => boot(Series::V6_1, programs, &[steps]),
         Err(error) => vec![Outcome::of_step("6.1", Err(error), Duration::ZERO)],
     }
 }
 
-fn boot(series: Series, programs: &[Program], steps: &[Step]) -> Vec<Outcome> {
-    let begun = std::time::Instant::now();
+/// Boots a guest for each list of steps, all at once.
+fn boot(series: Series, programs: &[Program], guests: &[Vec<Step>]) -> Vec<Outcome> {
+    let begun = Instant::now();
     let failed = |error| vec![Outcome::of_step(series.name(), Err(error), begun.elapsed())];
     let kernel = match Kernel::ensure(series) {
         Ok(kernel) => kernel,
@@ -109,7 +121,34 @@ fn boot(series: Series, programs: &[Program], steps: &[Step]) -> Vec<Outcome> {
     for (what, word) in lacks(series) {
         println!("left out: tests with {word:?} in their names, because this kernel has no {what}");
     }
-    Guest { kernel: &kernel, environment }.run(steps, &mut io::stdout())
+    let guest = &Guest { kernel: &kernel, environment };
+    thread::scope(|scope| {
+        let guests: Vec<_> = guests
+            .iter()
+            .zip(1..)
+            .map(|(steps, number)| {
+                let mut out = Prefixed(format!("{}/{number} ", series.name()));
+                scope.spawn(move || guest.run(steps, &mut out))
+            })
+            .collect();
+        guests.into_iter().flat_map(|guest| guest.join().expect("a guest's thread does not panic")).collect()
+    })
+}
+
+/// Standard output, with a prefix before what is written at once.
+struct Prefixed(String);
+
+impl Write for Prefixed {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut out = io::stdout().lock();
+        out.write_all(self.0.as_bytes())?;
+        out.write_all(line)?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush()
+    }
 }
 
 /// `lb check` and one round of the demo.

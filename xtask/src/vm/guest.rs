@@ -7,6 +7,7 @@ use std::{
     os::unix::{ffi::OsStrExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -55,7 +56,9 @@ impl Guest<'_> {
     }
 
     fn boot(&self, steps: &[Step], reader: &mut Reader, out: &mut impl Write) -> Result<()> {
-        let shared = toolchain::root().join("target").join(format!("guest-{}", std::process::id()));
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("guest-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let shared = toolchain::root().join("target").join(name);
         fs::create_dir_all(&shared).with_context(|| format!("{} cannot be made", shared.display()))?;
         let result = fs::write(shared.join(PROGRAM), self.script(steps))
             .context("the guest's program cannot be written")
@@ -152,7 +155,7 @@ fn watch(mut qemu: Command, reader: &mut Reader, out: &mut impl Write) -> Result
         let line = line.trim_end_matches('\r');
         reader.read(line, begun.elapsed());
         // A closed stdout is not a failure of a test.
-        let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+        let _ = out.write_all(format!("{line}\n").as_bytes()).and_then(|()| out.flush());
     }
     let status = child.wait()?;
     match status.code() {
