@@ -45,7 +45,11 @@ type Tests = (&'static str, &'static [&'static str], u64);
 /// The tests of each kernel, in two guests at once: a guest has one program running and seldom uses more than one CPU.
 /// Nothing that measures time is here: a guest is some ten times slower than the machine.
 const GUESTS: [&[Tests]; 2] = [
-    &[("tc", &[], 8), ("xdp", &[], 3), ("dump", &[], 4)],
+    &[
+        ("tc", &[], 8),
+        ("xdp", &[], 3),
+        ("sockets", &["reach::", "verdicts::", "agent::a_dead", "ends::when_a_backend"], 6),
+    ],
     &[
         ("kube_proxy", &["--ignored", "ipvs::"], 4),
         (
@@ -60,8 +64,7 @@ const GUESTS: [&[Tests]; 2] = [
             ],
             6,
         ),
-        ("survival", &["kill::a_killed", "upgrade::an_upgrade_swaps", "cleanup::"], 5),
-        ("sockets", &["reach::", "verdicts::", "agent::a_dead", "ends::when_a_backend"], 5),
+        ("survival", &["kill::a_killed", "cleanup::", "upgrade::an_upgrade_swaps"], 10),
         ("kube_proxy", &["cleanup::", "check::a_node_that_can"], 4),
     ],
 ];
