@@ -13,9 +13,8 @@ pub use reset::tell_backend;
 
 /// Turns the packet into its own RST (TCP) or "port unreachable" (UDP) and sends it back. The rate is not limited: each
 /// packet is answered by one (a RST that is not larger, or a message of 56 bytes over IPv4 and 96 over IPv6), to the
-/// pod that sent it. SCTP is dropped: its stacks keep trying in
-/// spite of a "port unreachable" (RFC 9260 10, ICMP3), and a checksum that the kernel is still to fill in would be
-/// written into the answer.
+/// pod that sent it. SCTP is dropped: its stacks keep trying in spite of a "port unreachable" (RFC 9260 10, ICMP3), and
+/// a checksum that the kernel is still to fill in would be written into the answer.
 #[inline(always)]
 pub fn reject(packet: &mut Packet, link: Link, reason: Counter) -> Result<Verdict, Drop> {
     let turned = if packet.is_tcp() {

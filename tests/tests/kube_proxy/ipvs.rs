@@ -27,7 +27,7 @@ fn servers(node: &Netns) -> Result<Vec<String>> {
 }
 
 #[test]
-#[ignore = "needs a kernel with IPVS; `cargo xtask test --kernel` runs this in a guest"]
+#[ignore = "needs a kernel with IPVS; `cargo xtask test` runs this in a guest"]
 fn virtual_servers_of_kube_proxy_go_and_those_of_others_stay() -> Result<()> {
     let world = World::new(Layout::routed().with_backends(1))?;
     let node = world.node();
