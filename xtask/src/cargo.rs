@@ -10,6 +10,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use xtask::toolchain;
 
+use crate::architecture::Architecture;
+
 /// cargo, to run in the workspace.
 pub fn command() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -64,16 +66,28 @@ pub struct Program {
 /// named although it is this machine. Without `--target`, the flags would also apply to procedural macros, which
 /// are shared libraries.
 pub fn release(action: &str) -> Result<Command> {
-    let host = toolchain::host()?;
+    release_for(Architecture::host()?, action)
+}
+
+fn release_for(architecture: Architecture, action: &str) -> Result<Command> {
+    let target = architecture.target()?;
     let mut command = command();
-    command.args([action, "--release", "--target", &host, "--config"]);
-    command.arg(format!("target.{host}.rustflags=['-Ctarget-feature=+crt-static']"));
+    command.args([action, "--release", "--target", &target, "--config"]);
+    command.arg(format!("target.{target}.rustflags=['-Ctarget-feature=+crt-static']"));
+    if !architecture.is_host() {
+        command.arg("--config").arg(format!("target.{target}.linker='{}'", architecture.tool("gcc")));
+    }
     Ok(command)
 }
 
 /// Builds for release, and returns the programs.
 pub fn build(arguments: &[&str]) -> Result<Vec<Program>> {
-    let output = release("build")?
+    build_for(Architecture::host()?, arguments)
+}
+
+/// Like [`build`], for an architecture that need not be this machine's.
+pub fn build_for(architecture: Architecture, arguments: &[&str]) -> Result<Vec<Program>> {
+    let output = release_for(architecture, "build")?
         .arg("--message-format=json-render-diagnostics")
         .args(arguments)
         .stderr(Stdio::inherit())

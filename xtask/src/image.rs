@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 use xtask::toolchain;
 
-use crate::cargo;
+use crate::{architecture::Architecture, cargo, setup};
 
 /// The version of `lb` too: all packages have the version of the workspace.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -31,6 +31,9 @@ pub struct Options {
     /// Name of the image on a node, including the registry if there is one
     #[arg(long, default_value_t = name())]
     name: String,
+    /// Build for this architecture instead of this machine's
+    #[arg(long)]
+    arch: Option<Architecture>,
 }
 
 /// The name in `deploy/base/daemonset.yaml`. No public registry has an image of this name.
@@ -40,37 +43,34 @@ pub fn name() -> String {
 
 /// Builds `lb`, makes the archive, and prints its path.
 pub fn run(options: &Options) -> Result<()> {
-    let programs = cargo::build(&["--package", "lb-userspace", "--bins"])?;
-    println!("{}", make(cargo::find(&programs, "lb")?, &options.name)?.display());
+    let architecture = Architecture::chosen(options.arch)?;
+    setup::cross(architecture)?;
+    let programs = cargo::build_for(architecture, &["--package", "lb-userspace", "--bins"])?;
+    println!("{}", make(cargo::find(&programs, "lb")?, &options.name, architecture)?.display());
     Ok(())
 }
 
-/// Makes the archive. In the same folder is the stripped `lb` that `deploy/Containerfile` uses.
-pub fn make(lb: &Path, name: &str) -> Result<PathBuf> {
+/// Makes the archive. In the same folder is the stripped `lb` (of another architecture: `lb-arm64`), which
+/// `deploy/Containerfile` uses.
+pub fn make(lb: &Path, name: &str, architecture: Architecture) -> Result<PathBuf> {
     let folder = toolchain::root().join("target/image");
     fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
-    let program = folder.join("lb");
+    let architecture_name = architecture.name();
+    let program = if architecture.is_host() { "lb".to_owned() } else { format!("lb-{architecture_name}") };
+    let program = folder.join(program);
     // The names of functions stay, for the backtrace of a crash.
-    cargo::run(Command::new("strip").arg("--strip-debug").arg("-o").arg(&program).arg(lb))?;
+    cargo::run(
+        Command::new(architecture.tool("strip")).arg("--strip-debug").arg("-o").arg(&program).arg(lb),
+    )?;
 
-    let archive = folder.join(format!("lb-{VERSION}-{}.tar", architecture()?));
+    let archive = folder.join(format!("lb-{VERSION}-{architecture_name}.tar"));
     let partial = archive.with_extension("partial");
     let program = fs::read(&program).with_context(|| program.display().to_string())?;
-    write(&Image::new(&program, name)?, File::create(&partial)?)
+    write(&Image::new(&program, name, architecture)?, File::create(&partial)?)
         .with_context(|| format!("{} cannot be written", partial.display()))?;
     // Renamed once complete, so that a partial archive is never mistaken for a finished one.
     fs::rename(&partial, &archive)?;
     Ok(archive)
-}
-
-/// The architecture by its Go name, as the specification of images requires.
-fn architecture() -> Result<&'static str> {
-    Ok(match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "riscv64" => "riscv64",
-        other => bail!("no image can be made for {other}: lb has never been built for it"),
-    })
 }
 
 /// Content that is addressed by its digest.
@@ -105,10 +105,10 @@ struct Image {
 }
 
 impl Image {
-    fn new(program: &[u8], name: &str) -> Result<Self> {
+    fn new(program: &[u8], name: &str, architecture: Architecture) -> Result<Self> {
         let files = file_system(program)?;
         let layer = Blob::new(compressed(&files)?);
-        let platform = json!({ "architecture": architecture()?, "os": "linux" });
+        let platform = json!({ "architecture": architecture.name(), "os": "linux" });
         let mut config = platform.clone();
         // No user: the kernel gives capabilities only to processes of root. `deploy/Containerfile` does the same.
         config["config"] = json!({ "Entrypoint": ["/lb"], "Env": ["PATH=/"] });
@@ -215,7 +215,8 @@ mod tests {
 
     #[test]
     fn the_same_program_gives_the_same_image() {
-        let image = |program: &[u8]| Image::new(program, "localhost/lb:1").unwrap().index;
+        let image =
+            |program: &[u8]| Image::new(program, "localhost/lb:1", Architecture::Arm64).unwrap().index;
         assert_eq!(image(b"one"), image(b"one"));
         assert_ne!(image(b"one"), image(b"two"));
     }

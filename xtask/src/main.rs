@@ -1,5 +1,6 @@
 //! `cargo xtask <command>`: the commands of this repository, a file for each.
 
+mod architecture;
 mod bench;
 mod build;
 mod cargo;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use xtask::toolchain::{self, Compiler, LINKER_VERSION, Toolchain};
 
 use crate::{
+    architecture::Architecture,
     cargo,
     privilege::{as_root, find},
     progress,
@@ -27,8 +28,7 @@ const TOOLS: [(&str, &str); 8] = [
 ];
 
 /// What boots another kernel, and what only its guest can use; and the Debian package of each.
-const GUESTS: [(&str, &str); 6] = [
-    ("qemu-system-x86_64", "qemu-system-x86"),
+const GUESTS: [(&str, &str); 5] = [
     ("busybox", "busybox-static"),
     ("cpio", "cpio"),
     ("depmod", "kmod"),
@@ -53,8 +53,41 @@ fn tools() -> Result<()> {
 }
 
 /// Installs what boots another kernel.
-pub fn guests() -> Result<()> {
-    packages_of(&GUESTS)
+pub fn guests(architecture: Architecture) -> Result<()> {
+    let qemu = match architecture {
+        Architecture::Amd64 => ("qemu-system-x86_64", "qemu-system-x86"),
+        Architecture::Arm64 => ("qemu-system-aarch64", "qemu-system-arm"),
+    };
+    let mut programs = GUESTS.to_vec();
+    programs.push(qemu);
+    packages_of(&programs)
+}
+
+/// Installs what builds for an architecture that is not this machine's.
+pub fn cross(architecture: Architecture) -> Result<()> {
+    if architecture.is_host() {
+        return Ok(());
+    }
+    let target = architecture.target()?;
+    if !toolchain::has_libraries(&target)? {
+        ensure!(
+            find("rustup").is_some(),
+            "this machine's Rust has no libraries for {target} and did not come from rustup, which could add them: \
+             install rustup, or build on a machine of the architecture {}",
+            architecture.name()
+        );
+        let mut add = Command::new("rustup");
+        progress::run(
+            &format!("installing Rust's libraries for {target} (rustup)"),
+            add.args(["target", "add", &target]),
+            INSTALL,
+        )?;
+    }
+    if find(&architecture.tool("gcc")).is_none() {
+        let packages = architecture.cross_packages();
+        apt(&packages.each_ref().map(String::as_str))?;
+    }
+    Ok(())
 }
 
 fn packages_of(programs: &[(&str, &'static str)]) -> Result<()> {
@@ -215,7 +248,7 @@ fn apt(packages: &[&str]) -> Result<()> {
 }
 
 /// Fetches Debian's lists of packages.
-pub fn update_lists() -> Result<()> {
+fn update_lists() -> Result<()> {
     apt_get("fetching Debian's lists of packages", &["update"])
 }
 

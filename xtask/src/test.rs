@@ -16,6 +16,7 @@ use clap::Args;
 
 use self::plan::{Job, Plan};
 use crate::{
+    architecture::Architecture,
     cargo, image, lint,
     outcome::{Outcome, slowest},
     privilege::{as_root, environment},
@@ -36,13 +37,16 @@ pub struct Options {
     /// Run the tests that concern the kernel on other kernels, in guests of QEMU; nothing else runs
     #[arg(long, value_name = "SERIES", conflicts_with = "filter")]
     kernel: Option<kernels::Which>,
+    /// Build for this architecture, and run what a guest of the architecture can run
+    #[arg(long, requires = "kernel")]
+    arch: Option<Architecture>,
 }
 
 pub fn run(options: &Options) -> Result<()> {
     let begun = Instant::now();
     let mut outcomes = Vec::new();
     if let Some(kernel) = options.kernel {
-        outcomes.extend(kernels::run(kernel)?);
+        outcomes.extend(kernels::run(kernel, Architecture::chosen(options.arch)?)?);
         return end(&outcomes, begun.elapsed());
     }
     if options.filter.is_none() {
@@ -75,7 +79,7 @@ fn every_program(options: &Options, outcomes: &mut Vec<Outcome>) -> Result<()> {
     let begun = Instant::now();
     let programs = cargo::build(&["--workspace", "--bins", "--tests"])?;
     let lb = cargo::find(&programs, "lb")?;
-    let image = image::make(lb, &image::name())?;
+    let image = image::make(lb, &image::name(), Architecture::host()?)?;
     println!("built in {:.0} s", begun.elapsed().as_secs_f64());
 
     let plan = Plan::new(&programs, options.filter.as_deref());

@@ -110,6 +110,16 @@ pub fn host() -> Result<String> {
     Ok(host.context("rustc does not name its host")?.to_owned())
 }
 
+/// Whether the agent's compiler has the standard library of a target.
+///
+/// # Errors
+/// There is no rustc, or it does not know the target.
+pub fn has_libraries(target: &str) -> Result<bool> {
+    let mut rustc = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    let folder = said(rustc.args(["--print", "target-libdir", "--target", target]))?;
+    Ok(Path::new(folder.trim()).is_dir())
+}
+
 /// A compiler and a linker that fit each other.
 pub struct Toolchain {
     /// The compiler, which has the source of `core`.

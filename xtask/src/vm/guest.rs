@@ -15,10 +15,11 @@ use anyhow::{Context, Result, anyhow};
 use xtask::toolchain;
 
 use super::{
-    initrd::{self, MODULE_TREE, PROGRAM, ROOT, SHARED},
+    initrd::{self, MODULE_TREE, PROGRAM, PROJECT, ROOT, SHARED},
     kernel::Kernel,
+    userland,
 };
-use crate::outcome::Outcome;
+use crate::{architecture::Architecture, outcome::Outcome};
 
 /// Memory of a guest in MiB: the maps of several agents at once, and what the tests write to /run.
 const MEMORY: u32 = 4_096;
@@ -50,7 +51,7 @@ impl Guest<'_> {
     /// Boots, runs the steps one after the other, and shows what they print. A step that did not end, because the
     /// guest died or was too slow, has failed.
     pub fn run(&self, steps: &[Step], out: &mut impl Write) -> Vec<Outcome> {
-        let mut reader = Reader::new(self.kernel, steps);
+        let mut reader = Reader::new(&self.kernel.name(), steps);
         let end = self.boot(steps, &mut reader, out);
         reader.outcomes(end)
     }
@@ -62,8 +63,8 @@ impl Guest<'_> {
         fs::create_dir_all(&shared).with_context(|| format!("{} cannot be made", shared.display()))?;
         let result = fs::write(shared.join(PROGRAM), self.script(steps))
             .context("the guest's program cannot be written")
-            .and_then(|()| initrd::write(&self.kernel.folder, self.kernel.release(), &shared))
-            .and_then(|initrd| watch(self.qemu(steps, &initrd, &shared), reader, out));
+            .and_then(|()| self.qemu(steps, &shared))
+            .and_then(|qemu| watch(qemu, reader, out));
         // What is left in the folder is of no use; nothing else failed if it stays.
         let _ = fs::remove_dir_all(&shared);
         result
@@ -99,28 +100,43 @@ impl Guest<'_> {
         script
     }
 
-    fn qemu(&self, steps: &[Step], initrd: &Path, shared: &Path) -> Command {
+    fn qemu(&self, steps: &[Step], shared: &Path) -> Result<Command> {
         let limit = steps.iter().map(|step| step.limit).sum::<Duration>() + SPARE;
+        let root = userland::ensure(self.kernel.architecture)?;
+        // The host's tree has the project in it.
+        let project = Some(toolchain::root()).filter(|_| root != Path::new("/"));
+        let initrd = initrd::write(self.kernel, &root, project, shared)?;
         // `timeout` ends QEMU too if this process is gone.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM", "timeout", "--kill-after=10"]).arg(limit.as_secs().to_string());
-        command.args(["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"]);
+        command.arg(format!("qemu-system-{}", self.kernel.architecture.machine()));
+        let console = match self.kernel.architecture {
+            Architecture::Amd64 => {
+                command.args(["-cpu", "max"]);
+                "ttyS0"
+            }
+            Architecture::Arm64 => {
+                // The architecture's own cipher for pointers would take half of the time.
+                command.args(["-machine", "virt", "-cpu", "max,pauth-impdef=on"]);
+                "ttyAMA0"
+            }
+        };
+        command.args(["-accel", "tcg,thread=multi", "-smp", "2"]);
         command.args(["-m", &MEMORY.to_string(), "-display", "none", "-serial", "stdio", "-monitor", "none"]);
         command.args(["-no-reboot", "-nic", "none"]);
         command.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(initrd);
         // What the guest's mitigations cost, TCG makes ten times dearer.
-        command.args(["-append", "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off rdinit=/init"]);
-        for (tag, path, readonly) in [
-            (ROOT, Path::new("/"), "on"),
-            (MODULE_TREE, &self.kernel.folder.join("lib/modules"), "on"),
-            (SHARED, shared, "off"),
-        ] {
+        command.arg("-append");
+        command.arg(format!("console={console} quiet loglevel=1 panic=-1 mitigations=off rdinit=/init"));
+        let modules = self.kernel.folder.join("lib/modules");
+        let shares = [(ROOT, &*root, "on"), (MODULE_TREE, &modules, "on"), (SHARED, shared, "off")];
+        for (tag, path, readonly) in shares.into_iter().chain(project.map(|path| (PROJECT, path, "on"))) {
             let mut share = OsString::from("local,path=");
             share.push(path);
             share.push(format!(",mount_tag={tag},security_model=none,readonly={readonly},multidevs=remap"));
             command.arg("-virtfs").arg(share);
         }
-        command
+        Ok(command)
     }
 }
 
@@ -167,7 +183,7 @@ fn watch(mut qemu: Command, reader: &mut Reader, out: &mut impl Write) -> Result
 
 /// Reads the console, step by step.
 struct Reader<'a> {
-    kernel: &'a str,
+    kernel: String,
     steps: &'a [Step],
     ended: Vec<Outcome>,
     /// The step that runs, and when it began.
@@ -176,8 +192,8 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(kernel: &'a Kernel, steps: &'a [Step]) -> Self {
-        Self { kernel: kernel.series.name(), steps, ended: Vec::new(), open: None, last: String::new() }
+    fn new(kernel: &str, steps: &'a [Step]) -> Self {
+        Self { kernel: kernel.to_owned(), steps, ended: Vec::new(), open: None, last: String::new() }
     }
 
     fn title(&self, step: &Step) -> String {
@@ -242,8 +258,7 @@ mod tests {
 
     fn outcomes(lines: &[&str], end: Result<()>) -> Vec<String> {
         let steps = steps();
-        let mut reader =
-            Reader { kernel: "6.1", steps: &steps, ended: Vec::new(), open: None, last: String::new() };
+        let mut reader = Reader::new("6.1", &steps);
         for (line, at) in lines.iter().zip(0..) {
             reader.read(line, Duration::from_secs(at));
         }

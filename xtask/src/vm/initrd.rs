@@ -9,20 +9,27 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
+use super::kernel::Kernel;
+
 /// The modules by which a guest reaches the host's files, and writes over them.
 const MODULES: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
 
 /// Tags of the host's folders.
 pub const ROOT: &str = "root";
 pub const MODULE_TREE: &str = "modules";
+pub const PROJECT: &str = "project";
 pub const SHARED: &str = "shared";
 /// Where the guest has the folder that it shares with the host, and the program in it that the guest runs.
 pub const SHARED_AT: &str = "/run/xtask";
 pub const PROGRAM: &str = "program";
 
 /// The guest's first process. `cache=loose` is right because the host changes nothing that the guest reads.
-fn init() -> String {
+fn init(project: Option<&Path>) -> String {
     let nine = "-t 9p -o trans=virtio,version=9p2000.L,msize=524288";
+    let project = project.map_or_else(String::new, |path| {
+        let path = path.display();
+        format!("busybox mkdir -p /new{path}\nmount {nine},ro,cache=loose {PROJECT} /new{path}\n")
+    });
     format!(
         "#!/bin/busybox sh
 export PATH=/bin
@@ -33,6 +40,7 @@ mount {nine},ro,cache=loose {ROOT} /low
 mount -t tmpfs tmpfs /memory
 busybox mkdir /memory/upper /memory/work
 mount -t overlay -o lowerdir=/low,upperdir=/memory/upper,workdir=/memory/work overlay /new
+busybox mkdir -p /new/proc /new/sys /new/dev /new/run /new/tmp /new/root
 mount -t proc proc /new/proc
 mount -t sysfs sysfs /new/sys
 mount -t devtmpfs devtmpfs /new/dev
@@ -45,7 +53,7 @@ mount -t bpf none /new/sys/fs/bpf
 mount -t tracefs none /new/sys/kernel/tracing
 mount {nine},ro,cache=loose {MODULE_TREE} /new/lib/modules
 busybox mkdir -p /new{SHARED_AT} /new/run/netns
-mount {nine} {SHARED} /new{SHARED_AT}
+{project}mount {nine} {SHARED} /new{SHARED_AT}
 busybox chroot /new /bin/sh {SHARED_AT}/{PROGRAM} 2>&1 | busybox cat
 echo o > /new/proc/sysrq-trigger
 busybox sleep 60
@@ -56,16 +64,18 @@ busybox sleep 60
 /// The kernel asks for a module by this program, which it runs outside the guest's root.
 const MODPROBE: &str = "#!/bin/busybox sh\nexec /bin/busybox chroot /new /sbin/modprobe \"$@\"\n";
 
-/// Writes the file `initrd` for a kernel into a folder. `packaged` is where the kernel's package is unpacked.
-pub fn write(packaged: &Path, release: &str, folder: &Path) -> Result<PathBuf> {
+/// Writes the file `initrd` for a kernel into a folder. `root` is the tree that the guest will have as its root, and
+/// `project` is a folder that it will have besides, at the same path.
+pub fn write(kernel: &Kernel, root: &Path, project: Option<&Path>, folder: &Path) -> Result<PathBuf> {
     let tree = folder.join("initrd.tree");
     let modules = tree.join("modules");
     for place in [&modules, &tree.join("bin"), &tree.join("sbin")] {
         fs::create_dir_all(place)?;
     }
-    fs::copy("/bin/busybox", tree.join("bin/busybox")).context("busybox-static has no /bin/busybox")?;
+    fs::copy(root.join("bin/busybox"), tree.join("bin/busybox"))
+        .context("busybox-static has no /bin/busybox")?;
     let mut order = String::new();
-    for module in in_order(packaged, release)? {
+    for module in in_order(&kernel.folder, kernel.release())? {
         let name = module.file_name().context("a module has a name")?.to_string_lossy().into_owned();
         let name = name.trim_end_matches(".xz");
         unpack(&module, &modules.join(name))?;
@@ -73,7 +83,7 @@ pub fn write(packaged: &Path, release: &str, folder: &Path) -> Result<PathBuf> {
         order.push('\n');
     }
     fs::write(modules.join("order"), order)?;
-    for (file, script) in [("init", init().as_str()), ("sbin/modprobe", MODPROBE)] {
+    for (file, script) in [("init", init(project).as_str()), ("sbin/modprobe", MODPROBE)] {
         let file = tree.join(file);
         fs::write(&file, script)?;
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755))?;

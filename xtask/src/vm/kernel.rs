@@ -11,9 +11,10 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use xtask::toolchain;
 
-use crate::{progress, setup};
+use super::debian::Debian;
+use crate::{architecture::Architecture, progress, setup};
 
-const LIMIT: Duration = Duration::from_secs(10 * 60);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Folders of `kernel/` in a package that no test needs: nine tenths of it.
 const DRIVERS: &str = "drivers";
@@ -46,6 +47,7 @@ impl Series {
 /// A kernel that is ready to boot.
 pub struct Kernel {
     pub series: Series,
+    pub architecture: Architecture,
     /// The name of its package: `linux-image-6.1.0-57-amd64-unsigned`.
     pub package: String,
     pub image: PathBuf,
@@ -55,29 +57,24 @@ pub struct Kernel {
 
 impl Kernel {
     /// The kernel of this series in the cache; if there is none, the newest that Debian has.
-    pub fn ensure(series: Series) -> Result<Self> {
-        setup::guests()?;
+    pub fn ensure(series: Series, architecture: Architecture) -> Result<Self> {
+        setup::guests(architecture)?;
         let kernels = toolchain::cache()?.join("kernels");
-        if let Some(package) = newest(cached(&kernels), series) {
-            return Self::open(series, &kernels.join(&package), package);
-        }
-        let package = newest(offered()?, series);
-        let package = match package {
+        let package = match newest(cached(&kernels), series, architecture) {
             Some(package) => package,
-            None => {
-                setup::update_lists()?;
-                newest(offered()?, series)
-                    .with_context(|| format!("Debian's lists of packages have no kernel {}", series.name()))?
-            }
+            None => fetch(series, architecture, &kernels)?,
         };
         let folder = kernels.join(&package);
-        fetch(&package, &folder).with_context(|| format!("the kernel {package}"))?;
-        Self::open(series, &folder, package)
+        let image = only(&folder.join("boot"), "vmlinuz-")?;
+        Ok(Self { series, architecture, package, image, folder })
     }
 
-    fn open(series: Series, folder: &Path, package: String) -> Result<Self> {
-        let image = only(&folder.join("boot"), "vmlinuz-")?;
-        Ok(Self { series, package, image, folder: folder.to_owned() })
+    /// How results name it: `6.1`, or `6.1 arm64` where that is not this machine's architecture.
+    pub fn name(&self) -> String {
+        match self.architecture {
+            host if host.is_host() => self.series.name().to_owned(),
+            other => format!("{} {}", self.series.name(), other.name()),
+        }
     }
 
     /// `6.1.0-57-amd64`, as `uname -r` says in the guest.
@@ -92,23 +89,14 @@ fn cached(kernels: &Path) -> Vec<String> {
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-/// The names of packages of kernels that Debian's lists have.
-fn offered() -> Result<Vec<String>> {
-    let mut search = Command::new("apt-cache");
-    search.args(["search", "--names-only", "^linux-image-6[.].*-amd64-unsigned$"]);
-    let output =
-        search.output().context("apt-cache cannot be started: kernels come from Debian's packages")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    Ok(text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect())
-}
-
 /// The newest package of a series. Kernels for clouds lack 9p, and those for real time are another kind.
-fn newest(packages: Vec<String>, series: Series) -> Option<String> {
+fn newest(packages: Vec<String>, series: Series, architecture: Architecture) -> Option<String> {
+    let end = format!("-{}-unsigned", architecture.name());
     let fits = |package: &String| {
         let rest = package.strip_prefix("linux-image-").and_then(|rest| rest.strip_prefix(series.name()));
         rest.is_some_and(|rest| rest.starts_with('.'))
             && !["cloud", "rt", "dbg"].iter().any(|kind| package.contains(&format!("-{kind}-")))
-            && package.ends_with("-unsigned")
+            && package.ends_with(&end)
     };
     packages.into_iter().filter(fits).max_by_key(|package| numbers(package))
 }
@@ -118,19 +106,18 @@ fn numbers(version: &str) -> Vec<u32> {
     version.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
 }
 
-/// Downloads a package and unpacks what a guest needs of it. The package is not installed.
-fn fetch(package: &str, folder: &Path) -> Result<()> {
-    let partial = folder.with_file_name(format!("partial-{}", std::process::id()));
+/// Unpacks what a guest needs of the newest package into the cache, and returns the package's name.
+fn fetch(series: Series, architecture: Architecture, kernels: &Path) -> Result<String> {
+    let process = std::process::id();
+    let debian = Debian::open(architecture, kernels.join(format!("apt-{process}")))
+        .context("kernels come from Debian's packages")?;
+    let pattern = format!("^linux-image-6[.].*-{}-unsigned$", architecture.name());
+    let package = newest(debian.names(&pattern)?, series, architecture);
+    let package =
+        package.with_context(|| format!("Debian's lists of packages have no kernel {}", series.name()))?;
+    let partial = kernels.join(format!("partial-{process}"));
     let _ = fs::remove_dir_all(&partial);
-    fs::create_dir_all(&partial).with_context(|| format!("{} cannot be made", partial.display()))?;
-    let mut download = Command::new("apt-get");
-    download.current_dir(&partial).args(["download", package]);
-    progress::run(&format!("fetching {package} (Debian), once"), &mut download, LIMIT)?;
-    let archive = only(&partial, "linux-image-")?;
-    let mut unpack = Command::new("dpkg-deb");
-    unpack.arg("--extract").arg(&archive).arg(&partial);
-    progress::run(&format!("unpacking {package}"), &mut unpack, LIMIT)?;
-    fs::remove_file(&archive)?;
+    debian.unpack(&package, &partial)?;
 
     // A merged /usr keeps modules under usr/lib.
     let modules = partial.join("lib/modules");
@@ -144,7 +131,9 @@ fn fetch(package: &str, folder: &Path) -> Result<()> {
     depmod.arg("-b").arg(&partial).arg(release.file_name().context("a release has a name")?);
     progress::run("listing its modules", &mut depmod, LIMIT)?;
     // Renamed once complete, so that a partial folder is never mistaken for a finished one.
-    fs::rename(&partial, folder).with_context(|| format!("{} cannot be made", folder.display()))
+    let folder = kernels.join(&package);
+    fs::rename(&partial, &folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    Ok(package)
 }
 
 fn prune(kernel: &Path) -> Result<()> {
@@ -187,9 +176,10 @@ mod tests {
             "linux-image-6.1.0-58-rt-amd64-unsigned",
             "linux-image-6.12.115+deb12-amd64-unsigned",
             "linux-image-6.12.117+deb12-amd64-unsigned",
+            "linux-image-6.12.118+deb12-arm64-unsigned",
             "partial-17",
         ];
-        let newest = |series| newest(packages.map(str::to_owned).to_vec(), series);
+        let newest = |series| newest(packages.map(str::to_owned).to_vec(), series, Architecture::Amd64);
         assert_eq!(newest(Series::V6_1).as_deref(), Some("linux-image-6.1.0-57-amd64-unsigned"));
         assert_eq!(newest(Series::V6_12).as_deref(), Some("linux-image-6.12.117+deb12-amd64-unsigned"));
     }
