@@ -46,13 +46,13 @@ counters! {
         FlowCreated = "flow_created";
         /// New flow straight to a backend's address, recorded so that no translated flow takes its tuple.
         FlowDirect = "flow_direct";
-        /// Flow moved to `flows`: its far end answered.
+        /// Flow assured: its far end answered.
         FlowAssured = "flow_assured";
-        /// Flow left `flows`: both ends closed, or one reset.
+        /// An assured flow ended: both ends closed, or one reset.
         FlowClosed = "flow_closed";
         /// Flow removed by the sweep after its idle time.
         FlowExpired = "flow_expired";
-        /// `flows` is full: an assured flow stays in its LRU.
+        /// `flows` is full: a flow that would be assured waits for room.
         FlowTableFull = "flow_table_full";
         /// Another source port was taken, because the tuple belonged to another flow.
         ClashResolved = "clash_resolved";
@@ -99,6 +99,8 @@ counters! {
         RefusedNoEndpoint = "refused_no_endpoint";
         /// ECONNREFUSED to a process of the host: a ClusterIP without a Service port of that number.
         RefusedUnknownPort = "refused_unknown_port";
+        /// Flow removed because its slot in a ring was taken again.
+        FlowEvicted = "flow_evicted";
     }
 }
 

@@ -2,8 +2,7 @@
 
 use crate::{Addr, Port, Proto, wire_enum};
 
-/// Five-tuple and zone as the packet shows them at the hook of the lookup: the key of `flows`, `flows_syn` and
-/// `flows_udp`.
+/// Five-tuple and zone as the packet shows them at the hook of the lookup: the key of `flows`.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[cfg_attr(feature = "user", derive(Debug))]
@@ -133,9 +132,11 @@ pub struct Flow {
     pub mac: [u8; 6],
     /// Low bits of a coarse count of jiffies: the packet path reads the clock when these bits have changed.
     pub beat: u16,
+    /// Zero. The kernel allocates this much in any case; room for the link of the flow's packets and the FIB's answer.
+    pub pad: [u32; 4],
 }
 
-const _: () = assert!(size_of::<Flow>() == 76);
+const _: () = assert!(size_of::<Flow>() == 92);
 
 impl Flow {
     /// All zero, to read into.
@@ -154,7 +155,11 @@ impl Flow {
         syn_count: 0,
         mac: [0; 6],
         beat: 0,
+        pad: [0; 4],
     };
+
+    /// Bytes of an entry in the schemas 1 and 2, which had all fields before `pad`.
+    pub const LEN_V2: usize = core::mem::offset_of!(Self, pad);
 
     /// Stands for no service and no backend.
     pub const NONE: u32 = u32::MAX;
@@ -165,6 +170,8 @@ impl Flow {
     pub const FIN_CLIENT: u8 = 2;
     /// A FIN was seen from the backend.
     pub const FIN_BACKEND: u8 = 4;
+    /// The flow would be assured if there were room for it.
+    pub const WAITING: u8 = 8;
 
     /// What the ports become, as they lie in a packet, source first.
     #[inline(always)]
@@ -201,6 +208,18 @@ impl Flow {
         self.flags & Self::REVERSE != 0
     }
 
+    /// Whether the flow would be assured if there were room for it.
+    #[inline(always)]
+    pub const fn is_waiting(&self) -> bool {
+        self.flags & Self::WAITING != 0
+    }
+
+    /// Whether the flow counts among those that no flood evicts.
+    #[inline(always)]
+    pub const fn is_live(&self) -> bool {
+        self.is_in(Phase::Assured) || self.is_in(Phase::Closing)
+    }
+
     /// Whether client and backend are one pod.
     #[inline(always)]
     pub const fn is_hairpin(&self) -> bool {
@@ -229,14 +248,26 @@ wire_enum! {
     pub enum Phase: u8 {
         /// No packet has come back yet.
         New = 0,
-        /// TCP: the backend has answered, and the client has not confirmed yet.
+        /// TCP: the backend has answered, and the client has not confirmed yet. Others: answered, but waiting for room.
         Replied = 1,
-        /// TCP: the handshake is complete; other protocols: a reply was seen. Lives in `flows`.
+        /// TCP: the handshake is complete; other protocols: a reply was seen.
         Assured = 2,
-        /// TCP: one side sent its FIN. Lives in `flows`.
+        /// TCP: one side sent its FIN. A flow that was never assured does not come here.
         Closing = 3,
         /// TCP: both sides sent a FIN, or one side a RST. A SYN turns the entry into a new flow.
         Closed = 4,
+    }
+}
+
+wire_enum! {
+    /// Which previous table the programs read while another takes its place.
+    pub enum ReadThrough: u8 {
+        /// None.
+        Nothing = 0,
+        /// A table of this schema.
+        Same = 1,
+        /// A table in three parts, of the schemas 1 and 2.
+        V2 = 2,
     }
 }
 

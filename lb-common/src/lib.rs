@@ -23,6 +23,7 @@ mod flow;
 mod interest;
 pub mod names;
 mod prefix;
+mod ring;
 mod service;
 mod socket;
 
@@ -30,19 +31,20 @@ pub use addr::{Addr, Port, Proto};
 pub use affinity::{Affinity, AffinityKey};
 pub use backend::{Backend, BackendState};
 pub use counters::{COUNTERS, Counter, Traffic};
-pub use flow::{Action, Endpoint, Finding, Flow, FlowKey, Phase, TICK_SHIFT, timeout};
+pub use flow::{Action, Endpoint, Finding, Flow, FlowKey, Phase, ReadThrough, TICK_SHIFT, timeout};
 pub use interest::{
     COARSE_FIRST, COARSE_WORDS, INTEREST_BITS, INTEREST_WORDS, interest_bit, node_bit, port_bit, range_bit,
 };
 pub use prefix::{Prefix, RangeRule, SourceClient};
+pub use ring::{RING_PART, RING_SHARDS, Ring, RingSlot};
 pub use service::{
     Active, Algorithm, Frontend, FrontendKey, FrontendKind, Service, ServiceName, ServiceRecord, Slot,
     SlotRange,
 };
 pub use socket::{PeerSide, Socket, SocketKey};
 
-/// Version of the tables' layout; the name of the pin folder (`v2`).
-pub const SCHEMA: u32 = 2;
+/// Version of the tables' layout; the name of the pin folder (`v3`).
+pub const SCHEMA: u32 = 3;
 
 /// Allows aya to copy these types to and from the kernel.
 #[cfg(feature = "user")]
@@ -65,6 +67,7 @@ pod!(
     Frontend,
     FrontendKey,
     Prefix,
+    RingSlot,
     Service,
     ServiceName,
     Slot,
@@ -95,6 +98,6 @@ pub mod capacity {
     pub const BACKENDS: usize = 131_072;
     /// Two entries per flow. The memory is allocated on use.
     pub const FLOWS: usize = 1_048_576;
-    /// Two entries per flow, in each of the two LRUs. The memory is allocated at start.
-    pub const FLOWS_UNASSURED: usize = 65_536;
+    /// One slot per flow, in all rings together. The memory is allocated at start.
+    pub const RINGS: usize = crate::Ring::COUNT * FLOWS / 2 / crate::RING_PART;
 }

@@ -24,15 +24,18 @@ pinned_maps! {
     SLOTS = "slots",
     BACKENDS = "backends",
     FLOWS = "flows",
-    FLOWS_SYN = "flows_syn",
-    FLOWS_UDP = "flows_udp",
+    FLOWS_LIVE = "flows_live",
+    RINGS = "rings",
     COUNTERS = "counters",
     SERVICE_STATS = "service_stats",
     BACKEND_STATS = "backend_stats",
 }
 
-/// The previous parts of the flow table, which the programs still read while [`FLOWS`] and its siblings replace them.
+/// The previous flow table, which the programs still read while [`FLOWS`] replaces it.
 pub const OLD_FLOWS: &str = "old_flows";
+/// Two more parts of the flow table in the schemas 1 and 2, and the names by which the programs read them.
+pub const FLOWS_SYN: &str = "flows_syn";
+pub const FLOWS_UDP: &str = "flows_udp";
 pub const OLD_FLOWS_SYN: &str = "old_flows_syn";
 pub const OLD_FLOWS_UDP: &str = "old_flows_udp";
 /// Updated to learn that every program which was running has ended; not pinned.

@@ -1,13 +1,14 @@
 //! Flows: found, judged, opened, kept, closed and swept.
 //!
-//! A flow is two entries, forward and reverse. A flow starts in the LRU of its protocol and moves to `flows` when it
-//! is assured (TCP: the handshake is complete; others: the far end has answered). A flood of requests therefore evicts
-//! no established connection, and a flood of SYNs no flow of UDP or SCTP, nor the reverse.
+//! A flow is two entries, forward and reverse. A flow starts in a ring and is out of its reach when it is assured (TCP:
+//! the handshake is complete; others: the far end has answered). A flood of requests therefore evicts no established
+//! connection, and a flood of SYNs no flow of UDP or SCTP, nor the reverse.
 
 mod claim;
 mod clock;
 pub mod icmp;
 mod open;
+mod ring;
 mod standing;
 pub mod sweep;
 mod track;

@@ -2,6 +2,7 @@
 //! constants and removes the code that a setting turns off.
 
 use aya_ebpf::Global;
+pub use lb_common::ReadThrough;
 
 /// 1: a segment of an unknown connection to a frontend continues to the kernel, which may know the connection from
 /// kube-proxy's time. 0: the segment is answered with a RST.
@@ -20,9 +21,19 @@ static EVERY_NETNS: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
 static CAN_SET_RETVAL: Global<u8> = Global::new(0);
 
-/// 1: flows are looked for in the previous table, too.
+/// A [`ReadThrough`].
 #[unsafe(no_mangle)]
 static READ_THROUGH: Global<u8> = Global::new(0);
+
+/// Shards of a ring, and slots of a shard; both are powers of two.
+#[unsafe(no_mangle)]
+static SHARDS: Global<u32> = Global::new(1);
+#[unsafe(no_mangle)]
+static SHARD_SLOTS: Global<u32> = Global::new(1);
+
+/// The number of live flows for which there is room beside those in the rings.
+#[unsafe(no_mangle)]
+static MAX_LIVE: Global<u32> = Global::new(0);
 
 #[inline(always)]
 pub fn adopt() -> bool {
@@ -44,7 +55,23 @@ pub fn can_set_retval() -> bool {
     CAN_SET_RETVAL.load() != 0
 }
 
+/// Where flows are looked for in addition to the table in force.
 #[inline(always)]
-pub fn reads_through() -> bool {
-    READ_THROUGH.load() != 0
+pub fn read_through() -> ReadThrough {
+    ReadThrough::from_number(READ_THROUGH.load()).unwrap_or(ReadThrough::Nothing)
+}
+
+#[inline(always)]
+pub fn shards() -> u32 {
+    SHARDS.load()
+}
+
+#[inline(always)]
+pub fn shard_slots() -> u32 {
+    SHARD_SLOTS.load()
+}
+
+#[inline(always)]
+pub fn max_live() -> u32 {
+    MAX_LIVE.load()
 }

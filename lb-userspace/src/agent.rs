@@ -23,6 +23,7 @@ pub use source::Source;
 use crate::dataplane::load;
 use crate::dataplane::lock;
 use crate::dataplane::pins::Pins;
+use crate::dataplane::shape::Sizes;
 use crate::dataplane::sweep::Sweep;
 use crate::desired::Desired;
 use crate::hooks::links::Links;
@@ -285,7 +286,8 @@ impl Agent {
         let removed: u32 = report.removed.iter().sum();
         debug!(entries = report.entries, removed, bits = clear.len(), "swept");
         self.telemetry.swept(began, report.removed, Moment::now());
-        self.telemetry.flows(report.entries);
+        let kinds = report.flows.fills(Sizes::default()).map(|(kind, used, _)| (kind, used));
+        self.telemetry.flows(report.entries, kinds);
         self.telemetry.backends(report.backends);
         self.telemetry.look_at_links(Moment::now());
         self.writer.clear_bits(clear);

@@ -112,7 +112,15 @@ impl Datapath {
     /// # Errors
     /// The same as those of `new`.
     pub fn with(constants: Constants) -> Result<Self> {
-        Self::load(constants, Verification::WhenUsed)
+        Self::load(constants, Sizes::default(), Verification::WhenUsed)
+    }
+
+    /// Like `new`, with tables of other sizes.
+    ///
+    /// # Errors
+    /// The same as those of `new`.
+    pub fn sized(sizes: Sizes) -> Result<Self> {
+        Self::load(Constants::default(), sizes, Verification::WhenUsed)
     }
 
     /// Like `new`, and the kernel verifies every program at once.
@@ -120,15 +128,15 @@ impl Datapath {
     /// # Errors
     /// The same as those of `new`.
     pub fn verified() -> Result<Self> {
-        Self::load(Constants::default(), Verification::Now)
+        Self::load(Constants::default(), Sizes::default(), Verification::Now)
     }
 
-    fn load(constants: Constants, when: Verification) -> Result<Self> {
+    fn load(constants: Constants, sizes: Sizes, when: Verification) -> Result<Self> {
         let folder =
             tempfile::Builder::new().prefix("lbt-datapath").tempdir_in("/run").context("needs root")?;
         let pins = Pins::new(folder.path());
         pins.create()?;
-        let object = load::open(&pins, constants, Sizes::default(), &[], when)?.object;
+        let object = load::open(&pins, constants, sizes, &[], when)?.object;
         let mut kernel = Kernel::new(Maps::open(&pins, true)?)?;
         let planner = Planner::restore(kernel.read()?, Limits::default());
         let services = BTreeMap::new();
@@ -267,7 +275,7 @@ impl Datapath {
     /// The keys of the flow table: two for each flow.
     pub fn flow_keys(&self) -> Result<Vec<FlowKey>> {
         let mut keys = Vec::new();
-        self.kernel.maps.for_each_flow(|_, key, _| keys.push(*key))?;
+        self.kernel.maps.for_each_flow(|key, _| keys.push(*key))?;
         Ok(keys)
     }
 }

@@ -84,6 +84,28 @@ fn reply(proto: Proto, v6: bool) -> Packet {
     }
 }
 
+/// Plays whole TCP connections, from the SYN to the ACK of the last FIN, by every flow of the ring at once: eight packets
+/// each. Returns nanoseconds per connection. Each call needs a client port of its own.
+fn connections(path: &mut Datapath, v6: bool, len: usize, port: u16) -> Result<u64> {
+    let (address, _) = client(v6).rsplit_once(':').context("an address and a port")?;
+    let (client, service) = (format!("{address}:{port}"), place(v6, 0));
+    let sent = tcp(&*client, &*service);
+    let reply = tcp(&*service, &*client);
+    let packets = [
+        (names::POD_INGRESS, sent.clone().syn()),
+        (names::POD_EGRESS, reply.clone().syn_ack()),
+        (names::POD_INGRESS, sent.clone().ack()),
+        (names::POD_INGRESS, sent.clone().ack().payload("request")),
+        (names::POD_EGRESS, reply.clone().ack().payload("response")),
+        (names::POD_INGRESS, sent.clone().fin()),
+        (names::POD_EGRESS, reply.fin()),
+        (names::POD_INGRESS, sent.ack()),
+    ];
+    let all = Run::new().repeat(len as u32);
+    let times = packets.iter().map(|(program, packet)| Ok(all.packet(path.program(program)?, packet)?.time));
+    Ok(times.sum::<Result<Duration>>()?.as_nanos() as u64)
+}
+
 /// Minimum, median and maximum of a few rounds.
 fn time(program: &SchedClassifier, packet: &Packet, repeat: u32) -> Result<[u64; 3]> {
     let run = Run::new().repeat(repeat);
@@ -172,6 +194,18 @@ fn nanoseconds_per_packet() -> Result<()> {
         times.sort_unstable();
         let family = if v6 { "IPv6" } else { "IPv4" };
         table.row(&format!("{family} {proto} new flow"), [times[0], times[1], times[2]]);
+    }
+    for v6 in [false, true] {
+        const AT_ONCE: usize = 5_000;
+        let mut path = ring(Proto::Tcp, v6, AT_ONCE)?;
+        // First, so many connections end that each further end removes the traces of an earlier one.
+        let rounds = (0..2 * ROUNDS).map(|i| connections(&mut path, v6, AT_ONCE, 20_000 + i as u16));
+        let mut times = rounds.collect::<Result<Vec<u64>>>()?.split_off(ROUNDS);
+        assert_eq!(path.counter(Counter::FlowClosed)?, (2 * ROUNDS * AT_ONCE) as u64);
+        times.sort_unstable();
+        let family = if v6 { "IPv6" } else { "IPv4" };
+        let spread = [times[0], times[ROUNDS / 2], times[ROUNDS - 1]];
+        table.row(&format!("{family} TCP connection of 8 packets"), spread);
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use lb_common::{Phase, Port, timeout, wire_enum};
 
 use super::tuple::opposite;
 use crate::global::{answer, global};
-use crate::maps::{self, EEXIST, Pair, Part};
+use crate::maps::{self, EEXIST, Scratch};
 
 /// Source ports for a tuple that is taken: above the default range of ephemeral ports (32768-60999).
 const PORT_FIRST: u32 = 61_000;
@@ -31,20 +31,15 @@ global!(
 
 #[inline(always)]
 fn claim() -> Claim {
-    let Some(pair) = maps::scratch() else { return Claim::Failed };
-    let Pair { reverse, other, stale, .. } = pair;
+    let Some(scratch) = maps::scratch() else { return Claim::Failed };
+    let Scratch { reverse, other, stale, .. } = scratch;
     maps::bring_over(other);
-    match maps::flow_insert_new(Part::Unassured, other, reverse) {
-        // The tuple's owner may have moved to `flows`, which the insert did not see.
-        Ok(()) if maps::flow_in(Part::Assured, other).is_none() => return Claim::Ours,
-        Ok(()) => {
-            maps::flow_remove(Part::Unassured, other);
-            return Claim::Taken;
-        }
+    match maps::flow_insert_new(other, reverse) {
+        Ok(()) => return Claim::Ours,
         Err(EEXIST) => {}
         Err(_) => return Claim::Failed,
     }
-    let Some(owner) = maps::flow_in(Part::Unassured, other) else { return Claim::Taken };
+    let Some(owner) = maps::flow_here(other) else { return Claim::Taken };
     let same = owner.src.addr.same(reverse.src.addr)
         && owner.src.port == reverse.src.port
         && owner.dst.addr.same(reverse.dst.addr)
@@ -56,10 +51,13 @@ fn claim() -> Claim {
     }
     // The entry is left over from this same client, or from a connection that has ended.
     if !same {
+        if owner.is_live() {
+            maps::count_live(-1);
+        }
         *stale = opposite(other, owner);
-        maps::flow_remove(Part::Unassured, stale);
+        maps::flow_remove(stale);
     }
-    match maps::flow_insert(Part::Unassured, other, reverse) {
+    match maps::flow_insert(other, reverse) {
         Ok(()) => Claim::Ours,
         Err(_) => Claim::Failed,
     }
@@ -71,9 +69,9 @@ pub fn claim_another_port() -> Claim {
     // SAFETY: a plain helper call.
     let start = unsafe { bpf_get_prandom_u32() };
     for turn in 0..TRIES {
-        let Some(pair) = maps::scratch() else { return Claim::Failed };
+        let Some(scratch) = maps::scratch() else { return Claim::Failed };
         let port = PORT_FIRST + (start.wrapping_add(turn * 283)) % PORT_COUNT;
-        pair.other.dport = Port::new(port as u16);
+        scratch.other.dport = Port::new(port as u16);
         match claim_tuple() {
             Claim::Taken => {}
             ended => return ended,

@@ -73,7 +73,7 @@ fn about_reply(skb: *mut __sk_buff, headers: &mut Headers) -> bool {
     {
         return true;
     }
-    let Some((flow, _)) = maps::flow(&request) else { return true };
+    let Some(flow) = maps::flow(&request) else { return true };
     // What a pod says about its own reply stays as it is.
     if flow.is_reverse() || flow.action != Action::Stack.number() {
         return true;
@@ -136,7 +136,7 @@ fn message(skb: *mut __sk_buff, headers: &mut Headers) -> Fate {
     if !maps::interesting(quoted.key.dst, quoted.key.dport, quoted.key.proto) {
         return Fate::Continue;
     }
-    let Some((flow, _)) = maps::flow(&quoted.key.reversed()) else { return Fate::Continue };
+    let Some(flow) = maps::flow(&quoted.key.reversed()) else { return Fate::Continue };
     if !flow.is_reverse() {
         return Fate::Continue;
     }

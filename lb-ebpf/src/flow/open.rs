@@ -1,23 +1,24 @@
 //! Opens a flow: chooses the backend, claims a tuple, writes both entries.
 
 use lb_common::{
-    Action, Addr, Counter, Flow, FlowKey, Frontend, FrontendKind, Phase, Port, RangeRule, ServiceRecord,
-    wire_enum,
+    Action, Addr, Counter, Flow, FlowKey, Frontend, FrontendKind, Phase, Port, RangeRule, Ring,
+    ServiceRecord, wire_enum,
 };
 
 use super::claim::{Claim, claim_another_port, claim_tuple};
 use super::clock::{beat, now};
+use super::ring;
 use super::tuple::{opposite, put, reverse_of};
 use crate::frame::is_syn;
 use crate::global::{answer, global};
-use crate::maps::{self, EEXIST, Pair, Part};
+use crate::maps::{self, EEXIST, Scratch};
 use crate::service::{self, Lack, find_frontend};
 use crate::settings;
 
 wire_enum! {
     /// What became of a packet without a flow.
     pub enum Opened: u32 {
-        /// The packet has a flow now.
+        /// The packet has a flow now: the forward entry is in this CPU's scratch.
         Flow = 0,
         NotOurs = 1,
         UnknownFlow = 2,
@@ -60,8 +61,8 @@ fn prepare(key: &FlowKey, frontend: Option<Frontend>, tcp_flags: u8, previous: u
     if key.dst.is_loopback() {
         return Opened::NotOurs;
     }
-    let Some(pair) = maps::scratch() else { return Opened::Failed };
-    let Some(frontend) = frontend else { return without_frontend(key, begins, pair) };
+    let Some(scratch) = maps::scratch() else { return Opened::Failed };
+    let Some(frontend) = frontend else { return without_frontend(key, begins, scratch) };
     if !begins {
         // At a NodePort's number, a socket of the node may be in the middle of a connection of its own; if there is no
         // such connection, the node itself says so.
@@ -88,19 +89,19 @@ fn prepare(key: &FlowKey, frontend: Option<Frontend>, tcp_flags: u8, previous: u
     // must not see a packet whose source is local to the link by which it leaves.
     let src = if hairpin { key.dst } else { key.src };
     let action = if hairpin { Action::Hairpin } else { Action::Stack };
-    new_flow(key, &mut pair.forward, src, backend.addr, backend.port);
-    pair.forward.service = frontend.service;
-    pair.forward.backend = slot.backend;
-    pair.forward.generation = slot.generation;
-    pair.forward.previous_backend = previous;
-    pair.forward.action = action.number();
+    new_flow(key, &mut scratch.forward, src, backend.addr, backend.port);
+    scratch.forward.service = frontend.service;
+    scratch.forward.backend = slot.backend;
+    scratch.forward.generation = slot.generation;
+    scratch.forward.previous_backend = previous;
+    scratch.forward.action = action.number();
     Opened::Flow
 }
 
 /// Decides about a packet without a frontend: to a port that no Service has, to an address that only looked like a
 /// Service's, or straight to a backend.
 #[inline(always)]
-fn without_frontend(key: &FlowKey, begins: bool, pair: &mut Pair) -> Opened {
+fn without_frontend(key: &FlowKey, begins: bool, scratch: &mut Scratch) -> Opened {
     match maps::range_rule(key.dst) {
         Some(RangeRule::ClusterIp) if !begins && settings::adopt() => return Opened::NotOurs,
         Some(RangeRule::ClusterIp) => return Opened::UnknownPort,
@@ -113,7 +114,7 @@ fn without_frontend(key: &FlowKey, begins: bool, pair: &mut Pair) -> Opened {
     }
     // A connection to an address and port that may be a backend's is recorded, so that direct and translated
     // connections share one check for clashes. A false positive of the bitmap costs an entry.
-    new_flow(key, &mut pair.forward, key.src, key.dst, key.dport);
+    new_flow(key, &mut scratch.forward, key.src, key.dst, key.dport);
     Opened::Flow
 }
 
@@ -135,6 +136,7 @@ fn new_flow(key: &FlowKey, flow: &mut Flow, src: Addr, dst: Addr, dport: Port) {
     flow.syn_count = u8::from(key.is_tcp());
     flow.mac = [0; 6];
     flow.beat = beat();
+    flow.pad = [0; 4];
 }
 
 global!(
@@ -145,10 +147,10 @@ global!(
 
 #[inline(always)]
 fn insert(key: &FlowKey) -> Opened {
-    let Some(pair) = maps::scratch() else { return Opened::Failed };
-    pair.other = opposite(key, &pair.forward);
+    let Some(scratch) = maps::scratch() else { return Opened::Failed };
+    scratch.other = opposite(key, &scratch.forward);
     // The search for a port does not change the reverse entry.
-    reverse_of(key, &pair.forward, &mut pair.reverse);
+    reverse_of(key, &scratch.forward, &mut scratch.reverse);
     let mut claim = claim_tuple();
     if claim == Claim::Taken && !key.is_sctp() {
         claim = claim_another_port();
@@ -161,28 +163,34 @@ fn insert(key: &FlowKey) -> Opened {
         Claim::Taken => return Opened::NoPort,
         Claim::Failed => return Opened::Failed,
     }
-    let Some(pair) = maps::scratch() else { return Opened::Failed };
-    let flow = &mut pair.forward;
-    flow.src.port = pair.other.dport;
+    let Some(scratch) = maps::scratch() else { return Opened::Failed };
+    let flow = &mut scratch.forward;
+    flow.src.port = scratch.other.dport;
     if flow.is_hairpin() {
         // The pod's reply goes to the source that it was shown.
         maps::set_interesting(flow.src.addr, flow.src.port, key.proto);
     }
-    match maps::flow_insert_new(Part::Unassured, key, flow) {
+    match maps::flow_insert_new(key, flow) {
         Ok(()) => {}
         Err(EEXIST) => {
             // Another CPU opened the same flow: its reverse entry stays, and ours is removed unless both are one entry.
-            let Some(winner) = maps::flow_in(Part::Unassured, key) else { return Opened::Failed };
+            let Some(winner) = maps::flow_here(key) else { return Opened::Failed };
             if !winner.dst.addr.same(flow.dst.addr) || winner.src.port != flow.src.port {
-                maps::flow_remove(Part::Unassured, &pair.other);
+                maps::flow_remove(&scratch.other);
             }
+            put(&mut flow.src, winner.src.addr, winner.src.port);
+            put(&mut flow.dst, winner.dst.addr, winner.dst.port);
+            flow.service = winner.service;
+            flow.backend = winner.backend;
+            flow.action = winner.action;
             return Opened::Flow;
         }
         Err(_) => {
-            maps::flow_remove(Part::Unassured, &pair.other);
+            maps::flow_remove(&scratch.other);
             return Opened::Failed;
         }
     }
+    ring::enter(Ring::of_new(key), key, flow.first_seen);
     if flow.has_service() {
         maps::count(Counter::FlowCreated);
         maps::account(flow.service, flow.backend, |traffic| traffic.connections += 1);

@@ -8,7 +8,7 @@ use super::clock::now;
 use crate::frame::layout::eth;
 use crate::frame::{Headers, Packet};
 use crate::global::global;
-use crate::maps::{self, Part};
+use crate::maps;
 
 /// The frame holds keys behind an Ethernet header. Returns how many flows were removed.
 #[inline(always)]
@@ -26,22 +26,21 @@ pub fn remove_idle(ctx: &TcContext) -> i32 {
 }
 
 global!(
-    /// Removes the flow's entries that are idle at this tick; returns how many were removed.
+    /// Removes the entry if it is idle at this tick; returns how many were removed.
     fn remove_if_idle(key: &FlowKey, now: u32) -> i32 = remove, null: 0
 );
 
 #[inline(always)]
 fn remove(key: &FlowKey, now: u32) -> i32 {
-    let mut removed = 0;
-    for part in [Part::Assured, Part::Unassured] {
-        let Some(flow) = maps::flow_in(part, key) else { continue };
-        let Some(phase) = flow.phase() else { continue };
-        if now.saturating_sub(flow.last_seen) > timeout::idle(key.proto, phase)
-            && maps::flow_remove(part, key)
-        {
-            maps::count(Counter::FlowExpired);
-            removed += 1;
-        }
+    let Some(flow) = maps::flow_here(key) else { return 0 };
+    let Some(phase) = flow.phase() else { return 0 };
+    let counts = flow.is_live() && !flow.is_reverse();
+    if now.saturating_sub(flow.last_seen) <= timeout::idle(key.proto, phase) || !maps::flow_remove(key) {
+        return 0;
     }
-    removed
+    if counts {
+        maps::count_live(-1);
+    }
+    maps::count(Counter::FlowExpired);
+    1
 }

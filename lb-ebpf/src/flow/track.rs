@@ -1,42 +1,41 @@
 //! Keeping flows: what a packet changes in the flow to which it belongs.
 
-use lb_common::{Counter, Flow, FlowKey, Phase};
+use lb_common::{Counter, Flow, FlowKey, Phase, Ring};
 
 use super::clock::{beat, now};
+use super::ring;
 use super::tuple::{opposite, reverse_of};
 use crate::frame::Headers;
 use crate::frame::layout::tcp;
 use crate::global::global;
-use crate::maps::{self, EEXIST, Part};
+use crate::maps;
 
 /// Beats without a reply for which a learned MAC address is believed.
 const MAC_TRUSTED: u16 = 2;
 
+/// Both sides have sent a FIN.
+const FINS: u8 = Flow::FIN_CLIENT | Flow::FIN_BACKEND;
+
 /// Keeps the flow of a packet from a pod, if something about the flow has changed.
 #[inline(always)]
-pub fn touch_forward(headers: &Headers, flow: &Flow) {
-    if flow.beat != beat() || flow.is_in(Phase::Replied) || headers.has_control_flag() {
+pub fn touch_forward(headers: &Headers, flow: &mut Flow) {
+    if flow.beat != beat() || flow.is_in(Phase::Replied) && !flow.is_waiting() || headers.has_control_flag() {
         if flow.is_reverse() {
             // A hairpin reply enters by the link of the requests.
-            track_backend(&headers.key, headers.tcp_flags, 0);
+            track_backend(&headers.key, flow, headers.tcp_flags, 0);
         } else {
-            track_forward(&headers.key, headers.tcp_flags);
+            track_forward(&headers.key, flow, headers.tcp_flags);
         }
     }
 }
 
 global!(
-    /// Keeps the flow of a packet from a pod.
-    fn track_forward(key: &FlowKey, tcp_flags: u8) -> () = forward, null: ()
+    /// Keeps the flow of a packet from a pod. `flow` is its forward entry.
+    fn track_forward(key: &FlowKey, flow: &mut Flow, tcp_flags: u8) -> () = forward, null: ()
 );
 
 #[inline(always)]
-fn forward(key: &FlowKey, tcp_flags: u8) {
-    let Some((flow, part)) = maps::flow(key) else { return };
-    if flow.is_reverse() {
-        // The entry has become another flow's meanwhile.
-        return;
-    }
+fn forward(key: &FlowKey, flow: &mut Flow, tcp_flags: u8) {
     let other = opposite(key, flow);
     if tcp_flags & tcp::SYN != 0 && flow.syn_count < u8::MAX {
         flow.syn_count += 1;
@@ -45,22 +44,27 @@ fn forward(key: &FlowKey, tcp_flags: u8) {
     if flow.beat != beat {
         flow.beat = beat;
         flow.last_seen = now();
-        refresh_reverse(key, flow, &other, part);
+        refresh_reverse(key, flow, &other);
+    }
+    let phase = flow.phase;
+    if flow.is_in(Phase::Replied) && tcp_flags & (tcp::SYN | tcp::RST) == 0 {
+        promote(flow);
     }
     if tcp_flags & (tcp::FIN | tcp::RST) != 0 {
-        close(key, flow, part, &other, Flow::FIN_CLIENT, tcp_flags & tcp::RST != 0);
-    } else if part == Part::Unassured
-        && (flow.is_in(Phase::Replied) && tcp_flags & tcp::SYN == 0 || flow.is_in(Phase::Assured))
+        close(key, flow, Flow::FIN_CLIENT, tcp_flags & tcp::RST != 0);
+    }
+    if flow.phase != phase
+        && let Some(reverse) = maps::flow(&other)
     {
-        promote(key, flow, &other);
+        reverse.phase = flow.phase;
     }
 }
 
-/// Once a beat a forward packet keeps the reverse entry, and puts it back if it was evicted.
+/// Once a beat a forward packet keeps the reverse entry, and puts it back if it is gone.
 #[inline(always)]
-fn refresh_reverse(key: &FlowKey, flow: &mut Flow, other: &FlowKey, part: Part) {
+fn refresh_reverse(key: &FlowKey, flow: &mut Flow, other: &FlowKey) {
     match maps::flow(other) {
-        Some((reverse, _)) => {
+        Some(reverse) => {
             reverse.last_seen = flow.last_seen;
             // Only replies write the reverse entry's beat. Without replies, the far end may have come back with
             // another MAC address, which the host's stack finds.
@@ -69,10 +73,10 @@ fn refresh_reverse(key: &FlowKey, flow: &mut Flow, other: &FlowKey, part: Part) 
             }
         }
         None => {
-            if let Some(pair) = maps::scratch() {
-                reverse_of(key, flow, &mut pair.reverse);
+            if let Some(scratch) = maps::scratch() {
+                reverse_of(key, flow, &mut scratch.reverse);
                 // The entry may have come back meanwhile; the next beat tells.
-                let _ = maps::flow_insert_new(part, other, &pair.reverse);
+                let _ = maps::flow_insert_new(other, &scratch.reverse);
             }
         }
     }
@@ -82,15 +86,15 @@ fn refresh_reverse(key: &FlowKey, flow: &mut Flow, other: &FlowKey, part: Part) 
 }
 
 global!(
-    /// Keeps the flow of a reply. `mac` is the source's in the low 48 bits, first byte lowest; 0 is not to be learned.
-    pub fn track_backend(key: &FlowKey, tcp_flags: u8, mac: u64) -> () = backend, null: ()
+    /// Keeps the flow of a reply. `reverse` is its reverse entry. `mac` is the source's in the low 48 bits, first byte
+    /// lowest; 0 is not to be learned.
+    pub fn track_backend(key: &FlowKey, reverse: &mut Flow, tcp_flags: u8, mac: u64) -> () = backend, null: ()
 );
 
 #[inline(always)]
-fn backend(key: &FlowKey, tcp_flags: u8, mac: u64) {
-    let Some((reverse, _)) = maps::flow(key) else { return };
+fn backend(key: &FlowKey, reverse: &mut Flow, tcp_flags: u8, mac: u64) {
     let other = opposite(key, reverse);
-    let Some((flow, part)) = maps::flow(&other) else { return };
+    let Some(flow) = maps::flow(&other) else { return };
     reverse.beat = beat();
     reverse.last_seen = now();
     flow.last_seen = reverse.last_seen;
@@ -98,74 +102,54 @@ fn backend(key: &FlowKey, tcp_flags: u8, mac: u64) {
         let [a, b, c, d, e, f, ..] = mac.to_le_bytes();
         flow.mac = [a, b, c, d, e, f];
     }
-    if tcp_flags & (tcp::FIN | tcp::RST) != 0 {
-        close(&other, flow, part, key, Flow::FIN_BACKEND, tcp_flags & tcp::RST != 0);
-    } else if flow.is_in(Phase::New) {
-        if key.is_tcp() {
-            flow.phase = Phase::Replied.number();
-            reverse.phase = Phase::Replied.number();
-        } else {
-            promote(&other, flow, key);
+    if flow.is_in(Phase::New) && tcp_flags & tcp::RST == 0 {
+        flow.phase = Phase::Replied.number();
+        if !key.is_tcp() {
+            promote(flow);
         }
     }
+    if tcp_flags & (tcp::FIN | tcp::RST) != 0 {
+        close(&other, flow, Flow::FIN_BACKEND, tcp_flags & tcp::RST != 0);
+    }
+    reverse.phase = flow.phase;
 }
 
-/// Moves a flow to `flows`: insert first, delete second, so that the flow is always found. If the table is full, the
-/// flow stays in its LRU.
+/// Makes a flow assured if there is room. A flow without room stays in its ring, works, and asks again at each beat.
 #[inline(always)]
-fn promote(key: &FlowKey, flow: &mut Flow, other: &FlowKey) {
-    flow.phase = Phase::Assured.number();
-    let Some(pair) = maps::scratch() else { return };
-    reverse_of(key, flow, &mut pair.reverse);
-    if let Some(old) = maps::flow_in(Part::Unassured, other) {
-        old.phase = Phase::Assured.number();
-    }
-    match maps::flow_insert_new(Part::Assured, other, &pair.reverse) {
-        Ok(()) => {}
-        // Another CPU is promoting the flow.
-        Err(EEXIST) => return,
-        Err(_) => {
+fn promote(flow: &mut Flow) {
+    if !maps::has_room() {
+        if !flow.is_waiting() {
+            flow.flags |= Flow::WAITING;
             maps::count(Counter::FlowTableFull);
-            return;
         }
-    }
-    if maps::flow_insert_new(Part::Assured, key, flow).is_err() {
-        maps::flow_remove(Part::Assured, other);
-        maps::count(Counter::FlowTableFull);
         return;
     }
-    maps::flow_remove(Part::Unassured, key);
-    maps::flow_remove(Part::Unassured, other);
+    let phase = if flow.flags & FINS == 0 { Phase::Assured } else { Phase::Closing };
+    flow.flags &= !Flow::WAITING;
+    flow.phase = phase.number();
+    maps::count_live(1);
     maps::count(Counter::FlowAssured);
 }
 
-/// Notes a FIN or RST. When both sides have closed, or one has reset, the flow leaves `flows`. The table therefore
-/// holds live flows only, whether an agent runs or not.
+/// Notes a FIN or RST. When both sides have closed, or one has reset, the flow goes into a ring. Live flows are
+/// therefore all that the table keeps, whether an agent runs or not.
 #[inline(always)]
-fn close(key: &FlowKey, flow: &mut Flow, part: Part, other: &FlowKey, side: u8, reset: bool) {
+fn close(key: &FlowKey, flow: &mut Flow, side: u8, reset: bool) {
     if !reset {
         flow.flags |= side;
     }
-    let both = Flow::FIN_CLIENT | Flow::FIN_BACKEND;
-    let phase = if reset || flow.flags & both == both { Phase::Closed } else { Phase::Closing };
-    if flow.has_reached(phase) {
+    let phase = if reset || flow.flags & FINS == FINS { Phase::Closed } else { Phase::Closing };
+    let was_live = flow.is_live();
+    if flow.has_reached(phase) || phase == Phase::Closing && !was_live {
         return;
     }
     flow.phase = phase.number();
-    if let Some((reverse, _)) = maps::flow(other) {
-        reverse.phase = phase.number();
-    }
-    if phase == Phase::Closed && part == Part::Assured {
-        let Some(pair) = maps::scratch() else { return };
-        reverse_of(key, flow, &mut pair.reverse);
-        if maps::flow_insert(Part::Unassured, other, &pair.reverse).is_err()
-            || maps::flow_insert(Part::Unassured, key, flow).is_err()
-        {
-            return;
+    if phase == Phase::Closed {
+        if was_live {
+            maps::count_live(-1);
+            maps::count(Counter::FlowClosed);
         }
-        maps::flow_remove(Part::Assured, key);
-        maps::flow_remove(Part::Assured, other);
-        maps::count(Counter::FlowClosed);
+        ring::enter(Ring::Ended, key, flow.first_seen);
     }
 }
 
@@ -176,12 +160,13 @@ global!(
 
 #[inline(always)]
 fn remove(key: &FlowKey) {
-    let Some((flow, part)) = maps::flow(key) else { return };
+    let Some(flow) = maps::flow(key) else { return };
     let other = opposite(key, flow);
-    maps::flow_remove(part, key);
-    // A reverse entry that was evicted and made again may be in the other part.
-    maps::flow_remove(Part::Assured, &other);
-    maps::flow_remove(Part::Unassured, &other);
+    if flow.is_live() {
+        maps::count_live(-1);
+    }
+    maps::flow_remove(key);
+    maps::flow_remove(&other);
     maps::forget_previous(key);
     maps::forget_previous(&other);
 }

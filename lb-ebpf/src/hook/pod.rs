@@ -12,7 +12,7 @@ use crate::flow::icmp::{self, Fate};
 use crate::flow::{self, Opened, Standing};
 use crate::frame::parse::{self, Parsed};
 use crate::frame::{Drop, Link, Packet, Verdict, rewrite};
-use crate::maps::{self, Part};
+use crate::maps;
 
 /// A packet from the pod: to a Service, or straight to a backend.
 #[inline(always)]
@@ -46,13 +46,8 @@ pub fn ingress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
 
 #[inline(always)]
 fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
-    let mut found = maps::flow(&packet.key);
-    if found.is_none() && !packet.is_syn() {
-        // A flow that moves between the parts may be missed in both, so the first part is read again.
-        found = maps::flow_in(Part::Assured, &packet.key).map(|flow| (flow, Part::Assured));
-    }
     let mut previous = Flow::NONE;
-    if let Some((flow, _)) = found {
+    if let Some(flow) = maps::flow(&packet.key) {
         match flow::standing(packet, flow) {
             Standing::Good => {
                 let rewritten = rewrite::as_flow_says(packet, flow);
@@ -61,7 +56,7 @@ fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
                 if link.is_port() && !hairpin && flow.mac != [0; 6] && !packet.send_to_mac(flow.mac) {
                     return Err(Drop(Counter::DropRewriteFailed));
                 }
-                // Last, because the flow may move now.
+                // Last, because the flow may leave now.
                 flow::touch_forward(packet, flow);
                 return leave(packet, hairpin, link);
             }
@@ -100,8 +95,8 @@ fn begin(packet: &mut Packet, previous: u32, link: Link) -> Result<Verdict, Drop
     }
     let reason = match flow::open_flow(&packet.key, packet.tcp_flags, previous) {
         Opened::Flow => {
-            // If the flow was evicted within the microsecond, the client's next try finds room again.
-            let Some((flow, _)) = maps::flow(&packet.key) else { return Err(Drop(Counter::DropFlowInsert)) };
+            let Some(scratch) = maps::scratch() else { return Err(Drop(Counter::DropFlowInsert)) };
+            let flow = &scratch.forward;
             let rewritten = rewrite::rewrite(packet.skb, packet.headers, flow);
             let hairpin = translated(packet, flow, rewritten)?;
             return leave(packet, hairpin, link);
@@ -169,11 +164,7 @@ pub fn egress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
     if !maps::interesting(packet.key.src, packet.key.sport, packet.key.proto) {
         return Ok(Verdict::Continue);
     }
-    // As in `forward`: the flow may be moving between the parts.
-    let found = maps::flow(&packet.key).map(|(flow, _)| flow);
-    let Some(flow) = found.or_else(|| maps::flow_in(Part::Assured, &packet.key)) else {
-        return Ok(Verdict::Continue);
-    };
+    let Some(flow) = maps::flow(&packet.key) else { return Ok(Verdict::Continue) };
     // A hairpin reply was restored at the link by which it entered; a forward entry is another connection's request.
     if !flow.is_reverse() || flow.action != Action::Stack.number() {
         return Ok(Verdict::Continue);
@@ -190,7 +181,7 @@ pub fn egress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
     }
     if flow.beat != flow::beat() || flow.is_in(Phase::New) || packet.has_control_flag() {
         let mac = if link.is_port() { packet.source_mac() } else { 0 };
-        flow::track_backend(&packet.key, packet.tcp_flags, mac);
+        flow::track_backend(&packet.key, flow, packet.tcp_flags, mac);
     }
     Ok(Verdict::Continue)
 }

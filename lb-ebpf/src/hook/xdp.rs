@@ -16,7 +16,7 @@ pub fn look_up(xdp: *mut xdp_md) -> Finding {
     if !maps::interesting(key.dst, key.dport, key.proto) && !maps::near_service(key.dst, key.dport) {
         return Finding::NotOurs;
     }
-    let Some((flow, _)) = maps::flow(key) else { return Finding::NoFlow };
+    let Some(flow) = maps::flow(key) else { return Finding::NoFlow };
     match flow::standing(&headers, flow) {
         Standing::Good => Finding::Good,
         Standing::OtherWay => Finding::OtherWay,

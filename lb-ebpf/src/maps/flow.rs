@@ -1,26 +1,27 @@
-//! The three parts of the flow table, their predecessors during a change of tables, and room for a flow in the making.
+//! The flow table, its predecessors during a change of tables, and room for a flow in the making.
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
-    btf_maps::{HashMap, LruHashMap, PerCpuArray},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
     macros::btf_map,
 };
 use lb_common::{Flow, FlowKey, capacity};
 
+use super::atomic::fetch_add;
 use super::flags::NO_PREALLOC;
 use crate::global::global;
-use crate::settings;
+use crate::settings::{self, ReadThrough};
 
 #[btf_map(name = "flows")]
 static FLOWS: HashMap<FlowKey, Flow, { capacity::FLOWS }, NO_PREALLOC> = HashMap::new();
-#[btf_map(name = "flows_syn")]
-static FLOWS_SYN: LruHashMap<FlowKey, Flow, { capacity::FLOWS_UNASSURED }> = LruHashMap::new();
-#[btf_map(name = "flows_udp")]
-static FLOWS_UDP: LruHashMap<FlowKey, Flow, { capacity::FLOWS_UNASSURED }> = LruHashMap::new();
-/// The previous flow table while tables of another size take its place; otherwise one entry each, and never read.
-/// An entry that only the previous table has is taken over by the first packet that asks for it.
+/// The number of live flows, as [`Flow::is_live`] defines them. The agent corrects it at each sweep.
+#[btf_map(name = "flows_live")]
+static FLOWS_LIVE: Array<u64, 1> = Array::new();
+/// The previous flow table while other tables take its place; otherwise one entry, and never read. An entry that only
+/// the previous table has is taken over by the first packet that asks for it.
 #[btf_map(name = "old_flows")]
 static OLD_FLOWS: HashMap<FlowKey, Flow, 1, NO_PREALLOC> = HashMap::new();
+/// The other parts of the previous flow table if that was one of the schemas 1 and 2.
 #[btf_map(name = "old_flows_syn")]
 static OLD_FLOWS_SYN: LruHashMap<FlowKey, Flow, 1> = LruHashMap::new();
 #[btf_map(name = "old_flows_udp")]
@@ -29,65 +30,51 @@ static OLD_FLOWS_UDP: LruHashMap<FlowKey, Flow, 1> = LruHashMap::new();
 /// Room for a flow in the making, because the stack is 512 bytes for all frames together. Programs of tc and XDP do
 /// not nest on a CPU: they run with softirqs off.
 #[btf_map(name = "scratch")]
-static SCRATCH: PerCpuArray<Pair, 1> = PerCpuArray::new();
+static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
-/// The two entries of a flow, and the keys that are needed to store them.
+/// What a CPU has for itself.
 #[repr(C)]
-pub struct Pair {
+pub struct Scratch {
     pub forward: Flow,
     pub reverse: Flow,
+    /// An entry on its way from the previous table.
+    old: Flow,
     /// Key of `reverse`.
     pub other: FlowKey,
     /// Key of an entry that is in the way and has ended.
     pub stale: FlowKey,
+    /// Live flows that came and went on this CPU and are not in `flows_live` yet.
+    uncounted: i32,
 }
 
 /// This CPU's room for a flow in the making; its content is what another packet left.
 #[inline(always)]
-pub fn scratch<'a>() -> Option<&'a mut Pair> {
+pub fn scratch<'a>() -> Option<&'a mut Scratch> {
     // SAFETY: this CPU's own value, never held twice at once.
-    SCRATCH.get_ptr_mut(0).map(|pair| unsafe { &mut *pair })
+    SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
 }
 
-/// The parts of the flow table. The protocol of the key decides which of the two LRUs is meant.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    /// TCP whose handshake is complete; others whose far end has answered.
-    Assured,
-    /// The LRU of the protocol: half-open and closed TCP, or others without an answer.
-    Unassured,
-}
-
+/// A flow of this table. The pointer is good for reading and for plain stores until the entry is deleted; a torn or
+/// lost store costs a counter or a second of idle time, never a wrong rewrite.
 #[inline(always)]
-fn lru_get(key: &FlowKey) -> Option<*mut Flow> {
-    if key.is_tcp() { FLOWS_SYN.get_ptr_mut(key) } else { FLOWS_UDP.get_ptr_mut(key) }
-}
-
-/// A flow of one part of the table. The pointer is good for reading and for plain stores until the entry is
-/// deleted; a torn or lost store costs a counter or a second of idle time, never a wrong rewrite.
-#[inline(always)]
-pub fn flow_in<'a>(part: Part, key: &FlowKey) -> Option<&'a mut Flow> {
-    let entry = match part {
-        Part::Assured => FLOWS.get_ptr_mut(key),
-        Part::Unassured => lru_get(key),
-    };
+pub fn flow_here<'a>(key: &FlowKey) -> Option<&'a mut Flow> {
     // SAFETY: the kernel gave a pointer to a live value of this type.
-    entry.map(|entry| unsafe { &mut *entry })
+    FLOWS.get_ptr_mut(key).map(|entry| unsafe { &mut *entry })
 }
 
-/// A flow, in whichever part it is.
+/// A flow of this table, or of the previous one.
 #[inline(always)]
-pub fn flow<'a>(key: &FlowKey) -> Option<(&'a mut Flow, Part)> {
+pub fn flow<'a>(key: &FlowKey) -> Option<&'a mut Flow> {
     match flow_here(key) {
-        None if settings::reads_through() && take_over(key) => flow_here(key),
+        None if settings::read_through() != ReadThrough::Nothing && take_over(key) => flow_here(key),
         found => found,
     }
 }
 
-/// Copies an entry from the previous table, if that table has the entry and the same part of this one has not.
+/// Copies an entry from the previous table, if that table has the entry and this one has not.
 #[inline(always)]
 pub fn bring_over(key: &FlowKey) {
-    if settings::reads_through() {
+    if settings::read_through() != ReadThrough::Nothing {
         take_over(key);
     }
 }
@@ -100,61 +87,76 @@ global!(
 
 #[inline(always)]
 fn copy_previous(key: &FlowKey) -> bool {
-    let (old, part) = match OLD_FLOWS.get_ptr(key) {
-        Some(old) => (Some(old), Part::Assured),
-        None if key.is_tcp() => (OLD_FLOWS_SYN.get_ptr(key), Part::Unassured),
-        None => (OLD_FLOWS_UDP.get_ptr(key), Part::Unassured),
+    let is_v2 = settings::read_through() == ReadThrough::V2;
+    let old = match OLD_FLOWS.get_ptr(key) {
+        None if is_v2 && key.is_tcp() => OLD_FLOWS_SYN.get_ptr(key),
+        None if is_v2 => OLD_FLOWS_UDP.get_ptr(key),
+        found => found,
     };
-    let Some(old) = old else { return false };
-    // SAFETY: the kernel gave a pointer to a live value of this type.
-    flow_insert_new(part, key, unsafe { &*old }).is_ok()
+    let (Some(old), Some(scratch)) = (old, scratch()) else { return false };
+    let (from, to) = (old.cast::<u32>(), (&raw mut scratch.old).cast::<u32>());
+    for word in 0..size_of::<Flow>() / 4 {
+        // SAFETY: an entry is words, of which those of the older schemas are the first.
+        unsafe {
+            let value = if is_v2 && word >= Flow::LEN_V2 / 4 { 0 } else { from.add(word).read_volatile() };
+            to.add(word).write_volatile(value);
+        }
+    }
+    flow_insert_new(key, &scratch.old).is_ok()
 }
 
 /// Removes an entry from the previous table, so that it is not copied back.
 #[inline(always)]
 pub fn forget_previous(key: &FlowKey) {
-    if settings::reads_through() {
-        // The entry may well be absent.
-        let _ = OLD_FLOWS.remove(key);
+    if settings::read_through() == ReadThrough::Nothing {
+        return;
+    }
+    // The entry may well be absent.
+    let _ = OLD_FLOWS.remove(key);
+    if settings::read_through() == ReadThrough::V2 {
         let _ = if key.is_tcp() { OLD_FLOWS_SYN.remove(key) } else { OLD_FLOWS_UDP.remove(key) };
     }
 }
 
-#[inline(always)]
-fn flow_here<'a>(key: &FlowKey) -> Option<(&'a mut Flow, Part)> {
-    if let Some(flow) = flow_in(Part::Assured, key) {
-        return Some((flow, Part::Assured));
-    }
-    flow_in(Part::Unassured, key).map(|flow| (flow, Part::Unassured))
-}
-
 /// Inserts a flow that must not be there. The error is the kernel's (`-EEXIST`, `-E2BIG`, `-ENOMEM`, ...).
 #[inline(always)]
-pub fn flow_insert_new(part: Part, key: &FlowKey, flow: &Flow) -> Result<(), i32> {
-    insert(part, key, flow, u64::from(BPF_NOEXIST))
+pub fn flow_insert_new(key: &FlowKey, flow: &Flow) -> Result<(), i32> {
+    FLOWS.insert(key, flow, u64::from(BPF_NOEXIST))
 }
 
 #[inline(always)]
-pub fn flow_insert(part: Part, key: &FlowKey, flow: &Flow) -> Result<(), i32> {
-    insert(part, key, flow, u64::from(BPF_ANY))
+pub fn flow_insert(key: &FlowKey, flow: &Flow) -> Result<(), i32> {
+    FLOWS.insert(key, flow, u64::from(BPF_ANY))
 }
 
+/// Deletes a flow; returns whether the flow was there.
 #[inline(always)]
-fn insert(part: Part, key: &FlowKey, flow: &Flow, flags: u64) -> Result<(), i32> {
-    match part {
-        Part::Assured => FLOWS.insert(key, flow, flags),
-        Part::Unassured if key.is_tcp() => FLOWS_SYN.insert(key, flow, flags),
-        Part::Unassured => FLOWS_UDP.insert(key, flow, flags),
+pub fn flow_remove(key: &FlowKey) -> bool {
+    FLOWS.remove(key).is_ok()
+}
+
+/// How many live flows may come or go on a CPU before all CPUs know.
+const UNCOUNTED: i32 = 32;
+
+/// Counts live flows that came (1) or went (-1).
+#[inline(always)]
+pub fn count_live(change: i32) {
+    let Some(scratch) = scratch() else { return };
+    let uncounted = scratch.uncounted + change;
+    scratch.uncounted = uncounted;
+    if uncounted < UNCOUNTED && uncounted > -UNCOUNTED {
+        return;
+    }
+    if let Some(live) = FLOWS_LIVE.get_ptr_mut(0) {
+        scratch.uncounted = 0;
+        // SAFETY: a valid map value for the program's duration.
+        unsafe { fetch_add(live, i64::from(uncounted) as u64) };
     }
 }
 
-/// Deletes a flow from one part; returns whether the flow was there.
+/// Whether there is room for another live flow.
 #[inline(always)]
-pub fn flow_remove(part: Part, key: &FlowKey) -> bool {
-    match part {
-        Part::Assured => FLOWS.remove(key),
-        Part::Unassured if key.is_tcp() => FLOWS_SYN.remove(key),
-        Part::Unassured => FLOWS_UDP.remove(key),
-    }
-    .is_ok()
+pub fn has_room() -> bool {
+    // The count may be a little below 0 after a correction.
+    FLOWS_LIVE.get(0).is_none_or(|live| (*live as i64) < i64::from(settings::max_live()))
 }

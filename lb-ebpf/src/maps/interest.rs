@@ -5,6 +5,7 @@ use lb_common::{
     Addr, COARSE_FIRST, COARSE_WORDS, INTEREST_WORDS, Port, interest_bit, node_bit, port_bit, range_bit,
 };
 
+use super::atomic::or;
 use super::flags::MMAPABLE;
 
 #[btf_map(name = "interest")]
@@ -55,11 +56,7 @@ const NODE: u64 = 1 << (node_bit(Addr::UNSPECIFIED) - range_bit(Addr::UNSPECIFIE
 pub fn set_interesting(addr: Addr, port: Port, proto: u8) {
     let bit = interest_bit(addr, port, proto);
     if let Some(word) = INTEREST.get_ptr_mut(bit >> 6) {
-        let mask = 1u64 << (bit & 63);
-        // SAFETY: a valid map value for the program's duration. `lock or`: the agent and other CPUs write the
-        // same word; core's atomics have no read-modify-write on this target.
-        unsafe {
-            core::arch::asm!("lock *(u64 *)({word} + 0) |= {mask}", word = in(reg) word, mask = in(reg) mask);
-        }
+        // SAFETY: a valid map value for the program's duration. The agent and other CPUs write the same word.
+        unsafe { or(word, 1 << (bit & 63)) };
     }
 }

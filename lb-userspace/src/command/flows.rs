@@ -41,8 +41,6 @@ pub struct FlowView {
     pub service: Option<String>,
     pub phase: &'static str,
     pub action: &'static str,
-    /// The map that holds the flow: `flows`, `flows_syn` or `flows_udp`.
-    pub table: &'static str,
     pub age_seconds: u64,
     pub idle_seconds: u64,
     pub syn_count: u8,
@@ -87,17 +85,17 @@ pub fn read(maps: &Maps, direct: bool) -> anyhow::Result<Vec<FlowView>> {
     }
     let now = sweep::now();
     let mut flows = Vec::new();
-    maps.for_each_flow(|part, key, flow| {
+    maps.for_each_flow(|key, flow| {
         let shown = flow.flags & Flow::REVERSE == 0 && (direct || flow.service != Flow::NONE);
         if shown {
-            flows.push((*key, view(part, key, flow, now, &names)));
+            flows.push((*key, view(key, flow, now, &names)));
         }
     })?;
     flows.sort_by_key(|(key, _)| *key);
     Ok(flows.into_iter().map(|(_, view)| view).collect())
 }
 
-fn view(part: usize, key: &FlowKey, flow: &Flow, now: u32, names: &BTreeMap<u32, String>) -> FlowView {
+fn view(key: &FlowKey, flow: &Flow, now: u32, names: &BTreeMap<u32, String>) -> FlowView {
     FlowView {
         protocol: Proto::from_number(key.proto).map_or_else(|| key.proto.to_string(), |p| p.to_string()),
         client: authority(key.src, key.sport),
@@ -109,7 +107,6 @@ fn view(part: usize, key: &FlowKey, flow: &Flow, now: u32, names: &BTreeMap<u32,
         }),
         phase: phase_name(flow.phase),
         action: action_name(flow.action),
-        table: [lb_common::names::FLOWS_SYN, lb_common::names::FLOWS_UDP, lb_common::names::FLOWS][part],
         age_seconds: seconds(now.saturating_sub(flow.first_seen)),
         idle_seconds: seconds(now.saturating_sub(flow.last_seen)),
         syn_count: flow.syn_count,

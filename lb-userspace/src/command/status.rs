@@ -13,6 +13,7 @@ use crate::dataplane::hook::place::is_ours;
 use crate::dataplane::lock;
 use crate::dataplane::maps::{Maps, SocketTable};
 use crate::dataplane::pins::Pins;
+use crate::dataplane::sweep::Flows;
 use crate::node::netdev::{Direction, Netdev};
 use crate::node::role::{Overrides, Role, role};
 use crate::observe::status_socket::{self, AgentStatus};
@@ -87,12 +88,15 @@ pub struct Count {
 pub async fn read(pins: &Pins, overrides: &Overrides) -> anyhow::Result<Status> {
     let maps = Maps::open(pins, false)?;
     let tables = crate::dataplane::read(&maps)?;
-    let mut flows = [0; 3];
-    maps.for_each_flow(|part, _, _| flows[part] += 1)?;
+    let (mut entries, mut flows) = (0, Flows::default());
+    maps.for_each_flow(|key, flow| {
+        entries += 1;
+        flows.count(key, flow);
+    })?;
     let affinity = maps.affinity.keys().filter(Result::is_ok).count();
     let sockets = SocketTable::open(pins, &maps)?.used()?;
     let in_use = tables.backends.values().filter(|b| !b.is_free()).count();
-    let room = maps.flow_capacities()?;
+    let sizes = maps.sizes()?;
     let fill = |name, used, capacity| Fill { name, used, capacity };
     let counters = Counter::ALL
         .into_iter()
@@ -122,10 +126,11 @@ pub async fn read(pins: &Pins, overrides: &Overrides) -> anyhow::Result<Status> 
             fill("services", tables.names.len(), capacity::SERVICES),
             fill("slots", tables.slots.len(), capacity::SLOTS),
             fill("backends", in_use, capacity::BACKENDS),
-            fill("flows", flows[2], room[2]),
-            fill("flows_syn", flows[0], room[0]),
-            fill("flows_udp", flows[1], room[1]),
-        ],
+            fill("flows", entries, sizes.flows as usize),
+        ]
+        .into_iter()
+        .chain(flows.fills(sizes).map(|(name, used, capacity)| fill(name, used, capacity)))
+        .collect(),
         agent,
         counters: counters.into_iter().filter(|count| count.value != 0).collect(),
     })

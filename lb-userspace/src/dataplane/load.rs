@@ -4,7 +4,7 @@ use anyhow::Context;
 use aya::programs::{ProgramType, SchedClassifier};
 use aya::sys::BpfHelper;
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
-use lb_common::names;
+use lb_common::{ReadThrough, names};
 
 use super::hook::cgroup;
 use super::migrate::{self, Converter, Migration, MigrationPlan};
@@ -141,7 +141,9 @@ fn load(constants: Constants, sizes: Sizes, on: On, when: Verification) -> anyho
     let adopt = u8::from(constants.adopt);
     let every_netns = u8::from(constants.every_netns);
     let can_set_retval = u8::from(has_set_retval());
-    let mut reads_through = 0_u8;
+    let mut read_through = ReadThrough::Nothing;
+    let (shards, live) = (sizes.shards(shape::possible_cpus()?), sizes.live());
+    let shard_slots = sizes.ring() / shards;
     let mut loader = EbpfLoader::new();
     for (name, shape) in shape::wanted(sizes) {
         match on {
@@ -152,18 +154,23 @@ fn load(constants: Constants, sizes: Sizes, on: On, when: Verification) -> anyho
         };
     }
     if let On::Pins { before: Some((before, plan)), .. } = on {
-        for (part, entries) in migrate::read_through(plan, before)? {
-            let name = names::previous(part).with_context(|| format!("no name for the previous {part}"))?;
-            loader.map_max_entries(name, entries).map_pin_path(name, before.map(part));
-            reads_through = 1;
+        let (which, maps) = migrate::read_through(plan, before)?;
+        for (map, entries) in maps {
+            let name = names::previous(map).with_context(|| format!("no name for the previous {map}"))?;
+            loader.map_max_entries(name, entries).map_pin_path(name, before.map(map));
         }
+        read_through = which;
     }
+    let read_through = read_through.number();
     loader
+        .override_global("SHARDS", &shards, true)
+        .override_global("SHARD_SLOTS", &shard_slots, true)
+        .override_global("MAX_LIVE", &live, true)
         .override_global("ADOPT", &adopt, true)
         .override_global("HOST_NETNS", &constants.host_netns, true)
         .override_global("EVERY_NETNS", &every_netns, true)
         .override_global("CAN_SET_RETVAL", &can_set_retval, true)
-        .override_global("READ_THROUGH", &reads_through, true);
+        .override_global("READ_THROUGH", &read_through, true);
     let mut object = loader.load(OBJECT).context(
         "load the maps of the data path: run as root (CAP_BPF and CAP_NET_ADMIN) on a kernel with BTF and BPF",
     )?;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use anyhow::Context;
 use aya::Pod;
@@ -28,9 +29,9 @@ pub struct Maps {
     pub names: HashMap<MapData, u32, ServiceName>,
     pub slots: Arc<Mapped<Slot>>,
     pub backends: Arc<Mapped<Backend>>,
-    /// Half-open TCP, other unanswered flows, assured flows. They are read in this order: a flow that moves meanwhile
-    /// moves to the last map, and is therefore seen.
-    pub flows: [MapData; 3],
+    pub flows: MapData,
+    /// The number of live flows, which the packet path counts, too.
+    flows_live: Arc<Mapped<u64>>,
     counters: PerCpuArray<MapData, u64>,
     service_stats: PerCpuArray<MapData, Traffic>,
     backend_stats: PerCpuArray<MapData, Traffic>,
@@ -49,6 +50,7 @@ impl Maps {
                 fine: mapped(pins, names::INTEREST, writable)?,
                 coarse: mapped(pins, names::INTEREST_COARSE, writable)?,
             },
+            flows_live: mapped(pins, names::FLOWS_LIVE, writable)?,
             services: mapped(pins, names::SERVICES, writable)?,
             slots: mapped(pins, names::SLOTS, writable)?,
             backends: mapped(pins, names::BACKENDS, writable)?,
@@ -62,9 +64,10 @@ impl Maps {
     /// # Errors
     /// If the kernel cannot open a map.
     pub fn again(&self, pins: &Pins) -> anyhow::Result<Self> {
-        let Self { interest, services, slots, backends, .. } = self;
+        let Self { interest, services, slots, backends, flows_live, .. } = self;
         let arrays = Arrays {
             interest: interest.clone(),
+            flows_live: flows_live.clone(),
             services: services.clone(),
             slots: slots.clone(),
             backends: backends.clone(),
@@ -74,7 +77,7 @@ impl Maps {
 
     fn with(pins: &Pins, arrays: Arrays) -> anyhow::Result<Self> {
         let data = |name: &str| data(pins, name);
-        let Arrays { interest, services, slots, backends } = arrays;
+        let Arrays { interest, flows_live, services, slots, backends } = arrays;
         Ok(Self {
             interest,
             frontends: Map::HashMap(data(names::FRONTENDS)?).try_into()?,
@@ -86,23 +89,30 @@ impl Maps {
             names: Map::HashMap(data(names::NAMES)?).try_into()?,
             slots,
             backends,
-            flows: [data(names::FLOWS_SYN)?, data(names::FLOWS_UDP)?, data(names::FLOWS)?],
+            flows: data(names::FLOWS)?,
+            flows_live,
             counters: Map::PerCpuArray(data(names::COUNTERS)?).try_into()?,
             service_stats: Map::PerCpuArray(data(names::SERVICE_STATS)?).try_into()?,
             backend_stats: Map::PerCpuArray(data(names::BACKEND_STATS)?).try_into()?,
         })
     }
 
-    /// Number of entries that each of [`Maps::flows`] has room for.
+    /// The size of the flow table.
     ///
     /// # Errors
-    /// If the kernel does not describe a map.
-    pub fn flow_capacities(&self) -> anyhow::Result<[usize; 3]> {
-        let mut entries = [0; 3];
-        for (entries, map) in entries.iter_mut().zip(&self.flows) {
-            *entries = map.info()?.max_entries() as usize;
-        }
-        Ok(entries)
+    /// If the kernel does not describe the map.
+    pub fn sizes(&self) -> anyhow::Result<Sizes> {
+        Ok(Sizes { flows: self.flows.info()?.max_entries() })
+    }
+
+    /// The number of live flows by the packet path's own count, which lags a little behind.
+    pub fn live(&self) -> i64 {
+        self.flows_live.word64(0, 0).load(Relaxed) as i64
+    }
+
+    /// Corrects the packet path's count of live flows.
+    pub(super) fn correct_live(&self, by: i64) {
+        self.flows_live.word64(0, 0).fetch_add(by as u64, Relaxed);
     }
 
     /// The sum of a counter over all CPUs.
@@ -139,22 +149,20 @@ impl Maps {
         clear(&mut self.backend_stats, backend)
     }
 
-    /// Visits every entry of all parts of the flow table; `part` is the index into [`Maps::flows`].
+    /// Visits every entry of the flow table.
     ///
     /// # Errors
-    /// If a map cannot be read.
-    pub fn for_each_flow(&self, mut visit: impl FnMut(usize, &FlowKey, &Flow)) -> io::Result<()> {
+    /// If the map cannot be read.
+    pub fn for_each_flow(&self, visit: impl FnMut(&FlowKey, &Flow)) -> io::Result<()> {
         use std::os::fd::AsFd;
-        for (part, map) in self.flows.iter().enumerate() {
-            entries::for_each(map.fd().as_fd(), |key: &FlowKey, flow: &Flow| visit(part, key, flow))?;
-        }
-        Ok(())
+        entries::for_each(self.flows.fd().as_fd(), visit)
     }
 }
 
 /// The maps that are mapped into memory.
 struct Arrays {
     interest: Bitmaps,
+    flows_live: Arc<Mapped<u64>>,
     services: Arc<Mapped<Service>>,
     slots: Arc<Mapped<Slot>>,
     backends: Arc<Mapped<Backend>>,

@@ -5,31 +5,24 @@
 //! Flows are not copied yet, because packets continue to create them. The programs that are attached to the links for
 //! the change look up a flow in the previous tables if the new ones lack it, and take it over. When these programs are
 //! on every link, no program writes the previous tables any longer: the remaining flows are copied, and the usual
-//! programs replace these.
+//! programs replace these. Flows that are copied have no slot in a ring; if they do not end, the sweep finds them.
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, ensure};
 use aya::Ebpf;
-use lb_common::{Addr, COARSE_FIRST, Proto, SCHEMA, names, range_bit};
+use lb_common::{Addr, COARSE_FIRST, Flow, FlowKey, ReadThrough, SCHEMA, names, range_bit};
 
 use super::pins::Set;
 use super::shape::{self, Shape};
 use super::sys::entries;
 use super::sys::pin;
 
-/// The parts of the flow table, in the order in which they are searched: assured flows, then the LRUs.
-const FLOW_PARTS: [&str; 3] = [names::FLOWS, names::FLOWS_SYN, names::FLOWS_UDP];
-/// Offset of `proto` in a key of the flow table.
-const PROTO: usize = std::mem::offset_of!(lb_common::FlowKey, proto);
-
 /// The bytes of a key and of its value.
 pub type Entry = (Vec<u8>, Vec<u8>);
 
 /// How an entry of a map of an older schema becomes an entry of this schema. A change that raises [`SCHEMA`] adds a
-/// line for each map whose layout changed. (Programs do not read through to converted flows: those that begin in the
-/// milliseconds in which programs are swapped are copied afterwards, and unknown until then. Programs that are to read
-/// flows of an older layout need that layout as the type of `old_flows` and its siblings.)
+/// line for each map whose layout changed. Programs that read through to flows convert them as [`longer`] does.
 #[derive(Clone, Copy)]
 pub struct Converter {
     pub map: &'static str,
@@ -48,7 +41,23 @@ pub const CONVERTERS: &[Converter] = &[
     // Schema 1 had one bit for each block of addresses. The agent sets the bits of this schema before programs look for
     // them (`Planner::missing_bits`). The bits of ports, which flows need as well, stay.
     Converter { map: names::INTEREST_COARSE, from: 1, key: 4, value: 8, convert: ports_only },
+    // Before schema 3, a flow was shorter.
+    Converter { map: names::FLOWS, from: 1, key: FLOW_KEY, value: Flow::LEN_V2, convert: longer },
+    Converter { map: names::FLOWS, from: 2, key: FLOW_KEY, value: Flow::LEN_V2, convert: longer },
 ];
+
+const FLOW_KEY: usize = size_of::<FlowKey>();
+
+fn longer(key: &[u8], flow: &[u8]) -> Entry {
+    let mut flow = flow.to_vec();
+    flow.resize(size_of::<Flow>(), 0);
+    (key.to_vec(), flow)
+}
+
+/// The maps that hold flows in a schema. Before schema 3 there was one for assured flows, and two for others.
+const fn flow_maps(schema: u32) -> &'static [&'static str] {
+    if schema < 3 { &[names::FLOWS, names::FLOWS_SYN, names::FLOWS_UDP] } else { &[names::FLOWS] }
+}
 
 fn ports_only(key: &[u8], value: &[u8]) -> Entry {
     let first_block = range_bit(Addr::from_v4_word(0)) - COARSE_FIRST;
@@ -108,6 +117,10 @@ fn step(found: &Set, name: &str, wanted: &Shape, converters: &[Converter]) -> an
     }
     if shape == *wanted {
         return Ok(Step::Keep);
+    }
+    // The slots of rings of another size are other slots. A flow that has none is found by the sweep.
+    if name == names::RINGS && shape.has_layout_of(wanted) {
+        return Ok(Step::Make);
     }
     // The size of a bitmap is part of its hash.
     let is_bitmap = [names::INTEREST, names::INTEREST_COARSE].contains(&name);
@@ -173,20 +186,18 @@ pub fn keep(plan: &MigrationPlan, found: &Set, next: &Set) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Copies what must be complete before a program is swapped: what the agent wrote, what was counted, and flows of an
-/// older layout, to which programs do not read through. Packets that are counted meanwhile are not in the copy.
+/// Copies what must be complete before a program is swapped: what the agent wrote, and what was counted. Packets that
+/// are counted meanwhile are not in the copy.
 ///
 /// # Errors
 /// If a map cannot be read or written.
 pub fn copy_tables(plan: &MigrationPlan, found: &Set, next: &Set) -> anyhow::Result<()> {
-    for (name, wanted, step) in plan.iter().filter(|(name, ..)| !FLOW_PARTS.contains(name)) {
+    for (name, wanted, step) in plan.iter().filter(|(name, ..)| *name != names::FLOWS) {
         if let Step::Copy(converter) = step {
             copy_table(name, wanted, *converter, found, next).with_context(|| format!("copy {name}"))?;
         }
     }
-    let converted: MigrationPlan =
-        plan.iter().copied().filter(|(_, _, step)| matches!(step, Step::Copy(Some(_)))).collect();
-    copy_flows(&converted, found, next).map(drop)
+    Ok(())
 }
 
 fn copy_table(
@@ -233,59 +244,53 @@ pub struct Migration {
     pub reading_through: Ebpf,
 }
 
-/// The parts of the flow table to which programs read through, and their previous sizes.
+/// Which previous tables of flows the programs read, and the maps, with their sizes.
 ///
 /// # Errors
 /// If a map cannot be opened.
-pub fn read_through(plan: &MigrationPlan, before: &Set) -> anyhow::Result<Vec<(&'static str, u32)>> {
-    let mut parts = Vec::new();
-    for (name, _, step) in plan.iter().filter(|(name, ..)| FLOW_PARTS.contains(name)) {
-        if let (Step::Copy(None), Some(shape)) = (step, Shape::pinned(&before.map(name))?) {
-            parts.push((*name, shape.entries));
-        }
+pub fn read_through(
+    plan: &MigrationPlan,
+    before: &Set,
+) -> anyhow::Result<(ReadThrough, Vec<(&'static str, u32)>)> {
+    if !plan.iter().any(|(name, _, step)| *name == names::FLOWS && matches!(step, Step::Copy(_))) {
+        return Ok((ReadThrough::Nothing, Vec::new()));
     }
-    Ok(parts)
+    let mut maps = Vec::new();
+    for name in flow_maps(before.schema) {
+        let shape = Shape::pinned(&before.map(name))?.with_context(|| format!("no {name}"))?;
+        maps.push((*name, shape.entries));
+    }
+    Ok((if before.schema < 3 { ReadThrough::V2 } else { ReadThrough::Same }, maps))
 }
 
-/// Copies the flow entries that no part of the new tables has, and returns their number. What the packet path has done
+/// Copies the flow entries that the new table does not have, and returns their number. What the packet path has done
 /// since to the entries that are there is not undone.
 ///
 /// # Errors
 /// If a map cannot be read or written.
 pub fn copy_flows(plan: &MigrationPlan, before: &Set, tables: &Set) -> anyhow::Result<usize> {
-    let (assured, syn, udp) =
-        (open(tables, names::FLOWS)?, open(tables, names::FLOWS_SYN)?, open(tables, names::FLOWS_UDP)?);
-    let (assured, syn, udp) = (assured.as_fd(), syn.as_fd(), udp.as_fd());
-    let mut copied = 0;
-    for (name, wanted, step) in plan {
-        let (true, Step::Copy(converter)) = (FLOW_PARTS.contains(name), step) else { continue };
+    let flows = plan.iter().find(|(name, ..)| *name == names::FLOWS);
+    let Some((name, wanted, Step::Copy(converter))) = flows else { return Ok(0) };
+    let to = open(tables, name)?;
+    let (mut copied, mut full) = (0, 0);
+    for name in flow_maps(before.schema) {
         let shape = Shape::pinned(&before.map(name))?.context("the previous map is gone")?;
         each(&open(before, name)?, &shape, |key, value| {
             let (key, value) = converted(*converter, &shape, key, value);
             ensure!(value.len() == wanted.value, "a value of {} bytes has the wrong size", value.len());
-            for part in [assured, syn, udp] {
-                if entries::contains(part, &key, wanted.value)? {
-                    return Ok(());
-                }
-            }
-            let lru = if key[PROTO] == Proto::Tcp.number() { syn } else { udp };
-            let part = if *name == names::FLOWS { assured } else { lru };
-            let done = match entries::update(part, &key, &value, entries::NOEXIST) {
-                // The map is full: the flow stays in the LRU and works, as for a packet.
-                Err(error) if error.raw_os_error() == Some(libc::E2BIG) => {
-                    entries::update(lru, &key, &value, entries::NOEXIST)
-                }
-                done => done,
-            };
-            match done {
+            match entries::update(to.as_fd(), &key, &value, entries::NOEXIST) {
                 Ok(()) => copied += 1,
-                // A packet has created the entry meanwhile.
+                // A packet has taken the entry over, or created it.
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) if error.raw_os_error() == Some(libc::E2BIG) => full += 1,
                 Err(error) => return Err(error.into()),
             }
             Ok(())
         })
         .with_context(|| format!("copy {name}"))?;
+    }
+    if full > 0 {
+        tracing::warn!(entries = full, "the flow table is full: flows of the previous one are left out");
     }
     Ok(copied)
 }

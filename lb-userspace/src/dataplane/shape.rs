@@ -8,7 +8,8 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{MapInfo, MapType};
 use lb_common::{
     Addr, Affinity, AffinityKey, Backend, COARSE_WORDS, COUNTERS, Flow, FlowKey, Frontend, FrontendKey,
-    INTEREST_WORDS, Service, ServiceName, Slot, Socket, SocketKey, SourceClient, Traffic, capacity, names,
+    INTEREST_WORDS, RING_PART, RING_SHARDS, Ring, RingSlot, Service, ServiceName, Slot, Socket, SocketKey,
+    SourceClient, Traffic, capacity, names,
 };
 
 /// Sizes that may be changed at each start.
@@ -16,13 +17,33 @@ use lb_common::{
 pub struct Sizes {
     /// Entries of `flows`, two for each flow.
     pub flows: u32,
-    /// Entries of `flows_syn` and of `flows_udp`, two for each flow.
-    pub unassured: u32,
 }
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self { flows: capacity::FLOWS as u32, unassured: capacity::FLOWS_UNASSURED as u32 }
+        Self { flows: capacity::FLOWS as u32 }
+    }
+}
+
+impl Sizes {
+    /// The least [`Sizes::flows`].
+    pub const LEAST_FLOWS: u32 = 128;
+
+    /// Slots of each ring: a power of two.
+    pub const fn ring(self) -> u32 {
+        let part = self.flows / 2 / RING_PART as u32;
+        if part == 0 { 1 } else { 1 << part.ilog2() }
+    }
+
+    /// Shards of each ring, on a machine of this many CPUs: a power of two.
+    pub fn shards(self, cpus: usize) -> u32 {
+        let cpus = u32::try_from(cpus.next_power_of_two()).unwrap_or(u32::MAX);
+        cpus.min(RING_SHARDS as u32).min(self.ring())
+    }
+
+    /// The number of live flows for which there is room beside the rings.
+    pub const fn live(self) -> u32 {
+        (self.flows / 2).saturating_sub(Ring::COUNT as u32 * self.ring())
     }
 }
 
@@ -113,7 +134,6 @@ pub fn of(
 /// The maps of this version.
 pub fn wanted(sizes: Sizes) -> [(&'static str, Shape); names::MAPS.len()] {
     use MapType::{Array, Hash, LpmTrie, LruHash, PerCpuArray};
-    let flows = |map_type, entries| Shape { entries, ..Shape::of::<FlowKey, Flow>(map_type, 0) };
     [
         (names::INTEREST, Shape::of::<u32, u64>(Array, INTEREST_WORDS)),
         (names::INTEREST_COARSE, Shape::of::<u32, u64>(Array, COARSE_WORDS)),
@@ -127,9 +147,9 @@ pub fn wanted(sizes: Sizes) -> [(&'static str, Shape); names::MAPS.len()] {
         (names::NAMES, Shape::of::<u32, ServiceName>(Hash, capacity::SERVICES)),
         (names::SLOTS, Shape::of::<u32, Slot>(Array, capacity::SLOTS)),
         (names::BACKENDS, Shape::of::<u32, Backend>(Array, capacity::BACKENDS)),
-        (names::FLOWS, flows(Hash, sizes.flows)),
-        (names::FLOWS_SYN, flows(LruHash, sizes.unassured)),
-        (names::FLOWS_UDP, flows(LruHash, sizes.unassured)),
+        (names::FLOWS, Shape::of::<FlowKey, Flow>(Hash, sizes.flows as usize)),
+        (names::FLOWS_LIVE, Shape::of::<u32, u64>(Array, 1)),
+        (names::RINGS, Shape::of::<u32, RingSlot>(Array, Ring::COUNT * sizes.ring() as usize)),
         (names::COUNTERS, Shape::of::<u32, u64>(PerCpuArray, COUNTERS)),
         (names::SERVICE_STATS, Shape::of::<u32, Traffic>(PerCpuArray, capacity::SERVICES)),
         (names::BACKEND_STATS, Shape::of::<u32, Traffic>(PerCpuArray, capacity::BACKENDS)),
@@ -142,4 +162,19 @@ pub fn wanted(sizes: Sizes) -> [(&'static str, Shape); names::MAPS.len()] {
 /// If /sys does not list them.
 pub fn possible_cpus() -> anyhow::Result<usize> {
     aya::util::nr_cpus().map_err(|(file, error)| anyhow::anyhow!("{file}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rings_and_live_flows_fill_the_table() {
+        let usual = Sizes::default();
+        assert_eq!((usual.ring(), usual.live()), (32_768, 425_984));
+        assert_eq!(usual.ring() as usize * Ring::COUNT, capacity::RINGS);
+        assert_eq!([1, 2, 3, 8, 200].map(|cpus| usual.shards(cpus)), [1, 2, 4, 8, 8]);
+        let least = Sizes { flows: Sizes::LEAST_FLOWS };
+        assert_eq!((least.ring(), least.live(), least.shards(8)), (4, 52, 4));
+    }
 }

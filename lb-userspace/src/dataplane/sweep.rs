@@ -7,9 +7,12 @@ use std::collections::HashSet;
 
 use anyhow::Context;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
-use lb_common::{Flow, FlowKey, Phase, SWEEP_BATCH, TICK_SHIFT, interest_bit, node_bit, port_bit, timeout};
+use lb_common::{
+    Flow, FlowKey, Phase, Ring, SWEEP_BATCH, TICK_SHIFT, interest_bit, names, node_bit, port_bit, timeout,
+};
 
 use super::maps::Maps;
+use super::shape::Sizes;
 use crate::objects::name::Family;
 use crate::tables::Tables;
 use crate::tables::interest::Interest;
@@ -20,8 +23,8 @@ const HEADER: usize = 14;
 /// What is remembered between passes.
 #[derive(Default)]
 pub struct Sweep {
-    /// Bits that nothing needed in the last pass. Two passes are enough: a pass may miss a flow that moves between the
-    /// parts of the table, but a second one does not miss it in the same way.
+    /// Bits that nothing needed in the last pass. Two passes are enough: a pass may miss an entry that is written
+    /// meanwhile, but a second one does not miss it in the same way.
     idle_bits: HashSet<u32>,
 }
 
@@ -30,10 +33,45 @@ pub struct Sweep {
 pub struct Report {
     /// Entries, two for each flow.
     pub entries: usize,
+    /// Flows of each kind.
+    pub flows: Flows,
     /// Entries removed, by [`Family`].
     pub removed: [u32; 2],
     /// Backends in use.
     pub backends: usize,
+}
+
+/// Numbers of flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flows {
+    pub live: usize,
+    /// By [`Ring`].
+    pub in_rings: [usize; Ring::COUNT],
+}
+
+impl Flows {
+    /// Counts a flow by its forward entry; other entries are passed over.
+    pub fn count(&mut self, key: &FlowKey, flow: &Flow) {
+        if flow.is_reverse() {
+        } else if flow.is_live() {
+            self.live += 1;
+        } else {
+            let ring = if flow.is_in(Phase::Closed) { Ring::Ended } else { Ring::of_new(key) };
+            self.in_rings[ring.number() as usize] += 1;
+        }
+    }
+
+    /// Each kind by name, how many flows there are, and for how many there is room.
+    pub fn fills(&self, sizes: Sizes) -> [(&'static str, usize, usize); 4] {
+        let [half_open, unanswered, ended] = self.in_rings;
+        let ring = sizes.ring() as usize;
+        [
+            (names::FLOWS_LIVE, self.live, sizes.live() as usize),
+            ("half_open", half_open, ring),
+            ("unanswered", unanswered, ring),
+            ("ended", ended, ring),
+        ]
+    }
 }
 
 /// The time in ticks of `CLOCK_MONOTONIC_COARSE`, as the packet path counts them.
@@ -70,8 +108,10 @@ impl Sweep {
         report.backends = tables.backends.values().filter(|b| !b.is_free()).count();
         let now = now();
         let mut idle = [Vec::new(), Vec::new()];
-        maps.for_each_flow(|_, key, flow| {
+        let live = maps.live();
+        maps.for_each_flow(|key, flow| {
             report.entries += 1;
+            report.flows.count(key, flow);
             if is_idle(key, flow, now) {
                 idle[Family::of(key.dst) as usize].push(*key);
                 return;
@@ -84,6 +124,9 @@ impl Sweep {
             idle_bits.remove(&interest_bit(key.src, key.sport, key.proto));
         })
         .context("read the flow table")?;
+        // What came and went meanwhile is in the pass by half.
+        let counted = (live + maps.live()) / 2;
+        maps.correct_live(i64::try_from(report.flows.live).unwrap_or(i64::MAX) - counted);
         for (removed, idle) in report.removed.iter_mut().zip(&idle) {
             for keys in idle.chunks(SWEEP_BATCH) {
                 *removed += remove(program, keys)?;

@@ -166,9 +166,11 @@ impl Telemetry {
         }
     }
 
-    /// Sets the number of entries in all parts of the flow table.
-    pub fn flows(&self, entries: usize) {
-        self.metrics.set_entries(names::FLOWS, entries);
+    /// Sets the number of entries of the flow table, and that of flows of each kind.
+    pub fn flows(&self, entries: usize, kinds: impl IntoIterator<Item = (&'static str, usize)>) {
+        for (kind, entries) in [(names::FLOWS, entries)].into_iter().chain(kinds) {
+            self.metrics.set_entries(kind, entries);
+        }
     }
 
     /// Sets the number of entries in use in the map of backends.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lb_common::{Counter, Proto, Traffic};
+use lb_userspace::dataplane::shape::Sizes;
 use lb_userspace::desired::Desired;
 use lb_userspace::objects::event::{Change, Event};
 use lb_userspace::objects::name::{Family, ObjectName, ServicePortName};
@@ -134,7 +135,7 @@ fn traffic_is_reported_by_service_port_and_backend_and_drops_by_reason() {
         backends: vec![(name("http"), "10.0.0.1:8080".into(), traffic)],
         left_out: [7, 9],
         reasons: vec![(Counter::DropNoEndpoint, 4), (Counter::FlowCreated, 5)],
-        flow_capacity: 1234,
+        sizes: Sizes { flows: 1_000_000 },
     };
     let text = TextEncoder::new().encode_to_string(&families(&counted).unwrap()).unwrap();
     let service = "ip_family=\"IPv4\",namespace=\"shop\",port=\"http\",protocol=\"TCP\",service=\"web\"";
@@ -148,7 +149,10 @@ fn traffic_is_reported_by_service_port_and_backend_and_drops_by_reason() {
         "lb_drops_total{reason=\"drop_no_endpoint\"} 4".to_owned(),
         "lb_packet_events_total{reason=\"flow_created\"} 5".to_owned(),
         "lb_map_capacity{map=\"frontends\"} 65536".to_owned(),
-        "lb_map_capacity{map=\"flows\"} 1234".to_owned(),
+        "lb_map_capacity{map=\"flows\"} 1000000".to_owned(),
+        "lb_map_capacity{map=\"flows_live\"} 450848".to_owned(),
+        "lb_map_capacity{map=\"half_open\"} 16384".to_owned(),
+        "lb_map_capacity{map=\"ended\"} 16384".to_owned(),
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\nin\n{text}");
     }

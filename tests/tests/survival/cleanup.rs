@@ -60,7 +60,7 @@ fn check_cleanup(layout: Layout, args: &[&str], theirs: usize) -> Result<()> {
 
     agent.terminate()?;
     let pins = stage.world.folder().pins();
-    assert!(pins.join("v2/services").exists());
+    assert!(pins.join("v3/services").exists());
     stage.world.lb(&["cleanup"])?;
     let left: Vec<_> =
         fs::read_dir(&pins).into_iter().flatten().flatten().map(|entry| entry.path()).collect();

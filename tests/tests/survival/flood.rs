@@ -2,9 +2,10 @@
 
 use crate::stage::{Stage, WEB, vip};
 use anyhow::Result;
-use lb_common::{Proto, capacity};
+use lb_common::Proto;
 use lb_tests::load::{HeldTcp, HeldUdp, Pinger, SynFlood};
 use lb_tests::world::{Family, Layout};
+use lb_userspace::dataplane::shape::Sizes;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ const TRIES: u32 = 4;
 fn assured(stage: &Stage, proto: &str) -> Result<BTreeMap<String, String>> {
     let flows = stage.json("flows")?;
     let flows = flows.as_array().into_iter().flatten();
-    let flows = flows.filter(|flow| flow["table"] == "flows" && flow["protocol"] == proto);
+    let flows = flows.filter(|flow| flow["phase"] == "assured" && flow["protocol"] == proto);
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_string();
     Ok(flows
         .inspect(|flow| assert_eq!(flow["phase"], "assured", "{flow}"))
@@ -41,8 +42,7 @@ fn check_flood(family: Family) -> Result<()> {
         tcp.connections.iter().map(|held| (held.local.to_string(), address(&held.backend))).collect();
     assert_eq!(assured(&stage, "TCP")?, expected);
     assert_eq!(assured(&stage, "UDP")?.len(), DIALOGUES);
-    let entries = stage.used("flows")?;
-    assert_eq!(entries, 2 * (CONNECTIONS + DIALOGUES) as u64);
+    assert_eq!(stage.used("flows_live")?, (CONNECTIONS + DIALOGUES) as u64);
     let created = stage.counter("flow_created")?;
 
     let pingers =
@@ -57,14 +57,16 @@ fn check_flood(family: Family) -> Result<()> {
     assert_eq!((tcp.backends(), udp.backends()), backends);
 
     let created = stage.counter("flow_created")? - created;
-    let (half_open, clashes) = (stage.used("flows_syn")?, stage.counter("clash_dropped")?);
+    let (half_open, clashes) = (stage.used("half_open")?, stage.counter("clash_dropped")?);
     println!(
-        "{family:?}: {SYNS} SYNs in {took:.1?}, {created} flows created, {half_open} entries half open, \
+        "{family:?}: {SYNS} SYNs in {took:.1?}, {created} flows created, {half_open} half open, \
          {clashes} dropped for a clash"
     );
     assert!(created >= SYNS as u64 * 95 / 100, "the flood did not pass through lb: {created} flows");
-    assert!((1..=capacity::FLOWS_UNASSURED as u64).contains(&half_open), "{half_open}");
-    assert_eq!(stage.used("flows")?, entries, "the table of live flows does not grow with the flood");
+    let ring = Sizes::default().ring();
+    assert!((1..=u64::from(ring)).contains(&half_open), "{half_open} of {ring}");
+    assert_eq!(stage.used("flows_live")?, (CONNECTIONS + DIALOGUES) as u64, "the flood has no live flows");
+    assert!(stage.counter("flow_evicted")? >= SYNS as u64 * 95 / 100 - u64::from(ring));
     assert_eq!(assured(&stage, "TCP")?, expected, "every connection has its flow and its backend");
     assert_eq!(stage.counter("drop_flow_insert")?, 0);
     stage.ask(WEB).assert_clean();

@@ -2,17 +2,19 @@
 
 use crate::stage::{SHOP, Stage, WEB, operations, vip};
 use anyhow::{Context, Result};
-use lb_common::{Counter, Flow, FlowKey, FrontendKind, Prefix, Proto, names, node_bit, range_bit};
+use lb_common::{Counter, FrontendKind, Prefix, Proto, names, node_bit, range_bit};
 use lb_tests::datapath::{Datapath, also_on, service};
 use lb_tests::load::{HeldTcp, HeldUdp, Pinger};
-use lb_tests::packet::{assert_same, tcp};
+use lb_tests::packet::{assert_same, tcp, udp};
 use lb_tests::world::{Family, Layout};
-use lb_userspace::dataplane::migrate::{CONVERTERS, Converter};
+use lb_userspace::dataplane::migrate::CONVERTERS;
 use lb_userspace::dataplane::shape::Sizes;
 use lb_userspace::desired::ServiceRanges;
 use lb_userspace::tables::interest::Interest;
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -54,7 +56,7 @@ fn a_flow_table_of_another_size_loses_no_packet() -> Result<()> {
         agent.wait_until_ready()?;
         assert_eq!(operations(&agent)?, 0, "round {round}:\n{}", agent.log());
         assert_eq!(room(&stage)?, 2 * flows.parse::<u64>()?);
-        for left in ["v2-old", "v2-next"] {
+        for left in ["v3-old", "v3-next"] {
             assert!(!stage.world.folder().pins().join(left).exists(), "round {round}: {left}");
         }
     }
@@ -105,13 +107,13 @@ fn check_flows(path: &mut Datapath, [begun, known]: [SocketAddr; 2], created: u6
     Ok(())
 }
 
-/// All parts of the flow table get another size: a packet finds its flow even if only the previous tables have it.
+/// The flow table gets another size: a packet finds its flow even if only the previous tables have it.
 #[test]
 fn flows_are_read_through_to_the_previous_tables() -> Result<()> {
     let mut path = Datapath::new()?;
     let backends = two_flows(&mut path)?;
     let keys = path.flow_keys()?.len();
-    let change = path.change(Sizes { flows: 4_096, unassured: 4_096 }, &[])?;
+    let change = path.change(Sizes { flows: 4_096 }, &[])?;
     assert_eq!(path.flow_keys()?.len(), 0, "new tables");
     // The tuple at the backend belongs to another flow, which only the previous tables have.
     path.set([service(Proto::Tcp, OTHER_FRONTEND, &[&backends[0].to_string()])])?;
@@ -135,54 +137,76 @@ fn flows_are_read_through_to_the_previous_tables() -> Result<()> {
     Ok(())
 }
 
-/// The size of a flow in a schema made up for this test, which lacks the fields from `mac` on.
-const OLDER_FLOW: usize = std::mem::offset_of!(Flow, mac);
-
-/// Tables of an older schema: one map has another layout, the others are unchanged.
-#[test]
-fn tables_of_an_older_layout_are_converted() -> Result<()> {
-    let mut path = Datapath::new()?;
-    let backends = two_flows(&mut path)?;
-    let keys = path.flow_keys()?.len();
-    let tables = lb_userspace::dataplane::read(&path.kernel.maps)?;
+/// Makes the tables of this schema those of schema 2, whose flows were shorter and lay in three maps. Returns the folder.
+fn as_schema_2(path: &Datapath) -> Result<PathBuf> {
     let now = path.pin(names::FLOWS);
     let now = now.parent().context("a folder")?;
-    let older = now.with_file_name("v0");
+    let older = now.with_file_name("v2");
     fs::rename(now, &older)?;
-    let flows = older.join(names::FLOWS);
-    let mut kept = Vec::new();
-    path.kernel.maps.for_each_flow(|part, key, flow| kept.push((part, *key, *flow)))?;
-    fs::remove_file(&flows)?;
-    let flows = flows.to_string_lossy();
-    bpftool(
-        &["map", "create", &flows, "type", "hash", "key", "40", "value", &OLDER_FLOW.to_string()],
-        &["entries", "1000", "name", "flows", "flags", "1"],
-    )?;
-    for (_, key, flow) in kept.iter().filter(|(part, ..)| *part == 2) {
-        let (key, value) = (hex(key), hex(flow));
-        let mut words = vec!["key", "hex"];
-        words.extend(key.iter().map(String::as_str));
-        words.extend(["value", "hex"]);
-        words.extend(value[..OLDER_FLOW].iter().map(String::as_str));
-        bpftool(&["map", "update", "pinned", &flows], &words)?;
+    let mut flows = Vec::new();
+    path.kernel.maps.for_each_flow(|key, flow| flows.push((*key, *flow)))?;
+    for map in [names::FLOWS, names::FLOWS_LIVE, names::RINGS] {
+        fs::remove_file(older.join(map))?;
     }
+    for (map, kind) in
+        [(names::FLOWS, "hash"), (names::FLOWS_SYN, "lru_hash"), (names::FLOWS_UDP, "lru_hash")]
+    {
+        let pin = older.join(map).to_string_lossy().into_owned();
+        // BPF_F_NO_PREALLOC
+        let flags = if kind == "hash" { "1" } else { "0" };
+        bpftool(
+            &["map", "create", &pin, "type", kind, "key", "40", "value", "76"],
+            &["entries", "1000", "name", map, "flags", flags],
+        )?;
+        for (key, flow) in &flows {
+            let lru = if key.is_tcp() { names::FLOWS_SYN } else { names::FLOWS_UDP };
+            if map == if flow.is_live() { names::FLOWS } else { lru } {
+                let (key, value) = (hex(key), hex(flow));
+                let mut words = vec!["key", "hex"];
+                words.extend(key.iter().map(String::as_str));
+                words.extend(["value", "hex"]);
+                words.extend(value[..76].iter().map(String::as_str));
+                bpftool(&["map", "update", "pinned", &pin], &words)?;
+            }
+        }
+    }
+    Ok(older)
+}
+
+/// Packets find their flows in the three maps of schema 2, and take them along.
+#[test]
+fn flows_of_schema_2_are_read_through_and_copied() -> Result<()> {
+    const UNANSWERED: &str = "10.244.1.10:40003";
+    let mut path = Datapath::new()?;
+    let backends = two_flows(&mut path)?;
+    path.set([service(Proto::Udp, FRONTEND, &BACKENDS)])?;
+    let question = udp(UNANSWERED, FRONTEND).payload("anybody?");
+    let unanswered = path.from_pod(&question)?.packet()?.to();
+    let keys: BTreeSet<_> = path.flow_keys()?.into_iter().collect();
+    assert_eq!(keys.len(), 6);
+    let tables = lb_userspace::dataplane::read(&path.kernel.maps)?;
+    let older = as_schema_2(&path)?;
 
     // Without a converter the tables are refused, and nothing changes.
     let refused = path.change(Sizes::default(), &[]).err().context("no converter")?.to_string();
-    assert!(refused.contains("of another shape") && refused.contains(&*flows), "{refused}");
-    assert!(older.exists() && !now.exists());
+    assert!(refused.contains("of another shape") && refused.contains("v2/flows"), "{refused}");
+    assert!(older.exists() && !path.pin(names::FLOWS).exists());
 
-    let value = OLDER_FLOW;
-    let convert =
-        |key: &[u8], value: &[u8]| (key.to_vec(), [value, &[0; size_of::<Flow>() - OLDER_FLOW]].concat());
-    let converter = Converter { map: names::FLOWS, from: 0, key: size_of::<FlowKey>(), value, convert };
-    let change = path.change(Sizes::default(), &[converter])?;
+    let change = path.change(Sizes::default(), CONVERTERS)?;
     assert!(lb_userspace::dataplane::read(&path.kernel.maps)? == tables, "ids and all");
-    assert_eq!(path.flow_keys()?.len(), keys, "converted before any program is swapped");
-    assert_eq!(path.end(change)?, 0);
-    assert_eq!(path.flow_keys()?.len(), keys);
-    assert!(!older.exists() && !older.with_file_name("v0-old").exists());
-    check_flows(&mut path, backends, 2)
+    assert_eq!(path.flow_keys()?.len(), 0, "packets bring their flows along");
+    check_flows(&mut path, backends, 3)?;
+    assert_eq!(path.flow_keys()?.len(), 3, "those that packets asked for");
+    assert_eq!(path.end(change)?, 3);
+    assert_eq!(path.flow_keys()?.into_iter().collect::<BTreeSet<_>>(), keys);
+    assert!(!older.exists() && !older.with_file_name("v2-old").exists());
+    check_flows(&mut path, backends, 3)?;
+    assert_eq!(path.from_pod(&question)?.packet()?.to(), unanswered);
+    assert_eq!(path.counter(Counter::FlowCreated)?, 3);
+    // A live flow of before is counted from the first sweep on.
+    path.sweep(1)?;
+    assert_eq!(path.kernel.maps.live(), 1);
+    Ok(())
 }
 
 /// Schema 1 had one bit for a block of addresses, and no block for the node's addresses.
@@ -200,8 +224,8 @@ fn bitmaps_of_schema_1_lead_to_node_ports_and_ranges_before_a_program_is_swapped
     path.set([also_on(service(Proto::Tcp, FRONTEND, &BACKENDS[..1]), FrontendKind::NodePort, NODE_PORT)])?;
     path.from_pod(&tcp(BEGUN, NODE_PORT).syn())?.packet()?;
 
-    let older = path.pin(names::FLOWS).parent().context("a folder")?.with_file_name("v1");
-    fs::rename(path.pin(names::FLOWS).parent().context("a folder")?, &older)?;
+    let older = as_schema_2(&path)?;
+    fs::rename(&older, older.with_file_name("v1"))?;
     let ports = range_bit(Ipv4Addr::UNSPECIFIED.into());
     let blocks: Vec<u32> =
         Interest::from_words(path.kernel.maps.interest.words()).bits().filter(|bit| *bit >= ports).collect();

@@ -84,7 +84,7 @@ fn a_map_of_another_shape_is_refused_and_nothing_is_lost() -> Result<()> {
     agent.terminate()?;
     let load = stage.load(SHOP, 30);
     let root = stage.world.folder().pins();
-    let map = root.join("v2/backend_stats");
+    let map = root.join("v3/backend_stats");
     fs::remove_file(&map)?;
     let path = map.to_string_lossy();
     let create =

@@ -35,7 +35,7 @@ fn an_agent_killed_in_its_first_start_leaves_all_tables_or_none() -> Result<()> 
         agent.spawn()?;
         sleep(whole * round / ROUNDS);
         agent.kill()?;
-        match names_in(&pins.join("v2")) {
+        match names_in(&pins.join("v3")) {
             Some(names) => {
                 assert_eq!(names, all_maps(), "round {round}");
                 all += 1;
@@ -44,13 +44,13 @@ fn an_agent_killed_in_its_first_start_leaves_all_tables_or_none() -> Result<()> 
                 let output = stage.world.lb_output(&["services"])?;
                 let said = String::from_utf8_lossy(&output.stderr);
                 assert!(!output.status.success() && said.contains("no tables in"), "{said}");
-                if pins.join("v2-next").exists() { half += 1 } else { none += 1 }
+                if pins.join("v3-next").exists() { half += 1 } else { none += 1 }
             }
         }
         agent.start_again()?;
         stage.ask(WEB).assert_clean();
-        assert_eq!(names_in(&pins.join("v2")), Some(all_maps()), "round {round}");
-        assert!(!pins.join("v2-next").exists(), "round {round}");
+        assert_eq!(names_in(&pins.join("v3")), Some(all_maps()), "round {round}");
+        assert!(!pins.join("v3-next").exists(), "round {round}");
     }
     println!(
         "{ROUNDS} kills within {whole:?}: no tables {none} times, incomplete ones {half}, complete ones {all}"
@@ -67,19 +67,19 @@ fn what_a_killed_start_left_is_cleared_up() -> Result<()> {
     let first = operations(&agent)?;
     agent.terminate()?;
     // The agent was killed while it created the tables: they are created again.
-    fs::rename(pins.join("v2"), pins.join("v2-next"))?;
-    fs::remove_file(pins.join("v2-next/frontends"))?;
+    fs::rename(pins.join("v3"), pins.join("v3-next"))?;
+    fs::remove_file(pins.join("v3-next/frontends"))?;
     agent.start_again()?;
     assert_eq!(operations(&agent)?, first, "fresh tables are filled");
     stage.ask(WEB).assert_clean();
     agent.terminate()?;
     // The agent was killed between the two renames that make new tables current: the tables are complete and are
     // used.
-    fs::rename(pins.join("v2"), pins.join("v2-next"))?;
-    fs::create_dir(pins.join("v2-old"))?;
+    fs::rename(pins.join("v3"), pins.join("v3-next"))?;
+    fs::create_dir(pins.join("v3-old"))?;
     agent.start_again()?;
     assert_eq!(operations(&agent)?, 0, "the tables are as they were");
-    assert_eq!(names_in(&pins.join("v2")), Some(all_maps()));
+    assert_eq!(names_in(&pins.join("v3")), Some(all_maps()));
     stage.ask(WEB).assert_clean();
     Ok(())
 }

@@ -48,9 +48,9 @@ const PUT_BACK: [(u16, u32, bool); 9] = [
     (HALF_OPEN_OVER, timeout::TCP_HANDSHAKE + 1, true),
 ];
 
-/// The parts of the flow table, opened for writing.
+/// The flow table, opened for writing.
 struct Flows {
-    parts: Vec<HashMap<MapData, FlowKey, Flow>>,
+    table: HashMap<MapData, FlowKey, Flow>,
 }
 
 /// The name of a flow in this test: its family, and the client's port without the offset of [`port`].
@@ -75,38 +75,28 @@ fn name(key: &FlowKey, flow: &Flow) -> Name {
 impl Flows {
     fn open(stage: &Stage) -> Result<Self> {
         let pins = Pins::new(&stage.world.folder().pins());
-        let data = |name| MapData::from_pin(pins.map(name)).context(name);
-        Ok(Self {
-            parts: vec![
-                Map::HashMap(data(names::FLOWS)?).try_into()?,
-                Map::LruHashMap(data(names::FLOWS_SYN)?).try_into()?,
-                Map::LruHashMap(data(names::FLOWS_UDP)?).try_into()?,
-            ],
-        })
+        let data = MapData::from_pin(pins.map(names::FLOWS)).context(names::FLOWS)?;
+        Ok(Self { table: Map::HashMap(data).try_into()? })
     }
 
     /// The number of entries of each flow.
     fn entries(&self) -> Result<BTreeMap<Name, usize>> {
         let mut counts = BTreeMap::new();
-        for part in &self.parts {
-            for entry in part.iter() {
-                let (key, flow) = entry?;
-                *counts.entry(name(&key, &flow)).or_default() += 1;
-            }
+        for entry in self.table.iter() {
+            let (key, flow) = entry?;
+            *counts.entry(name(&key, &flow)).or_default() += 1;
         }
         Ok(counts)
     }
 
     /// Moves the last packet of flows back by the number of seconds that `put_back` returns for their name.
     fn put_back(&mut self, put_back: impl Fn(Name) -> Option<u32>) -> Result<()> {
-        for part in &mut self.parts {
-            let entries: Vec<_> = part.iter().collect::<Result<_, _>>()?;
-            for (key, mut flow) in entries {
-                if let Some(seconds) = put_back(name(&key, &flow)) {
-                    let earlier = flow.last_seen.checked_sub(seconds);
-                    flow.last_seen = earlier.context("the machine is not up for long enough")?;
-                    part.insert(key, flow, 0)?;
-                }
+        let entries: Vec<_> = self.table.iter().collect::<Result<_, _>>()?;
+        for (key, mut flow) in entries {
+            if let Some(seconds) = put_back(name(&key, &flow)) {
+                let earlier = flow.last_seen.checked_sub(seconds);
+                flow.last_seen = earlier.context("the machine is not up for long enough")?;
+                self.table.insert(key, flow, 0)?;
             }
         }
         Ok(())

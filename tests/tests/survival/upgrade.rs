@@ -111,7 +111,7 @@ fn an_upgrade_that_finds_a_map_of_another_shape_leaves_the_old_agent_in_charge()
     let _agent = stage.world.start_agent(&[])?;
     let load = stage.load(SHOP, 50);
     let ids = programs(&stage, "tcx")?;
-    let map = stage.world.folder().pins().join("v2/counters");
+    let map = stage.world.folder().pins().join("v3/counters");
     std::fs::remove_file(&map)?;
     let path = map.to_string_lossy();
     let create =

@@ -13,16 +13,17 @@ use crate::source::api;
 
 #[derive(Args)]
 pub struct SizeArgs {
-    /// Maximum number of established connections tracked at once; may be changed at each start
+    /// Maximum number of connections tracked at once, of which a sixteenth each may be half-open, unanswered, and ended;
+    /// may be changed at each start
     #[arg(long, value_name = "N", default_value_t = capacity::FLOWS as u32 / 2,
-          value_parser = clap::value_parser!(u32).range(1..=MOST_FLOWS))]
+          value_parser = clap::value_parser!(u32).range(i64::from(Sizes::LEAST_FLOWS) / 2..=MOST_FLOWS))]
     pub max_flows: u32,
 }
 
 impl SizeArgs {
     pub fn sizes(&self) -> Sizes {
         // A flow has two entries.
-        Sizes { flows: self.max_flows * 2, ..Sizes::default() }
+        Sizes { flows: self.max_flows * 2 }
     }
 }
 

@@ -8,6 +8,8 @@ use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts};
 
 use crate::dataplane::maps::Maps;
+use crate::dataplane::shape::Sizes;
+use crate::dataplane::sweep::Flows;
 use crate::objects::name::ServicePortName;
 use crate::objects::wire::authority;
 
@@ -32,8 +34,8 @@ pub struct Counted {
     /// Service ports and backends beyond the limit.
     pub left_out: [usize; 2],
     pub reasons: Vec<(Counter, u64)>,
-    /// The capacity of all parts of the flow table together.
-    pub flow_capacity: usize,
+    /// The size of the flow table.
+    pub sizes: Sizes,
 }
 
 impl Traffic {
@@ -59,7 +61,7 @@ impl Traffic {
         for (id, name) in names.iter().take(self.limit) {
             counted.services.push((name.clone(), maps.service_traffic(*id)?));
         }
-        counted.flow_capacity = maps.flow_capacities()?.iter().sum();
+        counted.sizes = maps.sizes()?;
         counted.left_out[0] = names.len().saturating_sub(self.limit);
         for id in 0..maps.backends.entries() {
             let backend = maps.backends.get(id);
@@ -123,9 +125,12 @@ pub fn families(counted: &Counted) -> prometheus::Result<Vec<MetricFamily>> {
         (names::SERVICES, capacity::SERVICES),
         (names::SLOTS, capacity::SLOTS),
         (names::BACKENDS, capacity::BACKENDS),
-        (names::FLOWS, counted.flow_capacity),
+        (names::FLOWS, counted.sizes.flows as usize),
     ] {
         families.capacity.with_label_values(&[map]).set(gauge(entries));
+    }
+    for (kind, _, room) in Flows::default().fills(counted.sizes) {
+        families.capacity.with_label_values(&[kind]).set(gauge(room));
     }
     Ok(families.all().into_iter().flat_map(Collector::collect).collect())
 }

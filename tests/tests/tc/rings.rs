@@ -1,0 +1,166 @@
+//! Rings: what bounds flows that nobody has confirmed and flows that have ended, without an agent.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use lb_common::{Counter, Proto};
+use lb_tests::datapath::{Datapath, service};
+use lb_tests::packet::{tcp, udp};
+use lb_userspace::dataplane::shape::Sizes;
+
+use crate::{Ends, V4, each_family, handshake};
+
+/// Each ring has eight slots, and there is room for 104 live flows.
+const SMALL: Sizes = Sizes { flows: 256 };
+/// Longer than two ticks: a flow without a packet is then not in use any more.
+const TWO_TICKS: Duration = Duration::from_millis(3_300);
+/// Longer than a tick and a beat: the next packet counts as use.
+const A_TICK: Duration = Duration::from_millis(1_200);
+
+fn small(ends: &Ends) -> Result<Datapath> {
+    assert_eq!((SMALL.ring(), SMALL.live()), (8, 104));
+    let mut path = Datapath::sized(SMALL)?;
+    path.set([
+        service(Proto::Tcp, ends.vip, &[ends.backend]),
+        service(Proto::Udp, ends.vip, &[ends.backend]),
+    ])?;
+    Ok(path)
+}
+
+/// Another port of the client's address.
+fn from_port(client: &str, port: u16) -> String {
+    let (address, _) = client.rsplit_once(':').expect("an address and a port");
+    format!("{address}:{port}")
+}
+
+/// How many flows are in this phase, of one protocol.
+fn count(path: &Datapath, protocol: &str, phase: &str) -> Result<usize> {
+    Ok(path.flows()?.iter().filter(|flow| flow.protocol == protocol && flow.phase == phase).count())
+}
+
+fn has(path: &Datapath, client: &str) -> Result<bool> {
+    Ok(path.flows()?.iter().any(|flow| flow.client == client))
+}
+
+#[test]
+fn a_flood_evicts_only_flows_of_its_own_kind() -> Result<()> {
+    each_family(|ends| {
+        let mut path = small(ends)?;
+        handshake(&mut path, ends)?;
+        let unanswered = from_port(ends.client, 50_000);
+        path.from_pod(&udp(&*unanswered, ends.vip).payload("anybody?"))?;
+        for port in 1_000..1_100 {
+            path.from_pod(&tcp(&*from_port(ends.client, port), ends.vip).syn())?;
+        }
+        // A test run may move between CPUs, and each CPU has its own slots.
+        let half_open = count(&path, "TCP", "new")?;
+        assert!((1..=8).contains(&half_open), "{half_open}");
+        assert!(has(&path, &from_port(ends.client, 1_099))?, "the last one");
+        assert_eq!(path.counter(Counter::FlowEvicted)?, 100 - half_open as u64);
+        assert_eq!((count(&path, "TCP", "assured")?, count(&path, "UDP", "new")?), (1, 1));
+        assert_eq!(path.flow_keys()?.len(), 2 * (half_open + 2), "both entries of a flow leave");
+
+        for port in 1_000..1_100 {
+            path.from_pod(&udp(&*from_port(ends.client, port), ends.vip).payload("anybody?"))?;
+        }
+        let unanswered = count(&path, "UDP", "new")?;
+        assert!((1..=8).contains(&unanswered), "{unanswered}");
+        assert_eq!((count(&path, "TCP", "assured")?, count(&path, "TCP", "new")?), (1, half_open));
+        Ok(())
+    })
+}
+
+#[test]
+fn connections_that_end_leave_without_an_agent() -> Result<()> {
+    each_family(|ends| {
+        let mut path = small(ends)?;
+        handshake(&mut path, ends)?;
+        for port in 1_000..1_100 {
+            let client = from_port(ends.client, port);
+            let (sent, reply) = (tcp(&*client, ends.vip), tcp(ends.backend, &*client));
+            path.from_pod(&sent.clone().syn())?;
+            path.to_pod(&reply.clone().syn_ack())?;
+            path.from_pod(&sent.clone().ack())?;
+            if port % 2 == 0 {
+                path.from_pod(&sent.fin())?;
+                path.to_pod(&reply.fin())?;
+            } else {
+                path.to_pod(&reply.rst())?;
+            }
+        }
+        let ended = count(&path, "TCP", "closed")?;
+        assert!((1..=8).contains(&ended), "{ended}");
+        assert_eq!(path.counter(Counter::FlowClosed)?, 100);
+        assert_eq!(path.flow_keys()?.len(), 2 * (ended + 1));
+        assert_eq!(count(&path, "TCP", "assured")?, 1);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_flow_in_use_gets_another_chance() -> Result<()> {
+    let mut path = small(&V4)?;
+    let question = udp(V4.client, V4.vip).payload("one way only");
+    path.from_pod(&question)?;
+    sleep(A_TICK);
+    path.from_pod(&question)?;
+    for port in 1_000..1_100 {
+        path.from_pod(&udp(&*from_port(V4.client, port), V4.vip).payload("anybody?"))?;
+    }
+    assert!(has(&path, V4.client)?);
+    sleep(TWO_TICKS);
+    for port in 1_000..1_100 {
+        path.from_pod(&udp(&*from_port(V4.client, port), V4.vip).payload("anybody?"))?;
+    }
+    assert!(!has(&path, V4.client)?, "it was silent for longer than two ticks");
+    Ok(())
+}
+
+/// A slot whose flow was opened anew holds for the later flow no longer.
+#[test]
+fn a_slot_is_for_one_life_of_a_flow() -> Result<()> {
+    let mut path = small(&V4)?;
+    path.from_pod(&tcp(V4.client, V4.vip).syn())?;
+    path.to_pod(&tcp(V4.backend, V4.client).rst())?;
+    sleep(A_TICK);
+    handshake(&mut path, &V4)?;
+    for port in 1_000..1_100 {
+        path.from_pod(&tcp(&*from_port(V4.client, port), V4.vip).syn())?;
+    }
+    assert_eq!(count(&path, "TCP", "assured")?, 1);
+    Ok(())
+}
+
+#[test]
+fn a_connection_without_room_works_and_is_assured_when_there_is_room() -> Result<()> {
+    let mut path = small(&V4)?;
+    // Each CPU counts up to 31 flows for itself.
+    let open = |path: &mut Datapath, port| -> Result<()> {
+        let client = from_port(V4.client, port);
+        path.from_pod(&tcp(&*client, V4.vip).syn())?;
+        path.to_pod(&tcp(V4.backend, &*client).syn_ack())?;
+        path.from_pod(&tcp(&*client, V4.vip).ack()).map(drop)
+    };
+    (1_000..1_104).try_for_each(|port| open(&mut path, port))?;
+    path.sweep(1)?;
+    open(&mut path, 2_000)?;
+    assert_eq!((count(&path, "TCP", "assured")?, count(&path, "TCP", "replied")?), (104, 1));
+    assert_eq!(path.counter(Counter::FlowTableFull)?, 1);
+    let client = from_port(V4.client, 2_000);
+    for _ in 0..10 {
+        let sent = tcp(&*client, V4.vip).ack().payload("data");
+        assert_eq!(path.from_pod(&sent)?.packet()?.to(), V4.backend.parse()?);
+    }
+    assert_eq!(path.counter(Counter::FlowTableFull)?, 1, "told once");
+
+    path.from_pod(&tcp(&*from_port(V4.client, 1_000), V4.vip).rst())?;
+    path.sweep(1)?;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while count(&path, "TCP", "replied")? == 1 && Instant::now() < deadline {
+        sleep(Duration::from_millis(200));
+        path.from_pod(&tcp(&*client, V4.vip).ack().payload("data"))?;
+    }
+    assert_eq!((count(&path, "TCP", "assured")?, count(&path, "TCP", "replied")?), (104, 0));
+    Ok(())
+}
