@@ -226,6 +226,12 @@ impl Flow {
         self.action == Action::Hairpin.number()
     }
 
+    /// Whether packets of the flow stay as they are. `key` is the entry's.
+    #[inline(always)]
+    pub const fn changes_nothing(&self, key: &FlowKey) -> bool {
+        self.src.addr.same(key.src) && self.dst.addr.same(key.dst) && self.ports() == key.ports()
+    }
+
     /// Whether the flow goes through a Service; other flows are direct connections to a backend's address.
     #[inline(always)]
     pub const fn has_service(&self) -> bool {
@@ -320,6 +326,9 @@ pub mod timeout {
 
     /// The kernel's `nf_conntrack_sctp_timeout_established`: seven heartbeats.
     pub const SCTP_ASSURED: u32 = ticks(210);
+
+    /// A flow that nothing needs: its backend is gone, or it went straight to an address that is no backend's any more.
+    pub const UNNEEDED: u32 = ticks(30);
 
     /// The limit for a flow of this protocol in this phase, in ticks.
     pub const fn idle(proto: u8, phase: Phase) -> u32 {

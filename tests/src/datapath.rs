@@ -5,9 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result};
 use aya::Ebpf;
+use aya::maps::{HashMap, Map, MapData};
 use aya::programs::{ProgramInfo, SchedClassifier, Xdp};
 use lb_common::{
-    Algorithm, BackendState, Counter, Endpoint, Finding, FlowKey, FrontendKey, FrontendKind, Proto,
+    Algorithm, BackendState, Counter, Endpoint, Finding, Flow, FlowKey, FrontendKey, FrontendKind, Proto,
     ServiceRecord, names,
 };
 use lb_userspace::command::flows::{self, FlowView};
@@ -197,6 +198,19 @@ impl Datapath {
                 self.kernel.apply(std::slice::from_ref(&op))?;
                 self.planner.observe(&op);
             }
+        }
+        Ok(())
+    }
+
+    /// Moves the last packet of every flow back by this many ticks.
+    pub fn age(&mut self, ticks: u32) -> Result<()> {
+        let mut flows = Vec::new();
+        self.kernel.maps.for_each_flow(|key, flow| flows.push((*key, *flow)))?;
+        let mut table: HashMap<_, FlowKey, Flow> =
+            Map::HashMap(MapData::from_pin(self.pin(names::FLOWS))?).try_into()?;
+        for (key, mut flow) in flows {
+            flow.last_seen = flow.last_seen.checked_sub(ticks).context("the machine is up for too short")?;
+            table.insert(key, flow, 0)?;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 //! made here, next to the packets.
 
 use aya_ebpf::programs::TcContext;
-use lb_common::{Counter, FlowKey, SWEEP_BATCH, timeout};
+use lb_common::{Counter, Flow, FlowKey, SWEEP_BATCH, timeout};
 
 use super::clock::now;
 use crate::frame::layout::eth;
@@ -35,7 +35,9 @@ fn remove(key: &FlowKey, now: u32) -> i32 {
     let Some(flow) = maps::flow_here(key) else { return 0 };
     let Some(phase) = flow.phase() else { return 0 };
     let counts = flow.is_live() && !flow.is_reverse();
-    if now.saturating_sub(flow.last_seen) <= timeout::idle(key.proto, phase) || !maps::flow_remove(key) {
+    let idle = now.saturating_sub(flow.last_seen);
+    let limit = timeout::idle(key.proto, phase);
+    if idle <= limit && (idle <= timeout::UNNEEDED || is_needed(key, flow)) || !maps::flow_remove(key) {
         return 0;
     }
     if counts {
@@ -43,4 +45,14 @@ fn remove(key: &FlowKey, now: u32) -> i32 {
     }
     maps::count(Counter::FlowExpired);
     1
+}
+
+/// Whether the flow's backend is there; of a direct flow, whether its destination may be a backend's.
+#[inline(always)]
+fn is_needed(key: &FlowKey, flow: &Flow) -> bool {
+    if flow.has_service() {
+        return maps::backend_alive(flow.backend, flow.generation);
+    }
+    let (addr, port) = if flow.is_reverse() { (key.src, key.sport) } else { (key.dst, key.dport) };
+    maps::interesting(addr, port, key.proto)
 }

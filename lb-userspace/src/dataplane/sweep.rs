@@ -82,10 +82,20 @@ pub fn now() -> u32 {
     ((time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64) >> TICK_SHIFT) as u32
 }
 
-/// Whether the flow has been silent for longer than its phase allows.
-pub fn is_idle(key: &FlowKey, flow: &Flow, now: u32) -> bool {
+/// Whether the flow has been silent for longer than its phase allows, or than a flow may be that is not needed.
+fn is_idle(key: &FlowKey, flow: &Flow, now: u32, is_needed: impl Fn() -> bool) -> bool {
     let phase = Phase::from_number(flow.phase).unwrap_or(Phase::Closed);
-    now.saturating_sub(flow.last_seen) > timeout::idle(key.proto, phase)
+    let idle = now.saturating_sub(flow.last_seen);
+    idle > timeout::idle(key.proto, phase) || idle > timeout::UNNEEDED && !is_needed()
+}
+
+/// Whether the flow's backend is there; of a direct flow, whether its destination may be a backend's.
+fn is_needed(key: &FlowKey, flow: &Flow, tables: &Tables, bits: &Interest) -> bool {
+    if flow.has_service() {
+        return tables.backends.get(&flow.backend).is_some_and(|b| b.generation == flow.generation);
+    }
+    let (addr, port) = if flow.is_reverse() { (key.src, key.sport) } else { (key.dst, key.dport) };
+    bits.contains(interest_bit(addr, port, key.proto))
 }
 
 impl Sweep {
@@ -101,7 +111,8 @@ impl Sweep {
         tables: &Tables,
     ) -> anyhow::Result<(Report, Vec<u32>)> {
         let mut report = Report::default();
-        let mut idle_bits: HashSet<u32> = Interest::from_words(maps.interest.words()).bits().collect();
+        let bits = Interest::from_words(maps.interest.words());
+        let mut idle_bits: HashSet<u32> = bits.bits().collect();
         for bit in tables.bits() {
             idle_bits.remove(&bit);
         }
@@ -112,8 +123,12 @@ impl Sweep {
         maps.for_each_flow(|key, flow| {
             report.entries += 1;
             report.flows.count(key, flow);
-            if is_idle(key, flow, now) {
+            if is_idle(key, flow, now, || is_needed(key, flow, tables, &bits)) {
                 idle[Family::of(key.dst) as usize].push(*key);
+                return;
+            }
+            // Packets of such a flow pass as they are, with the bit or without.
+            if !flow.has_service() && flow.changes_nothing(key) {
                 return;
             }
             // A flow is looked up by its destination when a packet enters (a NodePort by its number and the node's

@@ -4,6 +4,7 @@ mod frontends;
 mod refusals;
 mod rings;
 mod sctp;
+mod sweep;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
