@@ -36,7 +36,9 @@ pub use interest::{
     COARSE_FIRST, COARSE_WORDS, INTEREST_BITS, INTEREST_WORDS, interest_bit, node_bit, port_bit, range_bit,
 };
 pub use prefix::{Prefix, RangeRule, SourceClient};
-pub use ring::{RING_PART, RING_SHARDS, Ring, RingSlot};
+pub use ring::{
+    CLIENT_GROUPS, CROWDED, LIVE_COUNTS, RING_PART, RING_SHARDS, Ring, RingSlot, SHARE, client_group,
+};
 pub use service::{
     Active, Algorithm, Frontend, FrontendKey, FrontendKind, Service, ServiceName, ServiceRecord, Slot,
     SlotRange,

@@ -1,6 +1,6 @@
 //! Rings: how many flows there can be that no far end has confirmed, or that have ended.
 
-use crate::{Flow, FlowKey, Phase, wire_enum};
+use crate::{Addr, Flow, FlowKey, Phase, wire_enum};
 
 wire_enum! {
     /// A ring holds the keys of flows of one kind. Whoever takes a slot removes the flow that had it, if that flow is
@@ -54,3 +54,24 @@ pub const RING_SHARDS: usize = 8;
 
 /// A ring has room for this part of all flows.
 pub const RING_PART: usize = 16;
+
+/// Groups of client addresses that share a count of live flows; a power of two.
+pub const CLIENT_GROUPS: usize = 4_096;
+
+/// The length of `flows_live`: the number of all live flows, then that of each group of clients.
+pub const LIVE_COUNTS: usize = 1 + CLIENT_GROUPS;
+
+/// When more than this part of the room for live flows is taken (in eighths), ...
+pub const CROWDED: u32 = 6;
+/// ... a group of clients gets no more if it has this part (in eighths).
+pub const SHARE: u32 = 1;
+
+/// The index into `flows_live` of a client's group.
+#[inline(always)]
+pub const fn client_group(client: Addr) -> u32 {
+    let w = client.words();
+    let high = (w[0] as u64) << 32 | w[1] as u64;
+    let low = (w[2] as u64) << 32 | w[3] as u64;
+    let hash = (high.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ low).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    1 + (hash >> 52) as u32 % CLIENT_GROUPS as u32
+}

@@ -139,6 +139,9 @@ struct Agent {
     links: Links,
     pins: Pins,
     sweep: Sweep,
+    sizes: Sizes,
+    /// Whether the last sweep found the flow table nearly full.
+    is_crowded: bool,
     pace: Pace,
 }
 
@@ -286,8 +289,14 @@ impl Agent {
         let removed: u32 = report.removed.iter().sum();
         debug!(entries = report.entries, removed, bits = clear.len(), "swept");
         self.telemetry.swept(began, report.removed, Moment::now());
-        let kinds = report.flows.fills(Sizes::default()).map(|(kind, used, _)| (kind, used));
+        let kinds = report.flows.fills(self.sizes).map(|(kind, used, _)| (kind, used));
         self.telemetry.flows(report.entries, kinds);
+        let complaint = report.flows.complaint(self.sizes);
+        if let (Some(complaint), false) = (&complaint, self.is_crowded) {
+            warn!("{complaint}");
+        }
+        self.is_crowded = complaint.is_some();
+        self.telemetry.health(|health| health.set_flows(complaint));
         self.telemetry.backends(report.backends);
         self.telemetry.look_at_links(Moment::now());
         self.writer.clear_bits(clear);

@@ -51,10 +51,11 @@ fn claim() -> Claim {
     }
     // The entry is left over from this same client, or from a connection that has ended.
     if !same {
-        if owner.is_live() {
-            maps::count_live(-1);
-        }
+        let counts = owner.is_live();
         *stale = opposite(other, owner);
+        if counts {
+            maps::count_live(stale, -1);
+        }
         maps::flow_remove(stale);
     }
     match maps::flow_insert(other, reverse) {

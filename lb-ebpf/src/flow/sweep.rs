@@ -41,7 +41,7 @@ fn remove(key: &FlowKey, now: u32) -> i32 {
         return 0;
     }
     if counts {
-        maps::count_live(-1);
+        maps::count_live(key, -1);
     }
     maps::count(Counter::FlowExpired);
     1

@@ -48,7 +48,7 @@ fn forward(key: &FlowKey, flow: &mut Flow, tcp_flags: u8) {
     }
     let phase = flow.phase;
     if flow.is_in(Phase::Replied) && tcp_flags & (tcp::SYN | tcp::RST) == 0 {
-        promote(flow);
+        promote(key, flow);
     }
     if tcp_flags & (tcp::FIN | tcp::RST) != 0 {
         close(key, flow, Flow::FIN_CLIENT, tcp_flags & tcp::RST != 0);
@@ -105,7 +105,7 @@ fn backend(key: &FlowKey, reverse: &mut Flow, tcp_flags: u8, mac: u64) {
     if flow.is_in(Phase::New) && tcp_flags & tcp::RST == 0 {
         flow.phase = Phase::Replied.number();
         if !key.is_tcp() {
-            promote(flow);
+            promote(&other, flow);
         }
     }
     if tcp_flags & (tcp::FIN | tcp::RST) != 0 {
@@ -116,8 +116,8 @@ fn backend(key: &FlowKey, reverse: &mut Flow, tcp_flags: u8, mac: u64) {
 
 /// Makes a flow assured if there is room. A flow without room stays in its ring, works, and asks again at each beat.
 #[inline(always)]
-fn promote(flow: &mut Flow) {
-    if !maps::has_room() {
+fn promote(key: &FlowKey, flow: &mut Flow) {
+    if !maps::has_room(key) {
         if !flow.is_waiting() {
             flow.flags |= Flow::WAITING;
             maps::count(Counter::FlowTableFull);
@@ -127,7 +127,7 @@ fn promote(flow: &mut Flow) {
     let phase = if flow.flags & FINS == 0 { Phase::Assured } else { Phase::Closing };
     flow.flags &= !Flow::WAITING;
     flow.phase = phase.number();
-    maps::count_live(1);
+    maps::count_live(key, 1);
     maps::count(Counter::FlowAssured);
 }
 
@@ -146,7 +146,7 @@ fn close(key: &FlowKey, flow: &mut Flow, side: u8, reset: bool) {
     flow.phase = phase.number();
     if phase == Phase::Closed {
         if was_live {
-            maps::count_live(-1);
+            maps::count_live(key, -1);
             maps::count(Counter::FlowClosed);
         }
         ring::enter(Ring::Ended, key, flow.first_seen);
@@ -163,7 +163,7 @@ fn remove(key: &FlowKey) {
     let Some(flow) = maps::flow(key) else { return };
     let other = opposite(key, flow);
     if flow.is_live() {
-        maps::count_live(-1);
+        maps::count_live(key, -1);
     }
     maps::flow_remove(key);
     maps::flow_remove(&other);

@@ -5,18 +5,19 @@ use aya_ebpf::{
     btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
     macros::btf_map,
 };
-use lb_common::{Flow, FlowKey, capacity};
+use lb_common::{CROWDED, Flow, FlowKey, LIVE_COUNTS, SHARE, capacity, client_group};
 
 use super::atomic::fetch_add;
-use super::flags::NO_PREALLOC;
+use super::flags::{MMAPABLE, NO_PREALLOC};
 use crate::global::global;
 use crate::settings::{self, ReadThrough};
 
 #[btf_map(name = "flows")]
 static FLOWS: HashMap<FlowKey, Flow, { capacity::FLOWS }, NO_PREALLOC> = HashMap::new();
-/// The number of live flows, as [`Flow::is_live`] defines them. The agent corrects it at each sweep.
+/// The number of live flows, as [`Flow::is_live`] defines them, and of those of each group of clients. The agent corrects
+/// the numbers at each sweep.
 #[btf_map(name = "flows_live")]
-static FLOWS_LIVE: Array<u64, 1> = Array::new();
+static FLOWS_LIVE: Array<u64, LIVE_COUNTS, MMAPABLE> = Array::new();
 /// The previous flow table while other tables take its place; otherwise one entry, and never read. An entry that only
 /// the previous table has is taken over by the first packet that asks for it.
 #[btf_map(name = "old_flows")]
@@ -138,25 +139,40 @@ pub fn flow_remove(key: &FlowKey) -> bool {
 /// How many live flows may come or go on a CPU before all CPUs know.
 const UNCOUNTED: i32 = 32;
 
-/// Counts live flows that came (1) or went (-1).
+/// Counts live flows of this key's client that came (1) or went (-1).
 #[inline(always)]
-pub fn count_live(change: i32) {
+pub fn count_live(key: &FlowKey, change: i32) {
+    add_live(client_group(key.src), change);
     let Some(scratch) = scratch() else { return };
     let uncounted = scratch.uncounted + change;
-    scratch.uncounted = uncounted;
     if uncounted < UNCOUNTED && uncounted > -UNCOUNTED {
+        scratch.uncounted = uncounted;
         return;
     }
-    if let Some(live) = FLOWS_LIVE.get_ptr_mut(0) {
-        scratch.uncounted = 0;
+    scratch.uncounted = 0;
+    add_live(0, uncounted);
+}
+
+#[inline(always)]
+fn add_live(index: u32, change: i32) {
+    if let Some(live) = FLOWS_LIVE.get_ptr_mut(index) {
         // SAFETY: a valid map value for the program's duration.
-        unsafe { fetch_add(live, i64::from(uncounted) as u64) };
+        unsafe { fetch_add(live, i64::from(change) as u64) };
     }
 }
 
-/// Whether there is room for another live flow.
+/// Whether there is room for another live flow of this key's client. When the room becomes scarce, a client that has
+/// much of it gets no more.
 #[inline(always)]
-pub fn has_room() -> bool {
-    // The count may be a little below 0 after a correction.
-    FLOWS_LIVE.get(0).is_none_or(|live| (*live as i64) < i64::from(settings::max_live()))
+pub fn has_room(key: &FlowKey) -> bool {
+    let eighth = i64::from(settings::max_live()) / 8;
+    let all = live(0);
+    all < eighth * i64::from(CROWDED)
+        || all < i64::from(settings::max_live()) && live(client_group(key.src)) < eighth * i64::from(SHARE)
+}
+
+#[inline(always)]
+fn live(index: u32) -> i64 {
+    // A count may be a little below 0 after a correction.
+    FLOWS_LIVE.get(index).map_or(0, |live| *live as i64)
 }

@@ -77,6 +77,8 @@ impl Agent {
             links: Links::new(object, pins.clone(), netdev, config.attach, config.roles),
             pins,
             sweep: Sweep::default(),
+            sizes: config.sizes,
+            is_crowded: false,
             pace: Pace::default(),
         };
         if let Some(migration) = migration {

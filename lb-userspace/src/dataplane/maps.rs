@@ -30,7 +30,7 @@ pub struct Maps {
     pub slots: Arc<Mapped<Slot>>,
     pub backends: Arc<Mapped<Backend>>,
     pub flows: MapData,
-    /// The number of live flows, which the packet path counts, too.
+    /// The number of live flows, and of those of each group of clients, which the packet path counts, too.
     flows_live: Arc<Mapped<u64>>,
     counters: PerCpuArray<MapData, u64>,
     service_stats: PerCpuArray<MapData, Traffic>,
@@ -105,14 +105,16 @@ impl Maps {
         Ok(Sizes { flows: self.flows.info()?.max_entries() })
     }
 
-    /// The number of live flows by the packet path's own count, which lags a little behind.
-    pub fn live(&self) -> i64 {
-        self.flows_live.word64(0, 0).load(Relaxed) as i64
+    /// The numbers of live flows by the packet path's own count, of which the first lags a little behind.
+    pub fn live(&self) -> Vec<i64> {
+        (0..self.flows_live.entries()).map(|i| self.flows_live.word64(i, 0).load(Relaxed) as i64).collect()
     }
 
-    /// Corrects the packet path's count of live flows.
-    pub(super) fn correct_live(&self, by: i64) {
-        self.flows_live.word64(0, 0).fetch_add(by as u64, Relaxed);
+    /// Corrects one of these numbers.
+    pub(super) fn correct_live(&self, index: u32, by: i64) {
+        if by != 0 {
+            self.flows_live.word64(index, 0).fetch_add(by as u64, Relaxed);
+        }
     }
 
     /// The sum of a counter over all CPUs.

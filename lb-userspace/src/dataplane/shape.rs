@@ -8,8 +8,8 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{MapInfo, MapType};
 use lb_common::{
     Addr, Affinity, AffinityKey, Backend, COARSE_WORDS, COUNTERS, Flow, FlowKey, Frontend, FrontendKey,
-    INTEREST_WORDS, RING_PART, RING_SHARDS, Ring, RingSlot, Service, ServiceName, Slot, Socket, SocketKey,
-    SourceClient, Traffic, capacity, names,
+    INTEREST_WORDS, LIVE_COUNTS, RING_PART, RING_SHARDS, Ring, RingSlot, Service, ServiceName, Slot, Socket,
+    SocketKey, SourceClient, Traffic, capacity, names,
 };
 
 /// Sizes that may be changed at each start.
@@ -148,7 +148,7 @@ pub fn wanted(sizes: Sizes) -> [(&'static str, Shape); names::MAPS.len()] {
         (names::SLOTS, Shape::of::<u32, Slot>(Array, capacity::SLOTS)),
         (names::BACKENDS, Shape::of::<u32, Backend>(Array, capacity::BACKENDS)),
         (names::FLOWS, Shape::of::<FlowKey, Flow>(Hash, sizes.flows as usize)),
-        (names::FLOWS_LIVE, Shape::of::<u32, u64>(Array, 1)),
+        (names::FLOWS_LIVE, Shape::of::<u32, u64>(Array, LIVE_COUNTS)),
         (names::RINGS, Shape::of::<u32, RingSlot>(Array, Ring::COUNT * sizes.ring() as usize)),
         (names::COUNTERS, Shape::of::<u32, u64>(PerCpuArray, COUNTERS)),
         (names::SERVICE_STATS, Shape::of::<u32, Traffic>(PerCpuArray, capacity::SERVICES)),

@@ -8,7 +8,8 @@ use std::collections::HashSet;
 use anyhow::Context;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use lb_common::{
-    Flow, FlowKey, Phase, Ring, SWEEP_BATCH, TICK_SHIFT, interest_bit, names, node_bit, port_bit, timeout,
+    Flow, FlowKey, Phase, Ring, SWEEP_BATCH, TICK_SHIFT, client_group, interest_bit, names, node_bit,
+    port_bit, timeout,
 };
 
 use super::maps::Maps;
@@ -59,6 +60,17 @@ impl Flows {
             let ring = if flow.is_in(Phase::Closed) { Ring::Ended } else { Ring::of_new(key) };
             self.in_rings[ring.number() as usize] += 1;
         }
+    }
+
+    /// What an operator should know if live flows leave little room.
+    pub fn complaint(&self, sizes: Sizes) -> Option<String> {
+        let room = sizes.live() as usize;
+        (self.live >= room / 10 * 9).then(|| {
+            format!(
+                "the flow table is nearly full: {} of {room} live flows; a larger --max-flows makes more room",
+                self.live
+            )
+        })
     }
 
     /// Each kind by name, how many flows there are, and for how many there is room.
@@ -119,10 +131,15 @@ impl Sweep {
         report.backends = tables.backends.values().filter(|b| !b.is_free()).count();
         let now = now();
         let mut idle = [Vec::new(), Vec::new()];
-        let live = maps.live();
+        let before = maps.live();
+        let mut live = vec![0; before.len()];
         maps.for_each_flow(|key, flow| {
             report.entries += 1;
             report.flows.count(key, flow);
+            if flow.is_live() && !flow.is_reverse() {
+                live[0] += 1;
+                live[client_group(key.src) as usize] += 1;
+            }
             if is_idle(key, flow, now, || is_needed(key, flow, tables, &bits)) {
                 idle[Family::of(key.dst) as usize].push(*key);
                 return;
@@ -139,9 +156,10 @@ impl Sweep {
             idle_bits.remove(&interest_bit(key.src, key.sport, key.proto));
         })
         .context("read the flow table")?;
-        // What came and went meanwhile is in the pass by half.
-        let counted = (live + maps.live()) / 2;
-        maps.correct_live(i64::try_from(report.flows.live).unwrap_or(i64::MAX) - counted);
+        // Of what came and went meanwhile, the pass has seen one half.
+        for (index, ((live, before), after)) in (0..).zip(live.iter().zip(&before).zip(maps.live())) {
+            maps.correct_live(index, live - (before + after) / 2);
+        }
         for (removed, idle) in report.removed.iter_mut().zip(&idle) {
             for keys in idle.chunks(SWEEP_BATCH) {
                 *removed += remove(program, keys)?;

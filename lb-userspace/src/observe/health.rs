@@ -25,6 +25,8 @@ pub struct Health {
     links: LinkHealth,
     /// Why the host's own sockets have no programs.
     host_sockets: Option<String>,
+    /// That the flow table is nearly full.
+    flows: Option<String>,
 }
 
 /// Whether load balancers may send traffic to this node (KEP-3836).
@@ -57,6 +59,7 @@ impl Default for Health {
             eligibility: Eligibility::default(),
             links: LinkHealth::default(),
             host_sockets: None,
+            flows: None,
         }
     }
 }
@@ -101,6 +104,11 @@ impl Health {
     /// the reason is a complaint, but the agent stays healthy.
     pub fn set_host_sockets(&mut self, complaint: Option<String>) {
         self.host_sockets = complaint;
+    }
+
+    /// Sets what is to be said about the flow table. The agent stays healthy.
+    pub fn set_flows(&mut self, complaint: Option<String>) {
+        self.flows = complaint;
     }
 
     /// Notes links that lost their programs.
@@ -155,6 +163,7 @@ impl Health {
             complaints.push(format!("no program on {link}"));
         }
         complaints.extend(self.host_sockets.clone());
+        complaints.extend(self.flows.clone());
         match self.eligibility {
             Eligibility::Eligible => {}
             Eligibility::NodeUnknown => complaints.push("there is no Node object for this node".to_owned()),

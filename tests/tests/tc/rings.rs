@@ -3,7 +3,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use lb_common::{Counter, Proto};
 use lb_tests::datapath::{Datapath, service};
 use lb_tests::packet::{tcp, udp};
@@ -132,35 +132,62 @@ fn a_slot_is_for_one_life_of_a_flow() -> Result<()> {
     Ok(())
 }
 
+fn open(path: &mut Datapath, client: &str) -> Result<()> {
+    path.from_pod(&tcp(client, V4.vip).syn())?;
+    path.to_pod(&tcp(V4.backend, client).syn_ack())?;
+    path.from_pod(&tcp(client, V4.vip).ack()).map(drop)
+}
+
+/// Four connections of each of these clients fill the table.
+fn crowd() -> impl Iterator<Item = String> {
+    (0..26).flat_map(|host| (1_000..1_004).map(move |port| format!("10.244.1.{}:{port}", 100 + host)))
+}
+
 #[test]
 fn a_connection_without_room_works_and_is_assured_when_there_is_room() -> Result<()> {
     let mut path = small(&V4)?;
+    crowd().try_for_each(|client| open(&mut path, &client))?;
     // Each CPU counts up to 31 flows for itself.
-    let open = |path: &mut Datapath, port| -> Result<()> {
-        let client = from_port(V4.client, port);
-        path.from_pod(&tcp(&*client, V4.vip).syn())?;
-        path.to_pod(&tcp(V4.backend, &*client).syn_ack())?;
-        path.from_pod(&tcp(&*client, V4.vip).ack()).map(drop)
-    };
-    (1_000..1_104).try_for_each(|port| open(&mut path, port))?;
     path.sweep(1)?;
-    open(&mut path, 2_000)?;
+    open(&mut path, V4.client)?;
     assert_eq!((count(&path, "TCP", "assured")?, count(&path, "TCP", "replied")?), (104, 1));
     assert_eq!(path.counter(Counter::FlowTableFull)?, 1);
-    let client = from_port(V4.client, 2_000);
+    let sent = tcp(V4.client, V4.vip).ack().payload("data");
     for _ in 0..10 {
-        let sent = tcp(&*client, V4.vip).ack().payload("data");
         assert_eq!(path.from_pod(&sent)?.packet()?.to(), V4.backend.parse()?);
     }
-    assert_eq!(path.counter(Counter::FlowTableFull)?, 1, "told once");
+    assert_eq!(path.counter(Counter::FlowTableFull)?, 1, "counted once");
 
-    path.from_pod(&tcp(&*from_port(V4.client, 1_000), V4.vip).rst())?;
+    let first = crowd().next().context("a client")?;
+    path.from_pod(&tcp(&*first, V4.vip).rst())?;
     path.sweep(1)?;
     let deadline = Instant::now() + Duration::from_secs(10);
     while count(&path, "TCP", "replied")? == 1 && Instant::now() < deadline {
         sleep(Duration::from_millis(200));
-        path.from_pod(&tcp(&*client, V4.vip).ack().payload("data"))?;
+        path.from_pod(&sent)?;
     }
     assert_eq!((count(&path, "TCP", "assured")?, count(&path, "TCP", "replied")?), (104, 0));
+    Ok(())
+}
+
+/// One client takes all that it gets: three quarters of the table. The others share the rest.
+#[test]
+fn one_client_leaves_room_for_others() -> Result<()> {
+    let mut path = small(&V4)?;
+    for port in 1_000..1_078 {
+        open(&mut path, &from_port(V4.client, port))?;
+    }
+    path.sweep(1)?;
+    for port in 2_000..2_078 {
+        open(&mut path, &from_port(V4.client, port))?;
+    }
+    assert_eq!(count(&path, "TCP", "assured")?, 78);
+    for client in crowd().step_by(4) {
+        open(&mut path, &client)?;
+        assert!(
+            path.flows()?.iter().any(|flow| flow.client == client && flow.phase == "assured"),
+            "{client}"
+        );
+    }
     Ok(())
 }

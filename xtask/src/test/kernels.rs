@@ -66,7 +66,11 @@ const GUESTS: [&[Tests]; 2] = [
             ],
             6,
         ),
-        ("survival", &["kill::a_killed", "cleanup::", "upgrade::an_upgrade_swaps_other_programs_under_HOOK"], 9),
+        (
+            "survival",
+            &["kill::a_killed", "cleanup::", "upgrade::an_upgrade_swaps_other_programs_under_HOOK"],
+            9,
+        ),
         ("kube_proxy", &["cleanup::", "check::a_node_that_can"], 4),
     ],
 ];
