@@ -101,6 +101,9 @@ counters! {
         RefusedUnknownPort = "refused_unknown_port";
         /// Flow removed because its slot in a ring was taken again.
         FlowEvicted = "flow_evicted";
+        /// Left to the stack: the packet would have opened or ended a flow, but the route to its source leads to another
+        /// link than the one by which it came.
+        SpoofedSource = "spoofed_source";
     }
 }
 

@@ -132,8 +132,11 @@ pub struct Flow {
     pub mac: [u8; 6],
     /// Low bits of a coarse count of jiffies: the packet path reads the clock when these bits have changed.
     pub beat: u16,
-    /// Zero. The kernel allocates this much in any case; room for the link of the flow's packets and the FIB's answer.
-    pub pad: [u32; 4],
+    /// The beat at which a packet with a forged source was seen that would have ended the flow, if there is
+    /// `Flow::DOUBTED`.
+    pub doubted: u16,
+    /// Zero. The kernel allocates this much in any case; room for the FIB's answer.
+    pub pad: [u16; 7],
 }
 
 const _: () = assert!(size_of::<Flow>() == 92);
@@ -155,11 +158,12 @@ impl Flow {
         syn_count: 0,
         mac: [0; 6],
         beat: 0,
-        pad: [0; 4],
+        doubted: 0,
+        pad: [0; 7],
     };
 
-    /// Bytes of an entry in the schemas 1 and 2, which had all fields before `pad`.
-    pub const LEN_V2: usize = core::mem::offset_of!(Self, pad);
+    /// Bytes of an entry in the schemas 1 and 2, which had all fields before `doubted`.
+    pub const LEN_V2: usize = core::mem::offset_of!(Self, doubted);
 
     /// Stands for no service and no backend.
     pub const NONE: u32 = u32::MAX;
@@ -172,6 +176,8 @@ impl Flow {
     pub const FIN_BACKEND: u8 = 4;
     /// The flow would be assured if there were room for it.
     pub const WAITING: u8 = 8;
+    /// A packet with a forged source was seen, see `doubted`.
+    pub const DOUBTED: u8 = 16;
 
     /// What the ports become, as they lie in a packet, source first.
     #[inline(always)]

@@ -9,6 +9,7 @@ mod clock;
 pub mod icmp;
 mod open;
 mod ring;
+mod source;
 mod standing;
 pub mod sweep;
 mod track;
@@ -16,5 +17,6 @@ mod tuple;
 
 pub use clock::beat;
 pub use open::{Opened, open_flow};
+pub use source::{doubt, is_doubted, is_proven};
 pub use standing::{Standing, standing};
 pub use track::{forget, touch_forward, track_backend};

@@ -21,6 +21,10 @@ static EVERY_NETNS: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
 static CAN_SET_RETVAL: Global<u8> = Global::new(0);
 
+/// 1: a packet must come by the link of its source to open or end a flow.
+#[unsafe(no_mangle)]
+static SOURCE_CHECK: Global<u8> = Global::new(0);
+
 /// A [`ReadThrough`].
 #[unsafe(no_mangle)]
 static READ_THROUGH: Global<u8> = Global::new(0);
@@ -53,6 +57,11 @@ pub fn every_netns() -> bool {
 #[inline(always)]
 pub fn can_set_retval() -> bool {
     CAN_SET_RETVAL.load() != 0
+}
+
+#[inline(always)]
+pub fn source_check() -> bool {
+    SOURCE_CHECK.load() != 0
 }
 
 /// Where flows are looked for in addition to the table in force.

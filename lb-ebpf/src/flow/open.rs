@@ -136,7 +136,8 @@ fn new_flow(key: &FlowKey, flow: &mut Flow, src: Addr, dst: Addr, dport: Port) {
     flow.syn_count = u8::from(key.is_tcp());
     flow.mac = [0; 6];
     flow.beat = beat();
-    flow.pad = [0; 4];
+    flow.doubted = 0;
+    flow.pad = [0; 7];
 }
 
 global!(

@@ -19,7 +19,8 @@ pub fn reverse_of(key: &FlowKey, flow: &Flow, reverse: &mut Flow) {
     reverse.syn_count = flow.syn_count;
     reverse.mac = [0; 6];
     reverse.beat = flow.beat;
-    reverse.pad = [0; 4];
+    reverse.doubted = 0;
+    reverse.pad = [0; 7];
 }
 
 /// Writes an endpoint word by word: a copy between map values would become a call that goes byte by byte.

@@ -51,6 +51,12 @@ impl Headers {
         is_syn(self.tcp_flags)
     }
 
+    /// Whether the segment ends a connection, or one side of it.
+    #[inline(always)]
+    pub const fn has_end_flag(&self) -> bool {
+        self.tcp_flags & (tcp::FIN | tcp::RST) != 0
+    }
+
     /// Whether the segment opens or ends a connection.
     #[inline(always)]
     pub const fn has_control_flag(&self) -> bool {

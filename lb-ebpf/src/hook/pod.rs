@@ -48,7 +48,16 @@ pub fn ingress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
 fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
     let mut previous = Flow::NONE;
     if let Some(flow) = maps::flow(&packet.key) {
-        match flow::standing(packet, flow) {
+        let standing = flow::standing(packet, flow);
+        let changes_nothing = match standing {
+            Standing::Good => !packet.has_control_flag(),
+            Standing::OtherWay => true,
+            _ => false,
+        };
+        if !changes_nothing && !flow::is_proven(packet, link) {
+            return Ok(Verdict::Continue);
+        }
+        match standing {
             Standing::Good => {
                 let rewritten = rewrite::as_flow_says(packet, flow);
                 let hairpin = translated(packet, flow, rewritten)?;
@@ -61,7 +70,12 @@ fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
                 return leave(packet, hairpin, link);
             }
             // A reply from a backend, which the client's link will restore.
-            Standing::OtherWay => return Ok(Verdict::Continue),
+            Standing::OtherWay => {
+                if packet.has_end_flag() && !flow::is_proven(packet, link) {
+                    flow::doubt(flow);
+                }
+                return Ok(Verdict::Continue);
+            }
             Standing::Over => {
                 previous = flow.backend;
                 flow::forget(&packet.key);
@@ -77,6 +91,9 @@ fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
                 return answer::reject(packet, link, Counter::ResetBackendGone);
             }
         }
+    }
+    if previous == Flow::NONE && !flow::is_proven(packet, link) {
+        return Ok(Verdict::Continue);
     }
     begin(packet, previous, link)
 }
@@ -178,6 +195,9 @@ pub fn egress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
     }
     if !rewrite::as_flow_says(packet, flow) {
         return Err(Drop(Counter::DropRewriteFailed));
+    }
+    if packet.has_end_flag() && flow::is_doubted(flow) {
+        return Ok(Verdict::Continue);
     }
     if flow.beat != flow::beat() || flow.is_in(Phase::New) || packet.has_control_flag() {
         let mac = if link.is_port() { packet.source_mac() } else { 0 };

@@ -47,7 +47,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         rules: Rules { node_port_addresses, ..args.rules.rules() },
         pin_dir: args.pins.pin_dir,
         attach: args.attach,
-        constants: Constants { adopt: args.adopt, ..Constants::default() },
+        constants: Constants { adopt: args.adopt, source_check: args.source_check, ..Constants::default() },
         surfaces: ServerOptions {
             healthz: settings.healthz,
             metrics: settings.metrics,

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use super::view::files::Viewpoint;
 use crate::dataplane::hook::Mode;
 use crate::hooks::sockets::SocketOptions;
-use clap::{Args, Parser, Subcommand};
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args, Parser, Subcommand};
 use lb_common::Addr;
 
 pub use groups::{
@@ -109,6 +110,11 @@ pub struct AgentArgs {
     /// kube-proxy drain
     #[arg(long)]
     pub adopt: bool,
+    /// Open or end a flow only by packets of a pod whose source address the node routes to the pod's link; `off` is for
+    /// pods that send from addresses of other links
+    #[arg(long, value_name = "on|off", default_value = "on", action = ArgAction::Set,
+          value_parser = BoolishValueParser::new())]
+    pub source_check: bool,
     #[command(flatten)]
     pub sizes: SizeArgs,
 }

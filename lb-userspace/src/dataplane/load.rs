@@ -15,14 +15,22 @@ use super::shape::{self, Sizes};
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf"));
 
 /// Settings of the packet path that are constants to the verifier.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Constants {
     /// Whether segments of unknown connections are passed to the kernel instead of getting a RST.
     pub adopt: bool,
+    /// Whether a packet must come by the link of its source to open or end a flow.
+    pub source_check: bool,
     /// `SO_NETNS_COOKIE` of the network namespace whose processes are served; 0 for none.
     pub host_netns: u64,
     /// Whether processes of every network namespace are served.
     pub every_netns: bool,
+}
+
+impl Default for Constants {
+    fn default() -> Self {
+        Self { adopt: false, source_check: true, host_netns: 0, every_netns: false }
+    }
 }
 
 /// When the kernel verifies the programs.
@@ -139,6 +147,7 @@ enum On<'a> {
 
 fn load(constants: Constants, sizes: Sizes, on: On, when: Verification) -> anyhow::Result<Ebpf> {
     let adopt = u8::from(constants.adopt);
+    let source_check = u8::from(constants.source_check);
     let every_netns = u8::from(constants.every_netns);
     let can_set_retval = u8::from(has_set_retval());
     let mut read_through = ReadThrough::Nothing;
@@ -167,6 +176,7 @@ fn load(constants: Constants, sizes: Sizes, on: On, when: Verification) -> anyho
         .override_global("SHARD_SLOTS", &shard_slots, true)
         .override_global("MAX_LIVE", &live, true)
         .override_global("ADOPT", &adopt, true)
+        .override_global("SOURCE_CHECK", &source_check, true)
         .override_global("HOST_NETNS", &constants.host_netns, true)
         .override_global("EVERY_NETNS", &every_netns, true)
         .override_global("CAN_SET_RETVAL", &can_set_retval, true)

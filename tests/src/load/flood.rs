@@ -1,4 +1,4 @@
-//! Spoofed SYNs, as an attacker or a broken client sends them.
+//! SYNs without end, as an attacker or a broken client sends them.
 
 use crate::packet::{Mac, Packet, tcp};
 use crate::world::{GATEWAY_MAC, Pod, Wire};
@@ -11,17 +11,23 @@ const BATCH: usize = 256;
 const LIMIT: Duration = Duration::from_secs(120);
 const SOURCE_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 
-/// SYNs to one address from sources that do not exist: 198.18.0.0/15 or fd00:bad::/32, any port.
+/// SYNs to one address, from any port of sources that do not exist (198.18.0.0/15 or fd00:bad::/32) or of one address.
 #[derive(Clone, Debug)]
 pub struct SynFlood {
     target: SocketAddr,
+    source: Option<IpAddr>,
     packets: usize,
     seed: u64,
 }
 
 impl SynFlood {
     pub fn to(target: SocketAddr) -> Self {
-        Self { target, packets: 200_000, seed: 1 }
+        Self { target, source: None, packets: 200_000, seed: 1 }
+    }
+
+    /// Sends from one address.
+    pub fn from(self, source: IpAddr) -> Self {
+        Self { source: Some(source), ..self }
     }
 
     pub fn packets(self, packets: usize) -> Self {
@@ -50,9 +56,12 @@ impl SynFlood {
     }
 
     fn packet(&self, random: &mut Rng) -> Packet {
-        let source: IpAddr = match self.target {
-            SocketAddr::V4(_) => Ipv4Addr::from_bits(0xc612_0000 | random.u32(..1 << 17)).into(),
-            SocketAddr::V6(_) => Ipv6Addr::from_bits(0xfd00_0bad << 96 | random.u128(..1 << 96)).into(),
+        let source: IpAddr = match (self.source, self.target) {
+            (Some(source), _) => source,
+            (None, SocketAddr::V4(_)) => Ipv4Addr::from_bits(0xc612_0000 | random.u32(..1 << 17)).into(),
+            (None, SocketAddr::V6(_)) => {
+                Ipv6Addr::from_bits(0xfd00_0bad << 96 | random.u128(..1 << 96)).into()
+            }
         };
         tcp((source, random.u16(1_024..)), self.target).syn().seq(random.u32(..))
     }

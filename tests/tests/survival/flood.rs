@@ -1,4 +1,4 @@
-//! A flood of spoofed SYNs against a Service that is in use.
+//! A flood of spoofed SYNs against a Service that is in use, as it comes to where sources are not checked.
 
 use crate::stage::{Stage, WEB, vip};
 use anyhow::Result;
@@ -31,7 +31,7 @@ fn assured(stage: &Stage, proto: &str) -> Result<BTreeMap<String, String>> {
 
 fn check_flood(family: Family) -> Result<()> {
     let stage = Stage::new(Layout::routed().with_clients(2))?;
-    let _agent = stage.world.start_agent(&[])?;
+    let _agent = stage.world.start_agent(&["--source-check", "off"])?;
     let client = stage.world.client();
     let target = vip(WEB, family, Proto::Tcp);
     let tcp = HeldTcp::open(&client.netns, target, CONNECTIONS)?;

@@ -1,5 +1,6 @@
 //! Events that traffic must not notice: a dead agent, a restart, a flood, a thousand changes, bad input.
 
+mod attack;
 mod changes;
 mod cleanup;
 mod clients;

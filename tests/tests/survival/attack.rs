@@ -1,0 +1,102 @@
+//! What one pod can do to another with packets whose source is forged. Nothing on the node drops them here: strict
+//! reverse path filters, where there are any, come after our programs and do not exist for IPv6.
+
+use crate::stage::{SHOP, Stage, TARGET, WEB, service, vip};
+use anyhow::Result;
+use lb_common::Proto;
+use lb_tests::load::{Held, HeldTcp, Requests, SynFlood};
+use lb_tests::packet::{Packet, tcp};
+use lb_tests::world::{Family, Layout};
+use std::net::{IpAddr, SocketAddr};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+const CONNECTIONS: usize = 20;
+/// Forged packets of each kind for a connection.
+const TIMES: u32 = 20;
+/// More than fit into a ring.
+const OWN_SYNS: usize = 100_000;
+/// The range in which a client's own ports are.
+const PORTS: std::ops::Range<u16> = 32_768..61_000;
+
+/// A client, and a pod that attacks it.
+fn stage() -> Result<Stage> {
+    Stage::new(Layout::routed().with_clients(2))
+}
+
+/// Every segment that would end this connection or open it anew, as its client and as its backend might send them.
+fn forged(client: SocketAddr, service: SocketAddr, backend: SocketAddr) -> Vec<Packet> {
+    let of_client = tcp(client, service);
+    let of_backend = tcp(backend, client);
+    let straight = tcp(client, backend);
+    let mut packets = Vec::new();
+    for i in 0..TIMES {
+        let seq = i * 0x0bad_cafe;
+        packets.extend([of_client.clone().rst(), of_client.clone().fin(), of_backend.clone().rst()]);
+        packets.extend([of_backend.clone().fin(), of_client.clone().syn(), straight.clone().syn()]);
+        packets.iter_mut().rev().take(6).for_each(|packet| *packet = packet.clone().seq(seq));
+    }
+    packets
+}
+
+#[test]
+fn no_pod_ends_the_connections_of_another() -> Result<()> {
+    let stage = stage()?;
+    let _agent = stage.world.start_agent(&[])?;
+    let (victim, attacker) = (stage.world.client(), stage.world.pod("client2"));
+    for family in Family::ALL {
+        let target = vip(WEB, family, Proto::Tcp);
+        let mut held = HeldTcp::open(&victim.netns, target, CONNECTIONS)?;
+        let backends = held.backends();
+        for connection in &held.connections {
+            let backend = stage.world.pod(&connection.backend).at(family, TARGET);
+            attacker.send(&forged(connection.local, target, backend))?;
+        }
+        SynFlood::to(target).from(attacker.ip(family)).packets(OWN_SYNS).run(attacker)?;
+        let failures = held.ping();
+        assert!(failures.is_empty(), "{family:?}: {} of {CONNECTIONS}: {}", failures.len(), failures[0]);
+        assert_eq!(held.backends(), backends, "{family:?}");
+        let flows = stage.json("flows")?;
+        let own = |flow: &&serde_json::Value| {
+            held.connections.iter().any(|held| flow["client"] == held.local.to_string())
+        };
+        let flows: Vec<_> = flows.as_array().into_iter().flatten().filter(own).collect();
+        assert_eq!(flows.len(), CONNECTIONS);
+        assert!(flows.iter().all(|flow| flow["phase"] == "assured"), "{family:?}: {flows:?}");
+        // The connections end as ever.
+        drop(held);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while stage.used("flows_live")? > 0 {
+            assert!(Instant::now() < deadline, "{family:?}: flows of closed connections stay");
+            sleep(Duration::from_millis(100));
+        }
+    }
+    let spoofed = stage.counter("spoofed_source")?;
+    let least = u64::from(TIMES) * 6 * 2 * CONNECTIONS as u64;
+    assert!(spoofed >= least, "{spoofed} counted, {least} forged");
+    Ok(())
+}
+
+#[test]
+fn no_pod_keeps_another_from_connecting() -> Result<()> {
+    let stage = stage()?;
+    // Two Services with one endpoint, the same.
+    let only = || [&stage.world.backends()[0]];
+    stage.write(&service("web", WEB), only())?;
+    stage.write(&service("shop", SHOP), only())?;
+    let _agent = stage.world.start_agent(&[])?;
+    let (victim, attacker) = (stage.world.client(), stage.world.pod("client2"));
+    for family in Family::ALL {
+        let source: IpAddr = victim.ip(family);
+        let backend = only()[0].at(family, TARGET);
+        for target in [backend, vip(SHOP, family, Proto::Tcp)] {
+            let syns: Vec<Packet> = PORTS.map(|port| tcp((source, port), target).syn()).collect();
+            attacker.send(&syns)?;
+        }
+        let report = Requests::tcp(vip(WEB, family, Proto::Tcp)).count(60).workers(1).run(&victim.netns);
+        report.assert_clean();
+    }
+    assert_eq!((stage.counter("clash_dropped")?, stage.counter("clash_resolved")?), (0, 0));
+    assert!(stage.counter("spoofed_source")? >= 4 * PORTS.len() as u64);
+    Ok(())
+}
