@@ -17,6 +17,6 @@ mod tuple;
 
 pub use clock::beat;
 pub use open::{Opened, open_flow};
-pub use source::{doubt, is_doubted, is_proven};
+pub use source::{is_doubted, is_proven, look_at_end_of_reply};
 pub use standing::{Standing, standing};
 pub use track::{forget, touch_forward, track_backend};

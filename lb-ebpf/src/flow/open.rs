@@ -103,8 +103,12 @@ fn prepare(key: &FlowKey, frontend: Option<Frontend>, tcp_flags: u8, previous: u
 #[inline(always)]
 fn without_frontend(key: &FlowKey, begins: bool, scratch: &mut Scratch) -> Opened {
     match maps::range_rule(key.dst) {
-        Some(RangeRule::ClusterIp) if !begins && settings::adopt() => return Opened::NotOurs,
+        Some(RangeRule::ClusterIp | RangeRule::Unallocated) if !begins && settings::adopt() => {
+            return Opened::NotOurs;
+        }
         Some(RangeRule::ClusterIp) => return Opened::UnknownPort,
+        // A connection through a Service that is gone: its client should learn.
+        Some(RangeRule::Unallocated) if !begins => return Opened::UnknownFlow,
         Some(RangeRule::Unallocated) => return Opened::Unallocated,
         Some(RangeRule::Others) => return Opened::NotOurs,
         None => {}

@@ -40,12 +40,18 @@ pub fn is_proven(packet: &mut Packet, link: Link) -> bool {
     proven
 }
 
-/// Notes that a pod sent a packet with a backend's address as its source, which would end the flow of this reverse entry
-/// if the packet is delivered.
+/// Looks at a FIN or RST that a pod sends as a reply. If its source, a backend's address, is forged, it must not end the
+/// flow when it comes to the client's link.
 #[inline(always)]
-pub fn doubt(reverse: &mut Flow) {
-    reverse.doubted = beat();
-    reverse.flags |= Flow::DOUBTED;
+pub fn look_at_end_of_reply(packet: &mut Packet, link: Link) {
+    if !settings::source_check() {
+        return;
+    }
+    let Some(reverse) = maps::flow(&packet.key) else { return };
+    if reverse.is_reverse() && !reverse.is_hairpin() && !is_proven(packet, link) {
+        reverse.doubted = beat();
+        reverse.flags |= Flow::DOUBTED;
+    }
 }
 
 /// Whether a reply may not end its flow, because a forged one was seen a moment ago. The packet itself is translated in

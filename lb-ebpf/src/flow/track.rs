@@ -95,9 +95,12 @@ global!(
 fn backend(key: &FlowKey, reverse: &mut Flow, tcp_flags: u8, mac: u64) {
     let other = opposite(key, reverse);
     let Some(flow) = maps::flow(&other) else { return };
-    reverse.beat = beat();
-    reverse.last_seen = now();
-    flow.last_seen = reverse.last_seen;
+    let beat = beat();
+    if reverse.beat != beat {
+        reverse.beat = beat;
+        reverse.last_seen = now();
+        flow.last_seen = reverse.last_seen;
+    }
     if mac != 0 {
         let [a, b, c, d, e, f, ..] = mac.to_le_bytes();
         flow.mac = [a, b, c, d, e, f];

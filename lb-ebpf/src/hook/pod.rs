@@ -39,6 +39,9 @@ pub fn ingress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
     if !maps::interesting(packet.key.dst, packet.key.dport, packet.key.proto)
         && !maps::near_service(packet.key.dst, packet.key.dport)
     {
+        if packet.has_end_flag() && maps::interesting(packet.key.src, packet.key.sport, packet.key.proto) {
+            flow::look_at_end_of_reply(packet, link);
+        }
         return Ok(Verdict::Continue);
     }
     forward(packet, link)
@@ -71,8 +74,8 @@ fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
             }
             // A reply from a backend, which the client's link will restore.
             Standing::OtherWay => {
-                if packet.has_end_flag() && !flow::is_proven(packet, link) {
-                    flow::doubt(flow);
+                if packet.has_end_flag() {
+                    flow::look_at_end_of_reply(packet, link);
                 }
                 return Ok(Verdict::Continue);
             }

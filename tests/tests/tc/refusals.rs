@@ -187,12 +187,17 @@ fn an_address_of_the_service_range_that_no_service_has_is_dropped() -> Result<()
         let other = ends.other_vip.parse::<std::net::SocketAddr>()?;
         path.set([service(Proto::Tcp, ends.vip, &[ends.backend])])?;
         path.set_service_ranges(ServiceRanges { cidrs: [prefix(range)].into(), ..ServiceRanges::default() })?;
-        let strangers =
-            [tcp(ends.client, other).syn(), tcp(ends.client, other).ack(), udp(ends.client, other)];
+        let strangers = [tcp(ends.client, other).syn(), udp(ends.client, other)];
         for sent in &strangers {
             assert_eq!(path.from_pod(sent)?.verdict, DROP);
         }
-        assert_eq!(path.counter(Counter::DropUnallocated)?, 3);
+        assert_eq!(path.counter(Counter::DropUnallocated)?, 2);
+        // A connection through a Service that is gone ends.
+        let segment = tcp(ends.client, other).ack().acking(99);
+        let (verdict, out) = checked_rst(&mut path, names::POD_INGRESS, &segment)?;
+        assert_eq!(verdict, REDIRECT);
+        assert_same(&out, &expected_rst(&segment));
+        assert_eq!(path.counter(Counter::ResetUnknownFlow)?, 1);
         assert!(path.flow_keys()?.is_empty());
         let syn = tcp(ends.client, ends.vip).syn();
         assert_same(&path.from_pod(&syn)?.packet()?, &syn.clone().with_dst(ends.backend));

@@ -9,11 +9,12 @@ use crate::cargo::Program;
 /// Tests that measure, or that would disturb all others. They run after the others, and no other program runs at the
 /// same time. Each entry has the title of a program, a part of the names of such tests in it (empty: all of them), and
 /// the reason.
-const ALONE: [(&str, &str, &str); 5] = [
+const ALONE: [(&str, &str, &str); 6] = [
     ("tests/budgets", "", "prints the nanoseconds of a packet, which are compared from run to run"),
     ("tests/sockets", "cost::", "asserts microseconds of connect()"),
     ("tests/survival", "rates::", "counts what is lost at a rate that takes both CPUs"),
     ("tests/survival", "flood::", "fills the queue of packets that all namespaces share on a CPU"),
+    ("tests/survival", "attack::", "the same"),
     ("tests/world", "the_flood_arrives", "the same"),
 ];
 
