@@ -8,7 +8,7 @@ use lb_common::{
 use super::claim::{Claim, claim_another_port, claim_tuple};
 use super::clock::{beat, now};
 use super::ring;
-use super::tuple::{opposite, put, reverse_of};
+use super::tuple::{expect_reply_of_hairpin, opposite, put, reverse_of};
 use crate::frame::is_syn;
 use crate::global::{answer, global};
 use crate::maps::{self, EEXIST, Scratch};
@@ -172,8 +172,7 @@ fn insert(key: &FlowKey) -> Opened {
     let flow = &mut scratch.forward;
     flow.src.port = scratch.other.dport;
     if flow.is_hairpin() {
-        // The pod's reply goes to the source that it was shown.
-        maps::set_interesting(flow.src.addr, flow.src.port, key.proto);
+        expect_reply_of_hairpin(key, flow);
     }
     match maps::flow_insert_new(key, flow) {
         Ok(()) => {}

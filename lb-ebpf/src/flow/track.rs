@@ -4,7 +4,7 @@ use lb_common::{Counter, Flow, FlowKey, Phase, Ring};
 
 use super::clock::{beat, now};
 use super::ring;
-use super::tuple::{opposite, reverse_of};
+use super::tuple::{expect_reply_of_hairpin, opposite, reverse_of};
 use crate::frame::Headers;
 use crate::frame::layout::tcp;
 use crate::global::global;
@@ -81,7 +81,7 @@ fn refresh_reverse(key: &FlowKey, flow: &mut Flow, other: &FlowKey) {
         }
     }
     if flow.is_hairpin() {
-        maps::set_interesting(flow.src.addr, flow.src.port, key.proto);
+        expect_reply_of_hairpin(key, flow);
     }
 }
 

@@ -2,6 +2,9 @@
 
 use lb_common::{Addr, Endpoint, Flow, FlowKey, Port};
 
+use super::clock::beat;
+use crate::maps;
+
 /// The reverse entry that belongs to a forward one.
 #[inline(always)]
 pub fn reverse_of(key: &FlowKey, flow: &Flow, reverse: &mut Flow) {
@@ -35,6 +38,17 @@ pub fn put(to: &mut Endpoint, addr: Addr, port: Port) {
         to.add(2).write_volatile(words[2]);
         to.add(3).write_volatile(words[3]);
         to.add(4).write_volatile(u32::from(port.word()).to_le());
+    }
+}
+
+/// Lets the reply to a hairpin packet pass the bitmaps: the pod sends the reply to the source that it was shown.
+#[inline(always)]
+pub fn expect_reply_of_hairpin(key: &FlowKey, flow: &Flow) {
+    let (addr, port) = (flow.src.addr, flow.src.port);
+    // The address of a ClusterIP passes in any case.
+    let passes = maps::near_service(addr, port) || maps::interesting(addr, port, key.proto);
+    if !passes && maps::may_set_bit(beat()) {
+        maps::set_interesting(addr, port, key.proto);
     }
 }
 

@@ -46,6 +46,10 @@ pub struct Scratch {
     pub stale: FlowKey,
     /// Live flows that came and went on this CPU and are not in `flows_live` yet.
     uncounted: i32,
+    /// The beat of `bits`.
+    beat: u16,
+    /// Bits of `interest` that were set on this CPU in this beat.
+    bits: u16,
 }
 
 /// This CPU's room for a flow in the making; its content is what another packet left.
@@ -134,6 +138,24 @@ pub fn flow_insert(key: &FlowKey, flow: &Flow) -> Result<(), i32> {
 #[inline(always)]
 pub fn flow_remove(key: &FlowKey) -> bool {
     FLOWS.remove(key).is_ok()
+}
+
+/// How many bits of `interest` a CPU may set in a beat: a pod must not fill the bitmap with flows to itself.
+const BITS_OF_A_BEAT: u16 = 64;
+
+/// Whether this CPU may set another bit of `interest` in this beat.
+#[inline(always)]
+pub fn may_set_bit(beat: u16) -> bool {
+    let Some(scratch) = scratch() else { return false };
+    if scratch.beat != beat {
+        scratch.beat = beat;
+        scratch.bits = 0;
+    }
+    if scratch.bits >= BITS_OF_A_BEAT {
+        return false;
+    }
+    scratch.bits += 1;
+    true
 }
 
 /// How many live flows may come or go on a CPU before all CPUs know.

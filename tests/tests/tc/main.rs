@@ -7,11 +7,11 @@ mod sctp;
 mod sweep;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use lb_common::{Counter, Proto, names};
-use lb_tests::datapath::{CONTINUE, DROP, Datapath, REDIRECT, service};
+use lb_common::{Counter, FrontendKind, INTEREST_WORDS, Proto, names};
+use lb_tests::datapath::{CONTINUE, DROP, Datapath, REDIRECT, also_on, service};
 use lb_tests::packet::{Extension, Mac, Packet, Transport, assert_same, icmp, tcp, udp};
 use lb_tests::program::Run;
 use refusals::{checked_rst, expected_rst};
@@ -378,6 +378,41 @@ fn a_direct_connection_and_a_translated_one_never_share_a_tuple() -> Result<()> 
         assert_eq!(path.counter(Counter::FlowDirect)?, 1);
         Ok(())
     })
+}
+
+/// A pod cannot make the bitmap useless with connections to itself.
+#[test]
+fn a_pod_that_is_its_own_backend_sets_few_bits() -> Result<()> {
+    const FLOWS: u16 = 1_000;
+    each_family(|ends| {
+        let mut path = Datapath::new()?;
+        let own = ends.client.replace("40000", "8080");
+        let outside = if ends.client == V6.client { "[2001:db8::10]:80" } else { "203.0.113.10:80" };
+        path.set([also_on(service(Proto::Tcp, ends.vip, &[&own]), FrontendKind::LoadBalancer, outside)])?;
+        let bits = |path: &Datapath| {
+            let words = path.kernel.maps.interest.words();
+            words[..INTEREST_WORDS].iter().map(|word| word.count_ones()).sum::<u32>()
+        };
+        let before = bits(&path);
+        let began = Instant::now();
+        for (target, most) in [(ends.vip, 0), (outside, 64)] {
+            for port in 0..FLOWS {
+                let client = ends.client.replace("40000", &(10_000 + port).to_string());
+                path.from_pod(&tcp(&*client, target).syn())?;
+            }
+            // A beat is about a second; each CPU has a budget of its own, and the test may move between CPUs.
+            let beats = 2 + began.elapsed().as_secs() as u32;
+            let (set, most) = (bits(&path) - before, most * beats * cpus()?);
+            assert!(set <= most, "{target}: {set} bits, at most {most}");
+        }
+        assert!(bits(&path) > before, "the replies of some pass");
+        assert_eq!(path.counter(Counter::FlowCreated)?, 2 * u64::from(FLOWS));
+        Ok(())
+    })
+}
+
+fn cpus() -> Result<u32> {
+    Ok(std::thread::available_parallelism()?.get() as u32)
 }
 
 #[test]
