@@ -132,11 +132,11 @@ pub struct Flow {
     pub mac: [u8; 6],
     /// Low bits of a coarse count of jiffies: the packet path reads the clock when these bits have changed.
     pub beat: u16,
-    /// The beat at which a packet with a forged source was seen that would have ended the flow, if there is
-    /// `Flow::DOUBTED`.
-    pub doubted: u16,
+    /// In a reverse entry with `Flow::DOUBTED`: the sequence number, as it lies in the packet, of the last segment that a
+    /// pod sent with the backend's address forged and that would have ended the flow.
+    pub doubted: u32,
     /// Zero. The kernel allocates this much in any case; room for the FIB's answer.
-    pub pad: [u16; 7],
+    pub pad: [u16; 6],
 }
 
 const _: () = assert!(size_of::<Flow>() == 92);
@@ -159,7 +159,7 @@ impl Flow {
         mac: [0; 6],
         beat: 0,
         doubted: 0,
-        pad: [0; 7],
+        pad: [0; 6],
     };
 
     /// Bytes of an entry in the schemas 1 and 2, which had all fields before `doubted`.
@@ -176,7 +176,7 @@ impl Flow {
     pub const FIN_BACKEND: u8 = 4;
     /// The flow would be assured if there were room for it.
     pub const WAITING: u8 = 8;
-    /// A packet with a forged source was seen, see `doubted`.
+    /// A segment with a forged source was seen, see `doubted`.
     pub const DOUBTED: u8 = 16;
 
     /// What the ports become, as they lie in a packet, source first.
@@ -218,6 +218,16 @@ impl Flow {
     #[inline(always)]
     pub const fn is_waiting(&self) -> bool {
         self.flags & Self::WAITING != 0
+    }
+
+    /// The phase by which the idle time of a flow in this phase is limited. A flow that waits for room has all that an
+    /// assured flow has, except for the room.
+    #[inline(always)]
+    pub const fn phase_of_timeout(&self, phase: Phase) -> Phase {
+        match phase {
+            Phase::Replied if self.is_waiting() => Phase::Assured,
+            phase => phase,
+        }
     }
 
     /// Whether the flow counts among those that no flood evicts.

@@ -53,10 +53,9 @@ fn claim() -> Claim {
     if !same {
         let counts = owner.is_live();
         *stale = opposite(other, owner);
-        if counts {
+        if maps::flow_remove(stale) && counts {
             maps::count_live(stale, -1);
         }
-        maps::flow_remove(stale);
     }
     match maps::flow_insert(other, reverse) {
         Ok(()) => Claim::Ours,

@@ -141,7 +141,7 @@ fn new_flow(key: &FlowKey, flow: &mut Flow, src: Addr, dst: Addr, dport: Port) {
     flow.mac = [0; 6];
     flow.beat = beat();
     flow.doubted = 0;
-    flow.pad = [0; 7];
+    flow.pad = [0; 6];
 }
 
 global!(
@@ -153,6 +153,8 @@ global!(
 #[inline(always)]
 fn insert(key: &FlowKey) -> Opened {
     let Some(scratch) = maps::scratch() else { return Opened::Failed };
+    // First, because this makes room in a full table.
+    ring::enter(Ring::of_new(key), key, scratch.forward.first_seen);
     scratch.other = opposite(key, &scratch.forward);
     // The search for a port does not change the reverse entry.
     reverse_of(key, &scratch.forward, &mut scratch.reverse);
@@ -194,7 +196,6 @@ fn insert(key: &FlowKey) -> Opened {
             return Opened::Failed;
         }
     }
-    ring::enter(Ring::of_new(key), key, flow.first_seen);
     if flow.has_service() {
         maps::count(Counter::FlowCreated);
         maps::account(flow.service, flow.backend, |traffic| traffic.connections += 1);

@@ -7,14 +7,13 @@
 use core::mem::zeroed;
 
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
-    BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE,
-    BPF_FIB_LKUP_RET_UNSUPP_LWT, bpf_fib_lookup as FibLookup,
+    __sk_buff, BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
+    BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS,
+    BPF_FIB_LKUP_RET_UNREACHABLE, BPF_FIB_LKUP_RET_UNSUPP_LWT, bpf_fib_lookup as FibLookup,
 };
 use aya_ebpf::helpers::bpf_fib_lookup;
 use lb_common::{Counter, Flow};
 
-use super::clock::beat;
 use crate::frame::{Headers, Link, Packet};
 use crate::global::global;
 use crate::maps;
@@ -49,16 +48,15 @@ pub fn look_at_end_of_reply(packet: &mut Packet, link: Link) {
     }
     let Some(reverse) = maps::flow(&packet.key) else { return };
     if reverse.is_reverse() && !reverse.is_hairpin() && !is_proven(packet, link) {
-        reverse.doubted = beat();
+        reverse.doubted = packet.sequence_number();
         reverse.flags |= Flow::DOUBTED;
     }
 }
 
-/// Whether a reply may not end its flow, because a forged one was seen a moment ago. The packet itself is translated in
-/// any case, and a flow whose end is missed ends by its idle time.
+/// Whether this FIN or RST of a backend is the forged one that was seen last. The packet is translated in any case.
 #[inline(always)]
-pub fn is_doubted(reverse: &Flow) -> bool {
-    reverse.flags & Flow::DOUBTED != 0 && beat().wrapping_sub(reverse.doubted) <= 1
+pub fn is_doubted(packet: &Packet, reverse: &Flow) -> bool {
+    reverse.flags & Flow::DOUBTED != 0 && reverse.doubted == packet.sequence_number()
 }
 
 global!(
@@ -84,7 +82,10 @@ fn ask_routes(skb: *mut __sk_buff, headers: &mut Headers, link: u32) -> bool {
     // SAFETY: the context, and a structure of this size.
     let answer = unsafe { bpf_fib_lookup(skb.cast(), &raw mut lookup, size_of::<FibLookup>() as i32, 0) };
     match u32::try_from(answer) {
-        Ok(BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH) => lookup.ifindex == link,
+        // The packet may be too long for the link that the route names.
+        Ok(BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED) => {
+            lookup.ifindex == link
+        }
         Ok(
             BPF_FIB_LKUP_RET_BLACKHOLE
             | BPF_FIB_LKUP_RET_UNREACHABLE

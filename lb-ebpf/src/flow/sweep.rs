@@ -36,12 +36,12 @@ fn remove(key: &FlowKey, now: u32) -> i32 {
     let Some(phase) = flow.phase() else { return 0 };
     let counts = flow.is_live() && !flow.is_reverse();
     let idle = now.saturating_sub(flow.last_seen);
-    let limit = timeout::idle(key.proto, phase);
+    let limit = timeout::idle(key.proto, flow.phase_of_timeout(phase));
     if idle <= limit && (idle <= timeout::UNNEEDED || is_needed(key, flow)) || !maps::flow_remove(key) {
         return 0;
     }
     if counts {
-        maps::count_live(key, -1);
+        maps::count_swept(key);
     }
     maps::count(Counter::FlowExpired);
     1

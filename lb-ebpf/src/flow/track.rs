@@ -46,18 +46,25 @@ fn forward(key: &FlowKey, flow: &mut Flow, tcp_flags: u8) {
         flow.last_seen = now();
         refresh_reverse(key, flow, &other);
     }
-    let phase = flow.phase;
+    let state = (flow.phase, flow.is_waiting());
     if flow.is_in(Phase::Replied) && tcp_flags & (tcp::SYN | tcp::RST) == 0 {
         promote(key, flow);
     }
     if tcp_flags & (tcp::FIN | tcp::RST) != 0 {
         close(key, flow, Flow::FIN_CLIENT, tcp_flags & tcp::RST != 0);
     }
-    if flow.phase != phase
+    if (flow.phase, flow.is_waiting()) != state
         && let Some(reverse) = maps::flow(&other)
     {
-        reverse.phase = flow.phase;
+        copy_state(flow, reverse);
     }
+}
+
+/// The sweep judges each entry by its own state.
+#[inline(always)]
+fn copy_state(flow: &Flow, reverse: &mut Flow) {
+    reverse.phase = flow.phase;
+    reverse.flags = reverse.flags & !Flow::WAITING | flow.flags & Flow::WAITING;
 }
 
 /// Once a beat a forward packet keeps the reverse entry, and puts it back if it is gone.
@@ -114,7 +121,7 @@ fn backend(key: &FlowKey, reverse: &mut Flow, tcp_flags: u8, mac: u64) {
     if tcp_flags & (tcp::FIN | tcp::RST) != 0 {
         close(&other, flow, Flow::FIN_BACKEND, tcp_flags & tcp::RST != 0);
     }
-    reverse.phase = flow.phase;
+    copy_state(flow, reverse);
 }
 
 /// Makes a flow assured if there is room. A flow without room stays in its ring, works, and asks again at each beat.
@@ -165,10 +172,10 @@ global!(
 fn remove(key: &FlowKey) {
     let Some(flow) = maps::flow(key) else { return };
     let other = opposite(key, flow);
-    if flow.is_live() {
+    let counts = flow.is_live() && !flow.is_reverse();
+    if maps::flow_remove(key) && counts {
         maps::count_live(key, -1);
     }
-    maps::flow_remove(key);
     maps::flow_remove(&other);
     maps::forget_previous(key);
     maps::forget_previous(&other);

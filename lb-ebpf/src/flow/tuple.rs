@@ -23,7 +23,7 @@ pub fn reverse_of(key: &FlowKey, flow: &Flow, reverse: &mut Flow) {
     reverse.mac = [0; 6];
     reverse.beat = flow.beat;
     reverse.doubted = 0;
-    reverse.pad = [0; 7];
+    reverse.pad = [0; 6];
 }
 
 /// Writes an endpoint word by word: a copy between map values would become a call that goes byte by byte.

@@ -219,6 +219,7 @@ pub mod tcp {
 
     /// Without options.
     pub const LEN: u32 = 20;
+    pub const SEQUENCE: u32 = 4;
     /// The 16 bits of data offset and flags.
     pub const OFFSET_AND_FLAGS: u32 = 12;
     pub const CHECK: u32 = 16;

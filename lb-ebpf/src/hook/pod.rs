@@ -95,7 +95,9 @@ fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
             }
         }
     }
-    if previous == Flow::NONE && !flow::is_proven(packet, link) {
+    // A segment in the middle of a connection opens no flow.
+    let may_open = !packet.is_tcp() || packet.is_syn();
+    if may_open && previous == Flow::NONE && !flow::is_proven(packet, link) {
         return Ok(Verdict::Continue);
     }
     begin(packet, previous, link)
@@ -199,7 +201,7 @@ pub fn egress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
     if !rewrite::as_flow_says(packet, flow) {
         return Err(Drop(Counter::DropRewriteFailed));
     }
-    if packet.has_end_flag() && flow::is_doubted(flow) {
+    if packet.has_end_flag() && flow::is_doubted(packet, flow) {
         return Ok(Verdict::Continue);
     }
     if flow.beat != flow::beat() || flow.is_in(Phase::New) || packet.has_control_flag() {

@@ -7,6 +7,7 @@ use aya_ebpf::{
 };
 use lb_common::{CROWDED, Flow, FlowKey, LIVE_COUNTS, SHARE, capacity, client_group};
 
+use super::EEXIST;
 use super::atomic::fetch_add;
 use super::flags::{MMAPABLE, NO_PREALLOC};
 use crate::global::global;
@@ -28,8 +29,8 @@ static OLD_FLOWS_SYN: LruHashMap<FlowKey, Flow, 1> = LruHashMap::new();
 #[btf_map(name = "old_flows_udp")]
 static OLD_FLOWS_UDP: LruHashMap<FlowKey, Flow, 1> = LruHashMap::new();
 
-/// Room for a flow in the making, because the stack is 512 bytes for all frames together. Programs of tc and XDP do
-/// not nest on a CPU: they run with softirqs off.
+/// Room for a flow in the making, because the stack is 512 bytes for all frames together. Programs on links do not nest
+/// on a CPU: they run with softirqs off. (The sweep does not, before Linux 6.2.)
 #[btf_map(name = "scratch")]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
@@ -85,8 +86,8 @@ pub fn bring_over(key: &FlowKey) {
 }
 
 global!(
-    /// Copies an entry from the previous table, and returns whether it did. The entry stays there, too, for a link
-    /// whose other direction still has its previous program.
+    /// Copies an entry from the previous table, and returns whether this table has it now. The entry stays there, too,
+    /// for a link whose other direction still has its previous program.
     fn take_over(key: &FlowKey) -> bool = copy_previous, null: false
 );
 
@@ -94,8 +95,11 @@ global!(
 fn copy_previous(key: &FlowKey) -> bool {
     let is_v2 = settings::read_through() == ReadThrough::V2;
     let old = match OLD_FLOWS.get_ptr(key) {
-        None if is_v2 && key.is_tcp() => OLD_FLOWS_SYN.get_ptr(key),
-        None if is_v2 => OLD_FLOWS_UDP.get_ptr(key),
+        None if is_v2 => {
+            let lru = if key.is_tcp() { OLD_FLOWS_SYN.get_ptr(key) } else { OLD_FLOWS_UDP.get_ptr(key) };
+            // A program of before may have moved the entry meanwhile.
+            lru.or_else(|| OLD_FLOWS.get_ptr(key))
+        }
         found => found,
     };
     let (Some(old), Some(scratch)) = (old, scratch()) else { return false };
@@ -107,7 +111,8 @@ fn copy_previous(key: &FlowKey) -> bool {
             to.add(word).write_volatile(value);
         }
     }
-    flow_insert_new(key, &scratch.old).is_ok()
+    // Another CPU may have been faster.
+    matches!(flow_insert_new(key, &scratch.old), Ok(()) | Err(EEXIST))
 }
 
 /// Removes an entry from the previous table, so that it is not copied back.
@@ -173,6 +178,14 @@ pub fn count_live(key: &FlowKey, change: i32) {
     }
     scratch.uncounted = 0;
     add_live(0, uncounted);
+}
+
+/// Counts a live flow of this key's client that the sweep removed. The sweep may be interrupted by packets, so that it
+/// does not touch what this CPU has for them.
+#[inline(always)]
+pub fn count_swept(key: &FlowKey) {
+    add_live(client_group(key.src), -1);
+    add_live(0, -1);
 }
 
 #[inline(always)]

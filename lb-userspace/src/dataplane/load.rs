@@ -4,7 +4,7 @@ use anyhow::Context;
 use aya::programs::{ProgramType, SchedClassifier};
 use aya::sys::BpfHelper;
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
-use lb_common::{ReadThrough, names};
+use lb_common::{ReadThrough, SCHEMA, names};
 
 use super::hook::cgroup;
 use super::migrate::{self, Converter, Migration, MigrationPlan};
@@ -82,11 +82,15 @@ pub fn open(
     }
     for before in pins.replaced()? {
         // The previous change was not completed. Flows that begin from now on, on links without its programs, are lost.
-        migrate::copy_flows(
-            &migrate::plan(&before, &shape::of(&found, &wanted)?, converters)?,
-            &before,
-            &found,
-        )?;
+        if found.schema == SCHEMA {
+            let now = shape::of(&found, &wanted)?;
+            migrate::copy_flows(&migrate::plan(&before, &now, converters)?, &before, &found)?;
+        } else {
+            tracing::warn!(
+                "{} was left by a change of tables that another version did not complete: its flows are lost",
+                before.path().display()
+            );
+        }
         before.remove()?;
     }
     let next = pins.begin()?;

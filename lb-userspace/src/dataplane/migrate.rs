@@ -7,11 +7,12 @@
 //! on every link, no program writes the previous tables any longer: the remaining flows are copied, and the usual
 //! programs replace these. Flows that are copied have no slot in a ring; if they do not end, the sweep finds them.
 
+use std::mem::offset_of;
 use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, ensure};
 use aya::Ebpf;
-use lb_common::{Addr, COARSE_FIRST, Flow, FlowKey, ReadThrough, SCHEMA, names, range_bit};
+use lb_common::{Addr, COARSE_FIRST, Flow, FlowKey, Phase, ReadThrough, SCHEMA, names, range_bit};
 
 use super::pins::Set;
 use super::shape::{self, Shape};
@@ -141,7 +142,10 @@ fn step(found: &Set, name: &str, wanted: &Shape, converters: &[Converter]) -> an
 fn used(found: &Set, name: &str, shape: &Shape) -> anyhow::Result<usize> {
     let mut used = 0;
     each(&open(found, name)?, shape, |key, value| {
-        if !shape.is_array() {
+        if name == names::FLOWS {
+            // Others may be left out.
+            used += usize::from(is_live(value));
+        } else if !shape.is_array() {
             used += 1;
         } else if value.iter().any(|byte| *byte != 0) {
             used = used.max(index(key) as usize + 1);
@@ -149,6 +153,12 @@ fn used(found: &Set, name: &str, shape: &Shape) -> anyhow::Result<usize> {
         Ok(())
     })?;
     Ok(used)
+}
+
+/// Whether an entry of a flow, of any schema, is of a live flow.
+fn is_live(value: &[u8]) -> bool {
+    let phase = value[offset_of!(Flow, phase)];
+    phase == Phase::Assured.number() || phase == Phase::Closing.number()
 }
 
 fn index(key: &[u8]) -> u32 {
@@ -273,9 +283,16 @@ pub fn copy_flows(plan: &MigrationPlan, before: &Set, tables: &Set) -> anyhow::R
     let Some((name, wanted, Step::Copy(converter))) = flows else { return Ok(0) };
     let to = open(tables, name)?;
     let (mut copied, mut full) = (0, 0);
-    for name in flow_maps(before.schema) {
+    // Live flows first: if the table is too small for all, others are left out.
+    let passes = [true, false]
+        .into_iter()
+        .flat_map(|live| flow_maps(before.schema).iter().map(move |name| (live, name)));
+    for (live, name) in passes {
         let shape = Shape::pinned(&before.map(name))?.context("the previous map is gone")?;
         each(&open(before, name)?, &shape, |key, value| {
+            if is_live(value) != live {
+                return Ok(());
+            }
             let (key, value) = converted(*converter, &shape, key, value);
             ensure!(value.len() == wanted.value, "a value of {} bytes has the wrong size", value.len());
             match entries::update(to.as_fd(), &key, &value, entries::NOEXIST) {

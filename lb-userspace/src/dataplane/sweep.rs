@@ -98,7 +98,7 @@ pub fn now() -> u32 {
 fn is_idle(key: &FlowKey, flow: &Flow, now: u32, is_needed: impl Fn() -> bool) -> bool {
     let phase = Phase::from_number(flow.phase).unwrap_or(Phase::Closed);
     let idle = now.saturating_sub(flow.last_seen);
-    idle > timeout::idle(key.proto, phase) || idle > timeout::UNNEEDED && !is_needed()
+    idle > timeout::idle(key.proto, flow.phase_of_timeout(phase)) || idle > timeout::UNNEEDED && !is_needed()
 }
 
 /// Whether the flow's backend is there; of a direct flow, whether its destination may be a backend's.

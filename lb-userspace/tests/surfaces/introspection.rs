@@ -150,7 +150,7 @@ fn traffic_is_reported_by_service_port_and_backend_and_drops_by_reason() {
         "lb_packet_events_total{reason=\"flow_created\"} 5".to_owned(),
         "lb_map_capacity{map=\"frontends\"} 65536".to_owned(),
         "lb_map_capacity{map=\"flows\"} 1000000".to_owned(),
-        "lb_map_capacity{map=\"flows_live\"} 450848".to_owned(),
+        "lb_map_capacity{map=\"flows_live\"} 435223".to_owned(),
         "lb_map_capacity{map=\"half_open\"} 16384".to_owned(),
         "lb_map_capacity{map=\"ended\"} 16384".to_owned(),
     ] {
