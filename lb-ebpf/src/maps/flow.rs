@@ -146,7 +146,7 @@ pub fn flow_remove(key: &FlowKey) -> bool {
 }
 
 /// How many bits of `interest` a CPU may set in a beat: a pod must not fill the bitmap with flows to itself.
-const BITS_OF_A_BEAT: u16 = 64;
+const BITS_OF_A_BEAT: u16 = 1_024;
 
 /// Whether this CPU may set another bit of `interest` in this beat.
 #[inline(always)]

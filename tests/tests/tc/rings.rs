@@ -32,7 +32,7 @@ fn small(ends: &Ends) -> Result<Datapath> {
 }
 
 /// Keeps this test on the CPU where it runs, because each CPU has its own slots.
-fn stay_on_one_cpu() -> Result<()> {
+pub fn stay_on_one_cpu() -> Result<()> {
     let mut cpus = CpuSet::new();
     cpus.set(sched_getcpu()?)?;
     Ok(sched_setaffinity(Pid::from_raw(0), &cpus)?)

@@ -142,11 +142,16 @@ mod tests {
             plan(None),
             [
                 vec![
-                    "tests/survival: --skip rates:: --skip flood::",
+                    "tests/survival: --skip rates:: --skip flood:: --skip attack::",
                     "tests/traffic: ",
                     "lb-userspace/rules: ",
                 ],
-                vec!["tests/budgets: ", "tests/survival flood::: flood::", "tests/survival rates::: rates::",],
+                vec![
+                    "tests/budgets: ",
+                    "tests/survival attack::: attack::",
+                    "tests/survival flood::: flood::",
+                    "tests/survival rates::: rates::",
+                ],
             ]
         );
     }
