@@ -137,6 +137,9 @@ impl Datapath {
             tempfile::Builder::new().prefix("lbt-datapath").tempdir_in("/run").context("needs root")?;
         let pins = Pins::new(folder.path());
         pins.create()?;
+        // Runs of a program have no link, and no route leads to where their packets come from.
+        let source_check = constants.source_check && when == Verification::Now;
+        let constants = Constants { source_check, ..constants };
         let object = load::open(&pins, constants, sizes, &[], when)?.object;
         let mut kernel = Kernel::new(Maps::open(&pins, true)?)?;
         let planner = Planner::restore(kernel.read()?, Limits::default());
@@ -223,7 +226,8 @@ impl Datapath {
     /// Replaces the current tables by tables of other sizes, or of this schema if the current ones are older, as a
     /// starting agent does. Until the change ends, the programs also look for flows in the previous tables.
     pub fn change(&mut self, sizes: Sizes, converters: &[Converter]) -> Result<Change> {
-        let opened = load::open(&self.pins, Constants::default(), sizes, converters, Verification::WhenUsed)?;
+        let constants = Constants { source_check: false, ..Constants::default() };
+        let opened = load::open(&self.pins, constants, sizes, converters, Verification::WhenUsed)?;
         let Migration { plan, before, reading_through } = opened.migration.context("nothing has changed")?;
         self.object = reading_through;
         self.kernel = Kernel::new(Maps::open(&self.pins, true)?)?;
