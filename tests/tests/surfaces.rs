@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use lb_tests::echo::Echo;
+use lb_tests::load::{Held, HeldTcp};
 use lb_tests::world::{Agent, Layout, NODE_NAME, Netns, Service, World};
 use lb_userspace::dataplane::sys::link::detach_pinned;
 use serde_json::Value;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 const TARGET: u16 = 8_080;
 const HEALTH: u16 = 10_256;
 const METRICS: u16 = 10_249;
-const LIMIT: Duration = Duration::from_secs(15);
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// A world with one backend, its Service, and the Node.
 struct Stage {
@@ -28,13 +29,16 @@ fn vip() -> SocketAddr {
 
 impl Stage {
     fn new() -> Result<Self> {
-        let world = World::new(Layout::routed())?;
+        Self::of(World::new(Layout::routed())?, &[])
+    }
+
+    fn of(world: World, args: &[&str]) -> Result<Self> {
         let pod = &world.backends()[0];
         let echo = Echo::start(&pod.netns, &pod.name, &[TARGET])?;
         world.manifests().write_node(NODE_NAME, &[Ipv4Addr::new(192, 0, 2, 1).into()])?;
         let service = Service::new("web").vip(vip().ip()).tcp(80, TARGET).endpoints(&world.backends()[..1]);
         world.manifests().write(&service)?;
-        let agent = world.start_agent(&[])?;
+        let agent = world.start_agent(args)?;
         Ok(Self { agent, _echo: echo, world })
     }
 
@@ -133,6 +137,36 @@ fn a_program_that_was_detached_from_a_link_is_missed_and_put_back() -> Result<()
     wait_until("healthy again", || Ok(stage.health("/healthz")?.0 == 200))?;
     assert!(stage.agent.log().matches("attached").count() >= 3, "{}", stage.agent.log());
     Ok(())
+}
+
+/// Three clients fill a small flow table: the last one finds room, the agent says that the table is nearly full, and it
+/// stops saying so.
+#[test]
+fn a_nearly_full_flow_table_is_reported() -> Result<()> {
+    let world = World::new(Layout::routed())?;
+    let mut stage = Stage::of(world, &["--max-flows", "64"])?;
+    let nearly_full = |stage: &Stage| -> Result<bool> {
+        let status = stage.status()?;
+        let complaints = status["agent"]["complaints"].as_array().into_iter().flatten();
+        Ok(complaints.filter_map(Value::as_str).any(|text| text.contains("flow table is nearly full")))
+    };
+    assert_eq!(stage.metric("lb_map_capacity{map=\"flows_live\"}")?, 50.0);
+    assert!(!nearly_full(&stage)?);
+    let mut held = Vec::new();
+    for (client, connections) in [("client", 40), ("b2", 10), ("b3", 10)] {
+        held.push(HeldTcp::open(&stage.world.pod(client).netns, vip(), connections)?);
+    }
+    wait_until("the agent says that the table is nearly full", || nearly_full(&stage))?;
+    assert!(stage.metric("lb_map_entries{map=\"flows_live\"}")? >= 45.0);
+    assert!(stage.agent.log().contains("flow table is nearly full"), "{}", stage.agent.log());
+    assert_eq!(stage.health("/healthz")?.0, 200, "a restart would not help");
+    for held in &mut held {
+        let failures = held.ping();
+        assert!(failures.is_empty(), "{}", failures[0]);
+    }
+    drop(held);
+    wait_until("the table is empty", || Ok(!nearly_full(&stage)?))?;
+    stage.agent.terminate().map(drop)
 }
 
 /// Finds a file by its name, wherever the layout of the folder puts it.

@@ -1,12 +1,11 @@
 //! Tables of another size or of an older layout replace the current ones.
 
-use crate::stage::{SHOP, Stage, WEB, operations, vip};
+use crate::stage::{SHOP, Stage, WEB, operations};
 use anyhow::{Context, Result};
 use lb_common::{Counter, FrontendKind, Prefix, Proto, names, node_bit, range_bit};
 use lb_tests::datapath::{Datapath, also_on, service};
-use lb_tests::load::{HeldTcp, HeldUdp, Pinger};
 use lb_tests::packet::{assert_same, tcp, udp};
-use lb_tests::world::{Family, Layout};
+use lb_tests::world::Layout;
 use lb_userspace::dataplane::migrate::CONVERTERS;
 use lb_userspace::dataplane::shape::Sizes;
 use lb_userspace::desired::ServiceRanges;
@@ -23,7 +22,6 @@ use std::time::Duration;
 #[test]
 fn a_flow_table_of_another_size_loses_no_packet() -> Result<()> {
     let stage = Stage::new(Layout::routed())?;
-    let client = &stage.world.client().netns;
     let room = |stage: &Stage| -> Result<u64> {
         let status = stage.json("status")?;
         let tables = status["tables"].as_array().context("tables")?.clone();
@@ -33,13 +31,7 @@ fn a_flow_table_of_another_size_loses_no_packet() -> Result<()> {
     };
     let mut agent = stage.world.start_agent(&["--max-flows", "20000"])?;
     assert_eq!(room(&stage)?, 40_000, "two entries a flow");
-    let (mut tcp, mut udp) = (Vec::new(), Vec::new());
-    for family in Family::ALL {
-        let held = HeldTcp::open(client, vip(WEB, family, Proto::Tcp), 50)?;
-        tcp.push(Pinger::start(held, Duration::from_millis(1)));
-        let held = HeldUdp::open(client, vip(WEB, family, Proto::Udp), 50)?;
-        udp.push(Pinger::start(held, Duration::from_millis(1)));
-    }
+    let talk = stage.talk(WEB, 50)?;
     let load = stage.load(SHOP, 250);
     for (round, flows) in ["40000", "10000", "80000", "20000"].into_iter().enumerate() {
         sleep(Duration::from_millis(200));
@@ -62,18 +54,7 @@ fn a_flow_table_of_another_size_loses_no_packet() -> Result<()> {
     }
     println!("four changes of the flow table's size:");
     load.assert_clean();
-    for pinger in tcp {
-        let rounds = pinger.rounds();
-        let (_, failures) = pinger.stop();
-        println!("TCP: {rounds} rounds of 50 held connections, {} failures", failures.len());
-        assert!(failures.is_empty(), "the first: {}", failures[0]);
-    }
-    for pinger in udp {
-        let rounds = pinger.rounds();
-        let (_, failures) = pinger.stop();
-        println!("UDP: {rounds} rounds of 50 sockets, {} failures", failures.len());
-        assert!(failures.is_empty(), "the first: {}", failures[0]);
-    }
+    talk.assert_clean();
     Ok(())
 }
 

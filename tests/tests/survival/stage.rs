@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use lb_common::Proto;
 use lb_tests::cluster::Cluster;
 use lb_tests::echo::Echo;
-use lb_tests::load::{Report, Requests, Running};
+use lb_tests::load::{Held, HeldTcp, HeldUdp, Pinger, Report, Requests, Running};
 use lb_tests::world::{Agent, Endpoint, Family, Layout, NODE_NAME, Service, Source, World, lb_binary};
 use lb_userspace::dataplane::maps::Maps;
 use lb_userspace::dataplane::pins::Pins;
@@ -112,6 +112,19 @@ impl Stage {
         Load { running: all.map(|(family, proto)| start(family, proto)).collect() }
     }
 
+    /// Opens this many connections and dialogues to a Service in each family, and keeps them busy.
+    pub fn talk(&self, host: u8, count: usize) -> Result<Talk> {
+        let client = &self.world.client().netns;
+        let mut talk = Talk { tcp: Vec::new(), udp: Vec::new() };
+        for family in Family::ALL {
+            let tcp = HeldTcp::open(client, vip(host, family, Proto::Tcp), count)?;
+            talk.tcp.push(Pinger::start(tcp, Duration::from_millis(1)));
+            let udp = HeldUdp::open(client, vip(host, family, Proto::Udp), count)?;
+            talk.udp.push(Pinger::start(udp, Duration::from_millis(1)));
+        }
+        Ok(talk)
+    }
+
     /// Sends a few requests to a Service, in both families and protocols.
     pub fn ask(&self, host: u8) -> Report {
         let mut whole = Report::default();
@@ -164,6 +177,28 @@ impl Stage {
             });
         let Some(entry) = entry else { return Ok(Vec::new()) };
         Ok(serde_json::from_value(entry["clusterEndpoints"].clone())?)
+    }
+}
+
+/// Held connections and dialogues, each asked again and again.
+pub struct Talk {
+    tcp: Vec<Pinger<HeldTcp>>,
+    udp: Vec<Pinger<HeldUdp>>,
+}
+
+impl Talk {
+    /// Stops and panics unless every question was answered, by the same backend.
+    pub fn assert_clean(self) {
+        fn end<H: Held>(proto: Proto, pingers: Vec<Pinger<H>>) {
+            for pinger in pingers {
+                let rounds = pinger.rounds();
+                let (_, failures) = pinger.stop();
+                println!("{proto}: {rounds} rounds, {} failures", failures.len());
+                assert!(failures.is_empty(), "{proto}, the first: {}", failures[0]);
+            }
+        }
+        end(Proto::Tcp, self.tcp);
+        end(Proto::Udp, self.udp);
     }
 }
 

@@ -1,13 +1,11 @@
 //! Another version replaces a running one, or cannot do so and then changes nothing.
 
-use crate::stage::{SHOP, Stage, WEB, operations, service, vip};
+use crate::stage::{SHOP, Stage, WEB, operations, service};
 use crate::swap::programs;
 use anyhow::{Context, Result};
 use aya::programs::loaded_programs;
-use lb_common::Proto;
-use lb_tests::load::{HeldTcp, HeldUdp, Pinger};
 use lb_tests::variant::Variant;
-use lb_tests::world::{Agent, Family, Layout, lb_binary};
+use lb_tests::world::{Agent, Layout, lb_binary};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::thread::sleep;
@@ -77,30 +75,16 @@ fn an_upgrade_swaps_other_programs_under_clsact() -> Result<()> {
 fn an_earlier_build_is_replaced_without_loss() -> Result<()> {
     let before = std::env::var_os("LB_BEFORE").context("LB_BEFORE is not set")?;
     let stage = Stage::new(Layout::routed())?;
-    let client = &stage.world.client().netns;
     let mut old = stage.spawn_agent_of(Path::new(&before), &[])?;
     old.wait_until_ready()?;
-    let (mut tcp, mut udp) = (Vec::new(), Vec::new());
-    for family in Family::ALL {
-        let held = HeldTcp::open(client, vip(WEB, family, Proto::Tcp), 50)?;
-        tcp.push(Pinger::start(held, Duration::from_millis(1)));
-        let held = HeldUdp::open(client, vip(WEB, family, Proto::Udp), 50)?;
-        udp.push(Pinger::start(held, Duration::from_millis(1)));
-    }
+    let talk = stage.talk(WEB, 50)?;
     let load = stage.load(SHOP, 250);
     sleep(Duration::from_secs(1));
     let new = upgrade(&stage, &mut old, &lb_binary()?, &[])?;
     assert_eq!(operations(&new)?, 0, "{}", new.log());
     sleep(Duration::from_secs(1));
     load.assert_clean();
-    for pinger in tcp {
-        let (_, failures) = pinger.stop();
-        assert!(failures.is_empty(), "TCP: {} failures, the first: {}", failures.len(), failures[0]);
-    }
-    for pinger in udp {
-        let (_, failures) = pinger.stop();
-        assert!(failures.is_empty(), "UDP: {} failures, the first: {}", failures.len(), failures[0]);
-    }
+    talk.assert_clean();
     Ok(())
 }
 

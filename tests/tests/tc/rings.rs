@@ -4,24 +4,24 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use lb_common::{Counter, Proto};
+use lb_common::{Counter, Proto, RING_SHARDS, timeout};
 use lb_tests::datapath::{Datapath, service};
 use lb_tests::packet::{tcp, udp};
-use lb_userspace::dataplane::shape::Sizes;
+use lb_userspace::dataplane::shape::{Sizes, possible_cpus};
 use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
 
 use crate::{Ends, V4, each_family, handshake};
 
-/// Each ring has eight slots, and there is room for 100 live flows.
-const SMALL: Sizes = Sizes { flows: 256 };
+/// Each ring has 32 slots, and there is room for 400 live flows.
+const SMALL: Sizes = Sizes { flows: 1_024 };
 /// Longer than two ticks: a flow without a packet is then not in use any more.
 const TWO_TICKS: Duration = Duration::from_millis(3_300);
 /// Longer than a tick and a beat: the next packet counts as use.
 const A_TICK: Duration = Duration::from_millis(1_200);
 
 fn small(ends: &Ends) -> Result<Datapath> {
-    assert_eq!((SMALL.ring(), SMALL.live()), (8, 100));
+    assert_eq!((SMALL.ring(), SMALL.live()), (32, 400));
     stay_on_one_cpu()?;
     let mut path = Datapath::sized(SMALL)?;
     path.set([
@@ -36,6 +36,11 @@ pub fn stay_on_one_cpu() -> Result<()> {
     let mut cpus = CpuSet::new();
     cpus.set(sched_getcpu()?)?;
     Ok(sched_setaffinity(Pid::from_raw(0), &cpus)?)
+}
+
+/// The slots of each ring that a CPU has.
+fn slots() -> Result<usize> {
+    Ok((SMALL.ring() / SMALL.shards(possible_cpus()?)) as usize)
 }
 
 /// Another port of the client's address.
@@ -63,8 +68,8 @@ fn a_flood_evicts_only_flows_of_its_own_kind() -> Result<()> {
         for port in 1_000..1_100 {
             path.from_pod(&tcp(&*from_port(ends.client, port), ends.vip).syn())?;
         }
-        let half_open = count(&path, "TCP", "new")?;
-        assert!((1..=8).contains(&half_open), "{half_open}");
+        let half_open = slots()?;
+        assert_eq!(count(&path, "TCP", "new")?, half_open);
         assert!(has(&path, &from_port(ends.client, 1_099))?, "the last one");
         assert_eq!(path.counter(Counter::FlowEvicted)?, 100 - half_open as u64);
         assert_eq!((count(&path, "TCP", "assured")?, count(&path, "UDP", "new")?), (1, 1));
@@ -73,8 +78,7 @@ fn a_flood_evicts_only_flows_of_its_own_kind() -> Result<()> {
         for port in 1_000..1_100 {
             path.from_pod(&udp(&*from_port(ends.client, port), ends.vip).payload("anybody?"))?;
         }
-        let unanswered = count(&path, "UDP", "new")?;
-        assert!((1..=8).contains(&unanswered), "{unanswered}");
+        assert_eq!(count(&path, "UDP", "new")?, slots()?);
         assert_eq!((count(&path, "TCP", "assured")?, count(&path, "TCP", "new")?), (1, half_open));
         Ok(())
     })
@@ -98,8 +102,8 @@ fn connections_that_end_leave_without_an_agent() -> Result<()> {
                 path.to_pod(&reply.rst())?;
             }
         }
-        let ended = count(&path, "TCP", "closed")?;
-        assert!((1..=8).contains(&ended), "{ended}");
+        let ended = slots()?;
+        assert_eq!(count(&path, "TCP", "closed")?, ended);
         assert_eq!(path.counter(Counter::FlowClosed)?, 100);
         assert_eq!(path.flow_keys()?.len(), 2 * (ended + 1));
         assert_eq!(count(&path, "TCP", "assured")?, 1);
@@ -126,18 +130,53 @@ fn a_flow_in_use_gets_another_chance() -> Result<()> {
     Ok(())
 }
 
-/// A slot whose flow was opened anew holds for the later flow no longer.
+/// A slot whose flow was opened anew is not for the later flow, which has a slot of its own.
 #[test]
 fn a_slot_is_for_one_life_of_a_flow() -> Result<()> {
     let mut path = small(&V4)?;
-    path.from_pod(&tcp(V4.client, V4.vip).syn())?;
+    let syn = tcp(V4.client, V4.vip).syn();
+    path.from_pod(&syn)?;
     path.to_pod(&tcp(V4.backend, V4.client).rst())?;
-    sleep(A_TICK);
-    handshake(&mut path, &V4)?;
-    for port in 1_000..1_100 {
-        path.from_pod(&tcp(&*from_port(V4.client, port), V4.vip).syn())?;
+    for port in 0..slots()? - 2 {
+        path.from_pod(&tcp(&*from_port(V4.client, 1_000 + port as u16), V4.vip).syn())?;
     }
-    assert_eq!(count(&path, "TCP", "assured")?, 1);
+    sleep(A_TICK);
+    path.from_pod(&syn)?;
+    // Takes the slot of the first life.
+    path.from_pod(&tcp(&*from_port(V4.client, 2_000), V4.vip).syn())?;
+    assert!(has(&path, V4.client)?);
+    assert_eq!((count(&path, "TCP", "new")?, path.counter(Counter::FlowEvicted)?), (slots()?, 0));
+    Ok(())
+}
+
+/// With as many live flows as there is room for, and every ring of every CPU full, flows still begin.
+#[test]
+fn a_full_table_has_room_for_a_flow_that_begins() -> Result<()> {
+    let mut path = small(&V4)?;
+    crowd().try_for_each(|client| open(&mut path, &client))?;
+    path.sweep(1)?;
+    for cpu in 0..possible_cpus()?.min(RING_SHARDS) {
+        let mut only = CpuSet::new();
+        only.set(cpu)?;
+        if sched_setaffinity(Pid::from_raw(0), &only).is_err() {
+            // Not online, or not this process's.
+            continue;
+        }
+        for port in 0..SMALL.ring() as u16 {
+            let client = from_port(V4.client, 10_000 + cpu as u16 * 1_000 + port);
+            path.from_pod(&tcp(&*client, V4.vip).syn())?;
+            path.to_pod(&tcp(V4.backend, &*client).rst())?;
+        }
+        for port in 0..SMALL.ring() as u16 {
+            let client = from_port(V4.client, 10_000 + cpu as u16 * 1_000 + 500 + port);
+            path.from_pod(&tcp(&*client, V4.vip).syn())?;
+            path.from_pod(&udp(&*client, V4.vip).payload("anybody?"))?;
+            assert!(path.flows()?.iter().filter(|flow| flow.client == client).count() == 2, "{client}");
+        }
+    }
+    assert_eq!((path.counter(Counter::DropFlowInsert)?, path.counter(Counter::ClashDropped)?), (0, 0));
+    assert_eq!(count(&path, "TCP", "assured")?, SMALL.live() as usize);
+    assert!(path.flow_keys()?.len() <= SMALL.flows as usize);
     Ok(())
 }
 
@@ -149,7 +188,7 @@ fn open(path: &mut Datapath, client: &str) -> Result<()> {
 
 /// Four connections of each of these clients fill the table.
 fn crowd() -> impl Iterator<Item = String> {
-    (0..25).flat_map(|host| (1_000..1_004).map(move |port| format!("10.244.1.{}:{port}", 100 + host)))
+    (0..100).flat_map(|host| (1_000..1_004).map(move |port| format!("10.244.1.{}:{port}", 100 + host)))
 }
 
 #[test]
@@ -159,13 +198,17 @@ fn a_connection_without_room_works_and_is_assured_when_there_is_room() -> Result
     // Each CPU counts up to 31 flows for itself.
     path.sweep(1)?;
     open(&mut path, V4.client)?;
-    assert_eq!((count(&path, "TCP", "assured")?, count(&path, "TCP", "replied")?), (100, 1));
+    assert_eq!((count(&path, "TCP", "assured")?, count(&path, "TCP", "replied")?), (400, 1));
     assert_eq!(path.counter(Counter::FlowTableFull)?, 1);
     let sent = tcp(V4.client, V4.vip).ack().payload("data");
     for _ in 0..10 {
         assert_eq!(path.from_pod(&sent)?.packet()?.to(), V4.backend.parse()?);
     }
     assert_eq!(path.counter(Counter::FlowTableFull)?, 1, "counted once");
+    // The connection is established, although its phase says otherwise.
+    path.age(timeout::TCP_HANDSHAKE + 1)?;
+    path.sweep(1)?;
+    assert_eq!(path.flow_keys()?.len(), 2 * 401, "both entries stay");
 
     let first = crowd().next().context("a client")?;
     path.from_pod(&tcp(&*first, V4.vip).rst())?;
@@ -175,7 +218,7 @@ fn a_connection_without_room_works_and_is_assured_when_there_is_room() -> Result
         sleep(Duration::from_millis(200));
         path.from_pod(&sent)?;
     }
-    assert_eq!((count(&path, "TCP", "assured")?, count(&path, "TCP", "replied")?), (100, 0));
+    assert_eq!((count(&path, "TCP", "assured")?, count(&path, "TCP", "replied")?), (400, 0));
     Ok(())
 }
 
