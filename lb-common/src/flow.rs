@@ -132,11 +132,16 @@ pub struct Flow {
     pub mac: [u8; 6],
     /// Low bits of a coarse count of jiffies: the packet path reads the clock when these bits have changed.
     pub beat: u16,
-    /// In a reverse entry with `Flow::DOUBTED`: the sequence number, as it lies in the packet, of the last segment that a
+    /// In a reverse entry with `Flow::DOUBTED`: the sequence number, in host byte order, of the last segment that a
     /// pod sent with the backend's address forged and that would have ended the flow.
     pub doubted: u32,
-    /// Zero. The kernel allocates this much in any case; room for the FIB's answer.
-    pub pad: [u16; 6],
+    /// TCP: the sequence number behind the last byte that this direction has sent, in host byte order. 0 if no segment
+    /// was seen yet.
+    pub end: u32,
+    /// TCP: the highest acknowledgement number that this direction has sent, in host byte order.
+    pub ack: u32,
+    /// Zero. The kernel allocates this much in any case.
+    pub pad: [u16; 2],
 }
 
 const _: () = assert!(size_of::<Flow>() == 92);
@@ -159,7 +164,9 @@ impl Flow {
         mac: [0; 6],
         beat: 0,
         doubted: 0,
-        pad: [0; 6],
+        end: 0,
+        ack: 0,
+        pad: [0; 2],
     };
 
     /// Bytes of an entry in the schemas 1 and 2, which had all fields before `doubted`.
@@ -178,6 +185,13 @@ impl Flow {
     pub const WAITING: u8 = 8;
     /// A segment with a forged source was seen, see `doubted`.
     pub const DOUBTED: u8 = 16;
+    /// The client has sent a segment since the flow was reset.
+    pub const WENT_ON_CLIENT: u8 = 32;
+    /// The backend has sent a segment since the flow was reset.
+    pub const WENT_ON_BACKEND: u8 = 64;
+
+    /// Both sides have sent a FIN.
+    pub const FINS: u8 = Self::FIN_CLIENT | Self::FIN_BACKEND;
 
     /// What the ports become, as they lie in a packet, source first.
     #[inline(always)]
@@ -236,6 +250,12 @@ impl Flow {
         self.is_in(Phase::Assured) || self.is_in(Phase::Closing)
     }
 
+    /// Whether a RST ended the flow while it was live. The RST may have been forged.
+    #[inline(always)]
+    pub const fn was_reset(&self) -> bool {
+        self.is_in(Phase::Closed) && self.flags & Self::FINS != Self::FINS
+    }
+
     /// Whether client and backend are one pod.
     #[inline(always)]
     pub const fn is_hairpin(&self) -> bool {
@@ -276,7 +296,8 @@ wire_enum! {
         Assured = 2,
         /// TCP: one side sent its FIN. A flow that was never assured does not come here.
         Closing = 3,
-        /// TCP: both sides sent a FIN, or one side a RST. A SYN turns the entry into a new flow.
+        /// TCP: both sides sent a FIN, or one side a RST. A SYN turns the entry into a new flow. A flow that was reset while
+        /// it was live is live again if both sides go on.
         Closed = 4,
     }
 }

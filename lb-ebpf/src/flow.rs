@@ -14,9 +14,9 @@ mod standing;
 pub mod sweep;
 mod track;
 mod tuple;
+mod window;
 
-pub use clock::beat;
 pub use open::{Opened, open_flow};
 pub use source::{is_doubted, is_proven, look_at_end_of_reply};
 pub use standing::{Standing, standing};
-pub use track::{forget, touch_forward, track_backend};
+pub use track::{forget, has_changed, touch_forward, track_reply};

@@ -9,7 +9,7 @@ pub mod plain;
 pub mod rewrite;
 mod verdict;
 
-pub use headers::{Headers, is_syn};
+pub use headers::{Headers, Span, is_syn};
 pub use link::Link;
 pub use packet::Packet;
 pub use verdict::{Drop, Verdict};

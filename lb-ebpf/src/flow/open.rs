@@ -141,7 +141,9 @@ fn new_flow(key: &FlowKey, flow: &mut Flow, src: Addr, dst: Addr, dport: Port) {
     flow.mac = [0; 6];
     flow.beat = beat();
     flow.doubted = 0;
-    flow.pad = [0; 6];
+    flow.end = 0;
+    flow.ack = 0;
+    flow.pad = [0; 2];
 }
 
 global!(

@@ -48,7 +48,7 @@ pub fn look_at_end_of_reply(packet: &mut Packet, link: Link) {
     }
     let Some(reverse) = maps::flow(&packet.key) else { return };
     if reverse.is_reverse() && !reverse.is_hairpin() && !is_proven(packet, link) {
-        reverse.doubted = packet.sequence_number();
+        reverse.doubted = packet.span.seq;
         reverse.flags |= Flow::DOUBTED;
     }
 }
@@ -56,7 +56,7 @@ pub fn look_at_end_of_reply(packet: &mut Packet, link: Link) {
 /// Whether this FIN or RST of a backend is the forged one that was seen last. The packet is translated in any case.
 #[inline(always)]
 pub fn is_doubted(packet: &Packet, reverse: &Flow) -> bool {
-    reverse.flags & Flow::DOUBTED != 0 && reverse.doubted == packet.sequence_number()
+    reverse.flags & Flow::DOUBTED != 0 && reverse.doubted == packet.span.seq
 }
 
 global!(

@@ -2,6 +2,7 @@
 
 use lb_common::{Flow, Phase};
 
+use super::clock::now;
 use crate::frame::Headers;
 use crate::maps;
 use crate::service::find_frontend;
@@ -35,7 +36,7 @@ pub fn standing(headers: &Headers, flow: &Flow) -> Standing {
     }
     let alive = flow.backend == Flow::NONE || maps::backend_alive(flow.backend, flow.generation);
     if headers.is_tcp() {
-        if headers.is_syn() && (flow.has_reached(Phase::Closing) || !alive) {
+        if headers.is_syn() && (!alive || flow.is_in(Phase::Closed) && !may_go_on(flow)) {
             Standing::Over
         } else if alive {
             Standing::Good
@@ -47,4 +48,13 @@ pub fn standing(headers: &Headers, flow: &Flow) -> Standing {
     } else {
         Standing::Moved
     }
+}
+
+/// Ticks after a RST for which a SYN does not start another connection: the RST may have been forged, and so may the SYN.
+const UNCERTAIN: u32 = 2;
+
+/// Whether the connection may not have ended after all. A SYN then goes to its backend, which knows.
+#[inline(always)]
+fn may_go_on(flow: &Flow) -> bool {
+    flow.was_reset() && now().wrapping_sub(flow.last_seen) <= UNCERTAIN
 }

@@ -5,6 +5,7 @@ use lb_common::{Counter, Flow, FlowKey, Phase, Ring};
 use super::clock::{beat, now};
 use super::ring;
 use super::tuple::{expect_reply_of_hairpin, opposite, reverse_of};
+use super::window::{self, Ending};
 use crate::frame::Headers;
 use crate::frame::layout::tcp;
 use crate::global::global;
@@ -13,32 +14,58 @@ use crate::maps;
 /// Beats without a reply for which a learned MAC address is believed.
 const MAC_TRUSTED: u16 = 2;
 
-/// Both sides have sent a FIN.
-const FINS: u8 = Flow::FIN_CLIENT | Flow::FIN_BACKEND;
-
-/// Keeps the flow of a packet from a pod, if something about the flow has changed.
+/// Keeps the flow of a packet from a pod.
 #[inline(always)]
 pub fn touch_forward(headers: &Headers, flow: &mut Flow) {
-    if flow.beat != beat() || flow.is_in(Phase::Replied) && !flow.is_waiting() || headers.has_control_flag() {
+    window::note(&headers.span, headers.tcp_flags, flow);
+    if flow.beat != beat()
+        || flow.is_in(Phase::Replied) && !flow.is_waiting()
+        || flow.is_in(Phase::Closed)
+        || headers.has_control_flag()
+    {
         if flow.is_reverse() {
             // A hairpin reply enters by the link of the requests.
-            track_backend(&headers.key, flow, headers.tcp_flags, 0);
+            track_backend(&headers.key, flow, headers.tcp_flags, headers.span.seq, 0);
         } else {
-            track_forward(&headers.key, flow, headers.tcp_flags);
+            track_forward(&headers.key, flow, headers.tcp_flags, headers.span.seq);
         }
     }
 }
 
+/// Notes a reply, and returns whether it changes more of its flow than that. `reverse` is its reverse entry.
+#[inline(always)]
+pub fn has_changed(headers: &Headers, reverse: &mut Flow) -> bool {
+    window::note(&headers.span, headers.tcp_flags, reverse);
+    reverse.beat != beat()
+        || reverse.is_in(Phase::New)
+        || reverse.is_in(Phase::Closed)
+        || headers.has_control_flag()
+}
+
+/// Keeps the flow of a reply that changes the flow. `mac` is the source's in the low 48 bits, first byte lowest; 0 is
+/// not to be learned.
+#[inline(always)]
+pub fn track_reply(headers: &Headers, reverse: &mut Flow, mac: u64) {
+    track_backend(&headers.key, reverse, headers.tcp_flags, headers.span.seq, mac);
+}
+
 global!(
-    /// Keeps the flow of a packet from a pod. `flow` is its forward entry.
-    fn track_forward(key: &FlowKey, flow: &mut Flow, tcp_flags: u8) -> () = forward, null: ()
+    /// Keeps the flow of a packet from a pod. `flow` is its forward entry, `seq` TCP's sequence number.
+    fn track_forward(key: &FlowKey, flow: &mut Flow, tcp_flags: u8, seq: u32) -> () = forward, null: ()
 );
 
 #[inline(always)]
-fn forward(key: &FlowKey, flow: &mut Flow, tcp_flags: u8) {
+fn forward(key: &FlowKey, flow: &mut Flow, tcp_flags: u8, seq: u32) {
     let other = opposite(key, flow);
-    if tcp_flags & tcp::SYN != 0 && flow.syn_count < u8::MAX {
-        flow.syn_count += 1;
+    if tcp_flags & tcp::SYN != 0 {
+        flow.syn_count = flow.syn_count.saturating_add(1);
+        if flow.was_reset() {
+            // Another connection may begin.
+            window::forget(flow);
+            if let Some(reverse) = maps::flow(&other) {
+                window::forget(reverse);
+            }
+        }
     }
     let beat = beat();
     if flow.beat != beat {
@@ -51,7 +78,13 @@ fn forward(key: &FlowKey, flow: &mut Flow, tcp_flags: u8) {
         promote(key, flow);
     }
     if tcp_flags & (tcp::FIN | tcp::RST) != 0 {
-        close(key, flow, Flow::FIN_CLIENT, tcp_flags & tcp::RST != 0);
+        let is_live = flow.is_live();
+        let ending =
+            window::ending(seq, tcp_flags, is_live, flow, maps::flow(&other).map(|reverse| &*reverse));
+        close(key, flow, Flow::FIN_CLIENT, ending);
+    }
+    if flow.was_reset() && tcp_flags & (tcp::SYN | tcp::RST) == 0 && window::is_near(seq, flow) {
+        go_on(key, flow, Flow::WENT_ON_CLIENT);
     }
     if (flow.phase, flow.is_waiting()) != state
         && let Some(reverse) = maps::flow(&other)
@@ -93,13 +126,13 @@ fn refresh_reverse(key: &FlowKey, flow: &mut Flow, other: &FlowKey) {
 }
 
 global!(
-    /// Keeps the flow of a reply. `reverse` is its reverse entry. `mac` is the source's in the low 48 bits, first byte
-    /// lowest; 0 is not to be learned.
-    pub fn track_backend(key: &FlowKey, reverse: &mut Flow, tcp_flags: u8, mac: u64) -> () = backend, null: ()
+    /// Keeps the flow of a reply. `reverse` is its reverse entry, `seq` TCP's sequence number. `mac` is the source's in
+    /// the low 48 bits, first byte lowest; 0 is not to be learned.
+    fn track_backend(key: &FlowKey, reverse: &mut Flow, tcp_flags: u8, seq: u32, mac: u64) -> () = backend, null: ()
 );
 
 #[inline(always)]
-fn backend(key: &FlowKey, reverse: &mut Flow, tcp_flags: u8, mac: u64) {
+fn backend(key: &FlowKey, reverse: &mut Flow, tcp_flags: u8, seq: u32, mac: u64) {
     let other = opposite(key, reverse);
     let Some(flow) = maps::flow(&other) else { return };
     let beat = beat();
@@ -119,7 +152,11 @@ fn backend(key: &FlowKey, reverse: &mut Flow, tcp_flags: u8, mac: u64) {
         }
     }
     if tcp_flags & (tcp::FIN | tcp::RST) != 0 {
-        close(&other, flow, Flow::FIN_BACKEND, tcp_flags & tcp::RST != 0);
+        let ending = window::ending(seq, tcp_flags, flow.is_live(), reverse, Some(flow));
+        close(&other, flow, Flow::FIN_BACKEND, ending);
+    }
+    if flow.was_reset() && tcp_flags & tcp::RST == 0 && window::is_near(seq, reverse) {
+        go_on(&other, flow, Flow::WENT_ON_BACKEND);
     }
     copy_state(flow, reverse);
 }
@@ -134,7 +171,7 @@ fn promote(key: &FlowKey, flow: &mut Flow) {
         }
         return;
     }
-    let phase = if flow.flags & FINS == 0 { Phase::Assured } else { Phase::Closing };
+    let phase = if flow.flags & Flow::FINS == 0 { Phase::Assured } else { Phase::Closing };
     flow.flags &= !Flow::WAITING;
     flow.phase = phase.number();
     maps::count_live(key, 1);
@@ -144,12 +181,17 @@ fn promote(key: &FlowKey, flow: &mut Flow) {
 /// Notes a FIN or RST. When both sides have closed, or one has reset, the flow goes into a ring. Live flows are
 /// therefore all that the table keeps, whether an agent runs or not.
 #[inline(always)]
-fn close(key: &FlowKey, flow: &mut Flow, side: u8, reset: bool) {
-    if !reset {
-        flow.flags |= side;
-    }
-    let phase = if reset || flow.flags & FINS == FINS { Phase::Closed } else { Phase::Closing };
+fn close(key: &FlowKey, flow: &mut Flow, side: u8, ending: Ending) {
     let was_live = flow.is_live();
+    match ending {
+        Ending::Nothing => return,
+        Ending::Side => flow.flags |= side,
+        Ending::Connection if was_live => flow.flags &= !WENT_ON,
+        // Nothing was established that could go on, or this is the second RST.
+        Ending::Connection => flow.flags |= Flow::FINS,
+    }
+    let is_over = ending == Ending::Connection || flow.flags & Flow::FINS == Flow::FINS;
+    let phase = if is_over { Phase::Closed } else { Phase::Closing };
     if flow.has_reached(phase) || phase == Phase::Closing && !was_live {
         return;
     }
@@ -160,6 +202,18 @@ fn close(key: &FlowKey, flow: &mut Flow, side: u8, reset: bool) {
             maps::count(Counter::FlowClosed);
         }
         ring::enter(Ring::Ended, key, flow.first_seen);
+    }
+}
+
+/// Both sides have sent a segment since a RST.
+const WENT_ON: u8 = Flow::WENT_ON_CLIENT | Flow::WENT_ON_BACKEND;
+
+/// Notes that a side goes on after a RST. If both do, the RST was forged, or no side has taken it.
+#[inline(always)]
+fn go_on(key: &FlowKey, flow: &mut Flow, side: u8) {
+    flow.flags |= side;
+    if flow.flags & WENT_ON == WENT_ON {
+        promote(key, flow);
     }
 }
 

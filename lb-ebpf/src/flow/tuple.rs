@@ -23,7 +23,9 @@ pub fn reverse_of(key: &FlowKey, flow: &Flow, reverse: &mut Flow) {
     reverse.mac = [0; 6];
     reverse.beat = flow.beat;
     reverse.doubted = 0;
-    reverse.pad = [0; 6];
+    reverse.end = 0;
+    reverse.ack = 0;
+    reverse.pad = [0; 2];
 }
 
 /// Writes an endpoint word by word: a copy between map values would become a call that goes byte by byte.

@@ -14,12 +14,41 @@ pub struct Headers {
     pub l3: u32,
     pub l4: u32,
     pub v6: bool,
+    /// 0 if this is not TCP.
     pub tcp_flags: u8,
     /// IPv4 header checksum as it lies in the frame.
     pub ip_check: u16,
     /// UDP: checksum as it lies in the frame. TCP: something else.
     pub l4_check: u16,
     pub pad: u16,
+    /// Unread if this is not TCP.
+    pub span: Span,
+}
+
+/// What a TCP segment says about both directions of its connection. In host byte order.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Span {
+    /// Sequence number.
+    pub seq: u32,
+    /// The sequence number of what follows the segment.
+    pub end: u32,
+    /// Acknowledgement number.
+    pub ack: u32,
+}
+
+impl Span {
+    pub const UNREAD: Self = Self { seq: 0, end: 0, ack: 0 };
+
+    /// Reads the span of a segment that has this many bytes of the IP packet, header included. An aggregate that is too
+    /// long for the length field of IP has 0 there, and counts as if it had no payload.
+    #[inline(always)]
+    pub const fn of(tcp: &tcp::Header, len: u32) -> Self {
+        let payload = len.saturating_sub(tcp.len());
+        let phantom = (tcp.flags() & tcp::SYN != 0) as u32 + (tcp.flags() & tcp::FIN != 0) as u32;
+        let seq = u32::from_be(tcp.seq());
+        Self { seq, end: seq.wrapping_add(payload + phantom), ack: u32::from_be(tcp.ack()) }
+    }
 }
 
 impl ByPointer for Headers {}
@@ -37,6 +66,7 @@ impl Headers {
             ip_check: 0,
             l4_check: 0,
             pad: 0,
+            span: Span::UNREAD,
         }
     }
 

@@ -96,6 +96,12 @@ pub mod ipv4 {
             (self.0[0].to_be() >> 8 & 0xf) as u32 * 4
         }
 
+        /// Length of the packet in bytes; 0 if the aggregate is too long for the field.
+        #[inline(always)]
+        pub const fn total_len(&self) -> u32 {
+            self.0[1].to_be() as u32
+        }
+
         #[inline(always)]
         pub const fn is_fragment(&self) -> bool {
             self.0[3] & MORE_OR_OFFSET != 0
@@ -156,6 +162,12 @@ pub mod ipv6 {
         #[inline(always)]
         pub const fn is_v6(&self) -> bool {
             self.0[0].to_be() >> 28 == 6
+        }
+
+        /// Length in bytes of what follows the header; 0 if the aggregate is too long for the field.
+        #[inline(always)]
+        pub const fn payload_len(&self) -> u32 {
+            self.0[1].to_be() >> 16
         }
 
         /// What follows: a protocol, or an extension header.
@@ -219,7 +231,6 @@ pub mod tcp {
 
     /// Without options.
     pub const LEN: u32 = 20;
-    pub const SEQUENCE: u32 = 4;
     /// The 16 bits of data offset and flags.
     pub const OFFSET_AND_FLAGS: u32 = 12;
     pub const CHECK: u32 = 16;

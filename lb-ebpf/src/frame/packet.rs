@@ -16,7 +16,7 @@ use aya_ebpf::{
 };
 
 use super::headers::Headers;
-use super::layout::{Bytes, eth, tcp};
+use super::layout::{Bytes, eth};
 use super::link::Link;
 use crate::global::global;
 
@@ -97,12 +97,6 @@ impl Packet<'_> {
             Some(_) => true,
             None => false,
         }
-    }
-
-    /// The sequence number of a TCP segment, as it lies in the packet; 0 if it cannot be read.
-    #[inline(always)]
-    pub fn sequence_number(&self) -> u32 {
-        self.load(self.l4 + tcp::SEQUENCE).unwrap_or(0)
     }
 
     /// Source MAC address in the low 48 bits, first byte lowest; 0 if it cannot be read.

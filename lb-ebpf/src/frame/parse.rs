@@ -5,7 +5,7 @@ use core::mem::MaybeUninit;
 use aya_ebpf::bindings::__sk_buff;
 use lb_common::{Port, Proto, wire_enum};
 
-use super::headers::Headers;
+use super::headers::{Headers, Span};
 use super::layout::{eth, halves, icmp, ipv4, ipv6, l4, sctp, tcp};
 use super::packet::Packet;
 use super::plain;
@@ -87,7 +87,7 @@ fn parse_v4(packet: &mut Packet) -> Parsed {
     packet.key.dst = ip.dst();
     packet.ip_check = ip.check();
     packet.l4 = packet.l3 + ip.len();
-    parse_piece(packet, ip.is_fragment(), ip.is_first())
+    parse_piece(packet, ip.total_len(), ip.is_fragment(), ip.is_first())
 }
 
 #[inline(always)]
@@ -102,6 +102,10 @@ fn parse_v6(packet: &mut Packet) -> Parsed {
     if ip.is_mapped() {
         return Parsed::Other;
     }
+    let len = match ip.payload_len() {
+        0 => 0,
+        len => ipv6::LEN + len,
+    };
     let mut next = ip.next();
     packet.l4 = packet.l3 + ipv6::LEN;
     for _ in 0..MAX_EXTENSIONS {
@@ -126,12 +130,12 @@ fn parse_v6(packet: &mut Packet) -> Parsed {
                 let place = option[1].to_be();
                 if place & 0xfff9 != 0 {
                     packet.key.proto = next;
-                    return parse_piece(packet, true, place & 0xfff8 == 0);
+                    return parse_piece(packet, len, true, place & 0xfff8 == 0);
                 }
             }
             _ => {
                 packet.key.proto = next;
-                return parse_l4(packet);
+                return parse_l4(packet, len);
             }
         }
     }
@@ -140,23 +144,27 @@ fn parse_v6(packet: &mut Packet) -> Parsed {
 
 /// Parses a whole packet, or a fragment. The first fragment has the ports, so that it can be counted.
 #[inline(always)]
-fn parse_piece(packet: &mut Packet, piece: bool, first: bool) -> Parsed {
+fn parse_piece(packet: &mut Packet, ip_len: u32, piece: bool, first: bool) -> Parsed {
     if !piece {
-        return parse_l4(packet);
+        return parse_l4(packet, ip_len);
     }
     if first {
-        parse_l4(packet);
+        parse_l4(packet, ip_len);
     }
     Parsed::Fragment
 }
 
+/// `ip_len` is the length of the IP packet in bytes, 0 if it is not known.
 #[inline(always)]
-fn parse_l4(packet: &mut Packet) -> Parsed {
+fn parse_l4(packet: &mut Packet, ip_len: u32) -> Parsed {
     match packet.key.proto {
         icmp::V4 | icmp::V6 => return Parsed::Icmp,
         proto if proto == Proto::Tcp.number() => {
             let Some(tcp) = packet.load::<tcp::Header>(packet.l4) else { return Parsed::Other };
             packet.tcp_flags = tcp.flags();
+            // From the length of the packet, because a short frame is padded.
+            let end = packet.l3 + ip_len;
+            packet.span = Span::of(&tcp, end.saturating_sub(packet.l4));
         }
         proto if proto == Proto::Udp.number() => {}
         // The checksum of SCTP covers no address, so that it does not change.

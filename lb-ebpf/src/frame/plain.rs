@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use lb_common::Proto;
 
-use super::headers::Headers;
+use super::headers::{Headers, Span};
 use super::layout::{Bytes, eth, ipv4, ipv6, l4, tcp};
 
 /// A context with a packet whose linear part can be read directly.
@@ -59,7 +59,8 @@ const L3: usize = eth::LEN as usize;
 pub fn parse(frame: impl Frame) -> Option<Headers> {
     let Start { eth, ip, l4 } = peek(frame, 0)?;
     if eth.ethertype() == eth::IP && ip.is_plain() && !ip.is_fragment() {
-        let tcp_flags = transport(frame, L3 + ipv4::LEN as usize, ip.proto())?;
+        let len = ip.total_len().saturating_sub(ipv4::LEN);
+        let (tcp_flags, span) = transport(frame, L3 + ipv4::LEN as usize, ip.proto(), len)?;
         return Some(Headers {
             key: ip.key(l4.ports()),
             l3: eth::LEN,
@@ -69,11 +70,12 @@ pub fn parse(frame: impl Frame) -> Option<Headers> {
             ip_check: ip.check(),
             l4_check: l4.udp_check(),
             pad: 0,
+            span,
         });
     }
     if eth.ethertype() == eth::IPV6 {
         let ip = peek::<ipv6::Header>(frame, L3)?;
-        let tcp_flags = transport(frame, L3 + ipv6::LEN as usize, ip.next())?;
+        let (tcp_flags, span) = transport(frame, L3 + ipv6::LEN as usize, ip.next(), ip.payload_len())?;
         let l4 = peek::<l4::Start>(frame, L3 + ipv6::LEN as usize)?;
         if ip.is_mapped() {
             return None;
@@ -87,18 +89,20 @@ pub fn parse(frame: impl Frame) -> Option<Headers> {
             ip_check: 0,
             l4_check: l4.udp_check(),
             pad: 0,
+            span,
         });
     }
     None
 }
 
-/// TCP's flags, 0 for UDP; `None` for other protocols.
+/// TCP's flags and span, nothing for UDP; `None` for other protocols. `len` counts from `l4`.
 #[inline(always)]
-fn transport(frame: impl Frame, l4: usize, proto: u8) -> Option<u8> {
+fn transport(frame: impl Frame, l4: usize, proto: u8, len: u32) -> Option<(u8, Span)> {
     if proto == Proto::Tcp.number() {
-        Some(peek::<tcp::Header>(frame, l4)?.flags())
+        let tcp = peek::<tcp::Header>(frame, l4)?;
+        Some((tcp.flags(), Span::of(&tcp, len)))
     } else if proto == Proto::Udp.number() {
-        Some(0)
+        Some((0, Span::UNREAD))
     } else {
         None
     }

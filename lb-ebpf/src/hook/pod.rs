@@ -5,7 +5,7 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::programs::TcContext;
-use lb_common::{Action, Counter, Flow, Phase};
+use lb_common::{Action, Counter, Flow};
 
 use crate::answer;
 use crate::flow::icmp::{self, Fate};
@@ -204,9 +204,9 @@ pub fn egress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
     if packet.has_end_flag() && flow::is_doubted(packet, flow) {
         return Ok(Verdict::Continue);
     }
-    if flow.beat != flow::beat() || flow.is_in(Phase::New) || packet.has_control_flag() {
+    if flow::has_changed(packet, flow) {
         let mac = if link.is_port() { packet.source_mac() } else { 0 };
-        flow::track_backend(&packet.key, flow, packet.tcp_flags, mac);
+        flow::track_reply(packet, flow, mac);
     }
     Ok(Verdict::Continue)
 }

@@ -99,7 +99,7 @@ fn connections_that_end_leave_without_an_agent() -> Result<()> {
                 path.from_pod(&sent.fin())?;
                 path.to_pod(&reply.fin())?;
             } else {
-                path.to_pod(&reply.rst())?;
+                path.to_pod(&reply.seq(1_001).rst())?;
             }
         }
         let ended = slots()?;
