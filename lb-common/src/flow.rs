@@ -140,8 +140,8 @@ pub struct Flow {
     pub end: u32,
     /// TCP: the highest acknowledgement number that this direction has sent, in host byte order.
     pub ack: u32,
-    /// Zero. The kernel allocates this much in any case.
-    pub pad: [u16; 2],
+    /// In a forward entry, the interface index of the link by which the client's packets come; 0 if not known.
+    pub link: u32,
 }
 
 const _: () = assert!(size_of::<Flow>() == 92);
@@ -166,7 +166,7 @@ impl Flow {
         doubted: 0,
         end: 0,
         ack: 0,
-        pad: [0; 2],
+        link: 0,
     };
 
     /// Bytes of an entry in the schemas 1 and 2, which had all fields before `doubted`.

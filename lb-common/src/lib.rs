@@ -17,6 +17,7 @@ mod wire;
 mod addr;
 mod affinity;
 mod backend;
+mod bridge;
 pub mod checksum;
 mod counters;
 mod flow;
@@ -30,6 +31,7 @@ mod socket;
 pub use addr::{Addr, Port, Proto};
 pub use affinity::{Affinity, AffinityKey};
 pub use backend::{Backend, BackendState};
+pub use bridge::BridgeHost;
 pub use counters::{COUNTERS, Counter, Traffic};
 pub use flow::{Action, Endpoint, Finding, Flow, FlowKey, Phase, ReadThrough, TICK_SHIFT, timeout};
 pub use interest::{
@@ -64,6 +66,7 @@ pod!(
     Affinity,
     AffinityKey,
     Backend,
+    BridgeHost,
     Flow,
     FlowKey,
     Frontend,
@@ -98,6 +101,10 @@ pub mod capacity {
     pub const SERVICES: usize = 32_768;
     pub const SLOTS: usize = 262_144;
     pub const BACKENDS: usize = 131_072;
+    /// Ports of bridges, and VLANs on bridges.
+    pub const BRIDGE_PORTS: usize = 4_096;
+    /// Hosts on bridges. The memory is allocated at start.
+    pub const BRIDGE_HOSTS: usize = 16_384;
     /// Two entries per flow. The memory is allocated on use.
     pub const FLOWS: usize = 1_048_576;
     /// One slot per flow, in all rings together. The memory is allocated at start.

@@ -26,6 +26,8 @@ pinned_maps! {
     FLOWS = "flows",
     FLOWS_LIVE = "flows_live",
     RINGS = "rings",
+    BRIDGE_PORTS = "bridge_ports",
+    BRIDGE_HOSTS = "bridge_hosts",
     COUNTERS = "counters",
     SERVICE_STATS = "service_stats",
     BACKEND_STATS = "backend_stats",

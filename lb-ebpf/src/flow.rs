@@ -17,6 +17,6 @@ mod tuple;
 mod window;
 
 pub use open::{Opened, open_flow};
-pub use source::{is_doubted, is_proven, look_at_end_of_reply};
+pub use source::{is_doubted, is_proven, look_at_end_of_reply, mac_to_learn};
 pub use standing::{Standing, standing};
 pub use track::{forget, has_changed, touch_forward, track_reply};

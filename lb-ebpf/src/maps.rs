@@ -4,6 +4,7 @@
 //! once. What a packet needs is therefore copied out early, and never read again after a delete.
 
 mod atomic;
+mod bridge;
 mod client;
 mod count;
 mod flags;
@@ -12,6 +13,7 @@ mod interest;
 mod ring;
 mod service;
 
+pub use bridge::{bridge_host, bridge_host_insert, bridge_of};
 pub use client::{affinity, affinity_insert, socket, socket_insert, socket_remove};
 pub use count::{account, count};
 pub use flow::{

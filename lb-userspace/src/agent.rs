@@ -101,7 +101,10 @@ impl Agent {
                 }
                 () = self.telemetry.repair() => links_due = Some(Instant::now()),
                 Some(error) = inputs.ports_failed.recv() => return Err(error),
-                _ = sweeps.tick() => self.sweep(),
+                _ = sweeps.tick() => {
+                    self.sweep();
+                    self.links.correct_hosts().await;
+                }
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The tables and programs in the kernel. Only these modules use aya.
 
+pub mod bridges;
 pub mod hook;
 pub mod load;
 pub mod lock;

@@ -38,11 +38,11 @@ wire_enum! {
 answer!(Opened, Failed);
 
 /// Opens a flow, to a backend of a frontend or straight to a backend's own address. `previous` is the backend of the
-/// flow that this one follows. The steps are called one after the other: one upon the other, their stacks would not fit
+/// flow that this one follows, `link` the interface index of the link by which the packet came. The steps are called one after the other: one upon the other, their stacks would not fit
 /// into the verifier's 512 bytes.
 #[inline(always)]
-pub fn open_flow(key: &FlowKey, tcp_flags: u8, previous: u32) -> Opened {
-    match prepare_flow(key, find_frontend(key), tcp_flags, previous) {
+pub fn open_flow(key: &FlowKey, tcp_flags: u8, previous: u32, link: u32) -> Opened {
+    match prepare_flow(key, find_frontend(key), tcp_flags, previous, link) {
         Opened::Flow => insert_flow(key),
         refused => refused,
     }
@@ -50,18 +50,19 @@ pub fn open_flow(key: &FlowKey, tcp_flags: u8, previous: u32) -> Opened {
 
 global!(
     /// Decides about a packet without a flow, and fills in the forward entry of its flow in this CPU's scratch.
-    fn prepare_flow(key: &FlowKey, frontend: Option<Frontend>, tcp_flags: u8, previous: u32) -> Opened = prepare,
-        null: Opened::Failed
+    fn prepare_flow(key: &FlowKey, frontend: Option<Frontend>, tcp_flags: u8, previous: u32, link: u32) -> Opened =
+        prepare, null: Opened::Failed
 );
 
 #[inline(always)]
-fn prepare(key: &FlowKey, frontend: Option<Frontend>, tcp_flags: u8, previous: u32) -> Opened {
+fn prepare(key: &FlowKey, frontend: Option<Frontend>, tcp_flags: u8, previous: u32, link: u32) -> Opened {
     let begins = !key.is_tcp() || is_syn(tcp_flags);
     // Loopback is for processes of the node, which do not send over a link (CVE-2020-8558).
     if key.dst.is_loopback() {
         return Opened::NotOurs;
     }
     let Some(scratch) = maps::scratch() else { return Opened::Failed };
+    scratch.forward.link = link;
     let Some(frontend) = frontend else { return without_frontend(key, begins, scratch) };
     if !begins {
         // At a NodePort's number, a socket of the node may be in the middle of a connection of its own; if there is no
@@ -122,7 +123,7 @@ fn without_frontend(key: &FlowKey, begins: bool, scratch: &mut Scratch) -> Opene
     Opened::Flow
 }
 
-/// Fills in a direct flow to this destination.
+/// Fills in a direct flow to this destination, all but its link.
 #[inline(always)]
 fn new_flow(key: &FlowKey, flow: &mut Flow, src: Addr, dst: Addr, dport: Port) {
     let now = now();
@@ -143,7 +144,6 @@ fn new_flow(key: &FlowKey, flow: &mut Flow, src: Addr, dst: Addr, dport: Port) {
     flow.doubted = 0;
     flow.end = 0;
     flow.ack = 0;
-    flow.pad = [0; 2];
 }
 
 global!(

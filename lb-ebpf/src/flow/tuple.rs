@@ -25,7 +25,7 @@ pub fn reverse_of(key: &FlowKey, flow: &Flow, reverse: &mut Flow) {
     reverse.doubted = 0;
     reverse.end = 0;
     reverse.ack = 0;
-    reverse.pad = [0; 2];
+    reverse.link = 0;
 }
 
 /// Writes an endpoint word by word: a copy between map values would become a call that goes byte by byte.

@@ -57,7 +57,7 @@ fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
             Standing::OtherWay => true,
             _ => false,
         };
-        if !changes_nothing && !flow::is_proven(packet, link) {
+        if !changes_nothing && !flow::is_proven(packet, link, Some(flow)) {
             return Ok(Verdict::Continue);
         }
         match standing {
@@ -97,7 +97,7 @@ fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
     }
     // A segment in the middle of a connection opens no flow.
     let may_open = !packet.is_tcp() || packet.is_syn();
-    if may_open && previous == Flow::NONE && !flow::is_proven(packet, link) {
+    if may_open && previous == Flow::NONE && !flow::is_proven(packet, link, None) {
         return Ok(Verdict::Continue);
     }
     begin(packet, previous, link)
@@ -115,7 +115,7 @@ fn begin(packet: &mut Packet, previous: u32, link: Link) -> Result<Verdict, Drop
         // An answer to a socket of the node whose port is a NodePort's number.
         return Ok(Verdict::Continue);
     }
-    let reason = match flow::open_flow(&packet.key, packet.tcp_flags, previous) {
+    let reason = match flow::open_flow(&packet.key, packet.tcp_flags, previous, packet.ifindex()) {
         Opened::Flow => {
             let Some(scratch) = maps::scratch() else { return Err(Drop(Counter::DropFlowInsert)) };
             let flow = &scratch.forward;
@@ -205,7 +205,7 @@ pub fn egress(ctx: &TcContext, link: Link) -> Result<Verdict, Drop> {
         return Ok(Verdict::Continue);
     }
     if flow::has_changed(packet, flow) {
-        let mac = if link.is_port() { packet.source_mac() } else { 0 };
+        let mac = if link.is_port() { flow::mac_to_learn(packet, flow) } else { 0 };
         flow::track_reply(packet, flow, mac);
     }
     Ok(Verdict::Continue)

@@ -74,7 +74,7 @@ impl Agent {
             netdev: netdev.clone(),
             host_sockets: HostSockets::new(config.host_sockets, &pins, &kernel.maps)?,
             writer: Writer::new(planner, kernel, reclaim_in),
-            links: Links::new(object, pins.clone(), netdev, config.attach, config.roles),
+            links: Links::new(object, pins.clone(), netdev, config.attach, config.roles)?,
             pins,
             sweep: Sweep::default(),
             sizes: config.sizes,

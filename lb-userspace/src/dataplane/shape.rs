@@ -7,9 +7,9 @@ use anyhow::{Context, anyhow};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{MapInfo, MapType};
 use lb_common::{
-    Addr, Affinity, AffinityKey, Backend, COARSE_WORDS, COUNTERS, Flow, FlowKey, Frontend, FrontendKey,
-    INTEREST_WORDS, LIVE_COUNTS, RING_PART, RING_SHARDS, Ring, RingSlot, Service, ServiceName, Slot, Socket,
-    SocketKey, SourceClient, Traffic, capacity, names,
+    Addr, Affinity, AffinityKey, Backend, BridgeHost, COARSE_WORDS, COUNTERS, Flow, FlowKey, Frontend,
+    FrontendKey, INTEREST_WORDS, LIVE_COUNTS, RING_PART, RING_SHARDS, Ring, RingSlot, Service, ServiceName,
+    Slot, Socket, SocketKey, SourceClient, Traffic, capacity, names,
 };
 
 /// Sizes that may be changed at each start.
@@ -152,6 +152,8 @@ pub fn wanted(sizes: Sizes) -> [(&'static str, Shape); names::MAPS.len()] {
         (names::FLOWS, Shape::of::<FlowKey, Flow>(Hash, sizes.flows as usize)),
         (names::FLOWS_LIVE, Shape::of::<u32, u64>(Array, LIVE_COUNTS)),
         (names::RINGS, Shape::of::<u32, RingSlot>(Array, Ring::COUNT * sizes.ring() as usize)),
+        (names::BRIDGE_PORTS, Shape::of::<u32, u32>(Hash, capacity::BRIDGE_PORTS)),
+        (names::BRIDGE_HOSTS, Shape::of::<Addr, BridgeHost>(LruHash, capacity::BRIDGE_HOSTS)),
         (names::COUNTERS, Shape::of::<u32, u64>(PerCpuArray, COUNTERS)),
         (names::SERVICE_STATS, Shape::of::<u32, Traffic>(PerCpuArray, capacity::SERVICES)),
         (names::BACKEND_STATS, Shape::of::<u32, Traffic>(PerCpuArray, capacity::BACKENDS)),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use aya::Ebpf;
 use tracing::{error, info, warn};
 
+use crate::dataplane::bridges::Bridges;
 use crate::dataplane::hook::place::{Place, is_ours};
 use crate::dataplane::hook::{self, Hook, Mode, clsact, tcx};
 use crate::dataplane::migrate::{self, Migration};
@@ -20,6 +21,7 @@ const SWAP_AGAIN: Duration = Duration::from_millis(20);
 
 /// The programs, and the links to which they are attached.
 pub struct Links {
+    bridges: Bridges,
     pub object: Ebpf,
     pins: Pins,
     netdev: Netdev,
@@ -44,8 +46,17 @@ struct Attached {
 }
 
 impl Links {
-    pub fn new(object: Ebpf, pins: Pins, netdev: Netdev, mode: Mode, roles: Overrides) -> Self {
-        Self {
+    /// # Errors
+    /// If the tables about bridges cannot be read.
+    pub fn new(
+        object: Ebpf,
+        pins: Pins,
+        netdev: Netdev,
+        mode: Mode,
+        roles: Overrides,
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
+            bridges: Bridges::open(&pins)?,
             object,
             pins,
             netdev,
@@ -55,7 +66,7 @@ impl Links {
             wanted: BTreeMap::new(),
             missing: BTreeSet::new(),
             missing_before: BTreeSet::new(),
-        }
+        })
     }
 
     /// Number of links that have our programs.
@@ -92,6 +103,27 @@ impl Links {
         })
     }
 
+    /// Gives addresses on bridges back to the ports where the bridges have learned their hosts.
+    pub async fn correct_hosts(&mut self) {
+        if !self.bridges.have_ports() {
+            return;
+        }
+        let corrected = match self.netdev.stations().await {
+            Ok(stations) => self.bridges.correct(&stations),
+            Err(failed) => Err(failed),
+        };
+        match corrected {
+            Ok(addresses) => {
+                for address in addresses {
+                    warn!(
+                        "{address} was used by another port of its bridge, with the MAC address of its host"
+                    );
+                }
+            }
+            Err(failed) => warn!("cannot compare the hosts on bridges: {failed:#}"),
+        }
+    }
+
     /// Attaches the programs of a change of the tables to all links, and takes over the flows that no packet asked for
     /// meanwhile. Afterwards, [`Links::reconcile`] attaches the usual programs.
     ///
@@ -124,6 +156,8 @@ impl Links {
         let mut all = true;
         let links = self.netdev.links().await?;
         self.collect_stale(&links)?;
+        // Programs look for the bridge of the link to which they are attached.
+        self.bridges.update(&links)?;
         let wanted = links.iter().filter(|facts| role(facts, &self.roles).0 == Role::Pod);
         self.wanted = wanted.map(|facts| (facts.index, facts.name.clone())).collect();
         for facts in &links {
@@ -162,6 +196,13 @@ impl Links {
         match hook::attach(&mut self.object, &self.pins, self.mode, facts, &filters) {
             Ok(hook) => {
                 info!(link = facts.name, ?hook, "attached: {reason}");
+                if let Some(switch) = facts.switch() {
+                    warn!(
+                        link = facts.name,
+                        "a port of {switch}: if no route of the node leads to this link, packets of the pod count as \
+                         spoofed_source and reach no Service; `--source-check off` lets them"
+                    );
+                }
                 self.attached.insert(facts.index, Attached { facts: facts.clone(), hook, foreign });
                 true
             }

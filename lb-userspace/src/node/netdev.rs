@@ -6,11 +6,12 @@ use std::net::IpAddr;
 use anyhow::Context;
 use futures::{Stream, StreamExt, TryStreamExt};
 use rtnetlink::packet_core::{NetlinkMessage, Nla, NlasIterator};
-use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader};
 use rtnetlink::packet_route::tc::{TcAttribute, TcMessage, TcOption};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::{AsyncSocket, SocketAddr};
 use rtnetlink::{Handle, RouteMessageBuilder};
 
@@ -32,10 +33,42 @@ pub struct Facts {
     pub loopback: bool,
     /// The other end is in another network namespace.
     pub peer_elsewhere: bool,
-    /// The link is a port of a bridge.
-    pub bridge_port: bool,
+    /// The device of which the link is a port.
+    pub master: Option<Master>,
+    /// The device on which the link is, by interface index: a VLAN has one.
+    pub on: Option<u32>,
     /// A default route leaves by the link.
     pub default_route: bool,
+}
+
+/// A device that has other links as its ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Master {
+    pub index: u32,
+    /// `IFLA_INFO_SLAVE_KIND`: `bridge`, `vrf`, `openvswitch` and so on.
+    pub kind: String,
+}
+
+impl Facts {
+    /// The bridge of which the link is a port, by its interface index.
+    pub fn bridge(&self) -> Option<u32> {
+        self.master.as_ref().filter(|master| master.kind == "bridge").map(|master| master.index)
+    }
+
+    /// The kind of a switch other than a bridge of which the link is a port.
+    pub fn switch(&self) -> Option<&str> {
+        let master = self.master.as_ref().map(|master| master.kind.as_str());
+        master.filter(|kind| !matches!(*kind, "bridge" | "vrf"))
+    }
+}
+
+/// A host that a bridge has learned: an entry of the bridge's forwarding database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Station {
+    /// Interface indexes.
+    pub bridge: u32,
+    pub port: u32,
+    pub mac: [u8; 6],
 }
 
 /// A classifier that is attached by clsact.
@@ -141,6 +174,17 @@ impl Netdev {
         Ok(of_link.filter_map(|message| own_address(&message.attributes)).collect())
     }
 
+    /// The hosts that bridges have learned.
+    ///
+    /// # Errors
+    /// If the kernel cannot list them.
+    pub async fn stations(&self) -> anyhow::Result<Vec<Station>> {
+        let mut request = self.handle.neighbours().get();
+        request.message_mut().header.family = AddressFamily::Bridge;
+        let entries: Vec<_> = request.execute().try_collect().await.context("list the hosts on bridges")?;
+        Ok(entries.iter().filter_map(station).collect())
+    }
+
     /// Removes a link.
     ///
     /// # Errors
@@ -190,6 +234,18 @@ impl Netdev {
     }
 }
 
+fn station(message: &NeighbourMessage) -> Option<Station> {
+    let (mut bridge, mut mac) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Controller(index) => bridge = Some(*index),
+            NeighbourAttribute::LinkLocalAddress(bytes) => mac = bytes.as_slice().try_into().ok(),
+            _ => {}
+        }
+    }
+    Some(Station { bridge: bridge?, port: message.header.ifindex, mac: mac? })
+}
+
 fn filter(message: &TcMessage) -> Filter {
     let handle = u32::from(message.header.handle);
     let name = message.attributes.iter().find_map(|attribute| match attribute {
@@ -218,17 +274,18 @@ fn facts(message: &LinkMessage) -> Facts {
         loopback: message.header.flags.contains(LinkFlags::Loopback),
         ..Facts::default()
     };
+    let (mut controller, mut port_kind) = (None, String::new());
     for attribute in &message.attributes {
         match attribute {
+            LinkAttribute::Controller(index) => controller = Some(*index),
+            LinkAttribute::Link(index) => facts.on = Some(*index),
             LinkAttribute::IfName(name) => facts.name.clone_from(name),
             LinkAttribute::LinkNetNsId(_) => facts.peer_elsewhere = true,
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     match info {
                         LinkInfo::Kind(kind) => facts.kind = kind_name(kind),
-                        LinkInfo::PortKind(kind) => {
-                            facts.bridge_port = format!("{kind:?}").contains("Bridge")
-                        }
+                        LinkInfo::PortKind(kind) => port_kind = kind.to_string(),
                         _ => {}
                     }
                 }
@@ -236,6 +293,7 @@ fn facts(message: &LinkMessage) -> Facts {
             _ => {}
         }
     }
+    facts.master = controller.map(|index| Master { index, kind: port_kind });
     facts
 }
 

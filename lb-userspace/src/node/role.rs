@@ -60,7 +60,7 @@ pub fn role(facts: &Facts, overrides: &Overrides) -> (Role, &'static str) {
         "vxlan" | "geneve" | "ipip" | "ip6tnl" | "sit" | "gre" | "wireguard"
     ) {
         (Role::Tunnel, "kind of link")
-    } else if pod_kind && facts.bridge_port {
+    } else if pod_kind && facts.bridge().is_some() {
         (Role::Pod, "port of a bridge")
     } else if facts.default_route {
         // Even if the peer is elsewhere, because a node may itself be a container.
@@ -69,7 +69,7 @@ pub fn role(facts: &Facts, overrides: &Overrides) -> (Role, &'static str) {
         (Role::Pod, "peer in another network namespace")
     } else if pod_kind {
         (Role::None, "peer in this network namespace")
-    } else if facts.bridge_port {
+    } else if facts.bridge().is_some() {
         (Role::None, "a device of the host, port of a bridge")
     } else {
         (Role::None, "no default route")
@@ -79,6 +79,7 @@ pub fn role(facts: &Facts, overrides: &Overrides) -> (Role, &'static str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::netdev::Master;
 
     fn link(kind: &str) -> Facts {
         Facts { index: 7, name: "x0".into(), kind: kind.into(), ..Facts::default() }
@@ -96,8 +97,9 @@ mod tests {
 
     #[test]
     fn a_bridge_port_is_a_pod_but_a_physical_one_is_not() {
-        assert_eq!(role_of(&Facts { bridge_port: true, ..link("veth") }), Role::Pod);
-        assert_eq!(role_of(&Facts { bridge_port: true, ..link("") }), Role::None);
+        let master = Some(Master { index: 3, kind: "bridge".into() });
+        assert_eq!(role_of(&Facts { master: master.clone(), ..link("veth") }), Role::Pod);
+        assert_eq!(role_of(&Facts { master, ..link("") }), Role::None);
     }
 
     #[test]

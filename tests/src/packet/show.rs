@@ -1,7 +1,9 @@
 //! Packets as text: one line for each, and the fields that differ.
 
 use super::{Packet, Tcp, Transport};
+use anyhow::{Context, Result};
 use std::fmt;
+use std::str::FromStr;
 
 /// An Ethernet address.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Hash)]
@@ -11,6 +13,16 @@ impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;
         write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl FromStr for Mac {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let bytes = text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<u8>, _>>();
+        let bytes = bytes.ok().and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Self).with_context(|| format!("{text:?} is not a MAC address"))
     }
 }
 

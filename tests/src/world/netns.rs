@@ -1,5 +1,6 @@
 //! A network namespace: made by `ip netns add`, entered by threads of this process, deleted at the end.
 
+use crate::packet::Mac;
 use crate::sys;
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns};
@@ -116,6 +117,12 @@ impl Netns {
     pub fn link_index(&self, link: &str) -> Result<u32> {
         self.enter(|| nix::net::if_::if_nametoindex(link))
             .with_context(|| format!("no link {link} in namespace {}", self.name))
+    }
+
+    /// The MAC address of a link inside the namespace.
+    pub fn link_mac(&self, link: &str) -> Result<Mac> {
+        let shown = self.run("ip", &["-brief", "link", "show", "dev", link])?;
+        shown.split_whitespace().nth(2).context("no MAC address")?.parse()
     }
 
     /// The processes in this namespace (threads of this process do not count).

@@ -6,7 +6,7 @@ use anyhow::Result;
 use lb_common::Proto;
 use lb_tests::load::{Held, HeldTcp, Requests, SynFlood};
 use lb_tests::packet::{Packet, tcp};
-use lb_tests::world::{Family, Layout};
+use lb_tests::world::{Cni, Family, GATEWAY_MAC, Layout, Pod, Wire};
 use std::net::{IpAddr, SocketAddr};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -20,8 +20,41 @@ const OWN_SYNS: usize = 100_000;
 const PORTS: std::ops::Range<u16> = 32_768..61_000;
 
 /// A client, and a pod that attacks it.
-fn stage() -> Result<Stage> {
-    Stage::new(Layout::routed().with_clients(2))
+fn stage(layout: Layout) -> Result<Stage> {
+    Stage::new(layout.with_clients(2))
+}
+
+/// A bridge that drops frames of the attacker with the MAC address of somebody else, as the bridge plugin does with
+/// `macspoofchk`. What it drops it drops after our programs.
+fn stage_on_a_bridge() -> Result<Stage> {
+    let stage = stage(Layout::bridge(false, false))?;
+    let attacker = stage.world.pod("client2");
+    let mac = attacker.netns.link_mac(Pod::LINK)?;
+    stage.world.node().run(
+        "nft",
+        &[&format!(
+            "table bridge own {{ chain frames {{ type filter hook prerouting priority -300; \
+             iifname {} ether saddr != {mac} drop; }}; }}",
+            attacker.link
+        )],
+    )?;
+    Ok(stage)
+}
+
+/// Sends packets as the attacker can address them: on a bridge also to the victim itself, and with its MAC address.
+fn attack(stage: &Stage, packets: &[Packet]) -> Result<()> {
+    let (victim, attacker) = (stage.world.client(), stage.world.pod("client2"));
+    let (own, other) = (attacker.netns.link_mac(Pod::LINK)?, victim.netns.link_mac(Pod::LINK)?);
+    let ways = match stage.world.layout().cni {
+        Cni::Routed => vec![(own, GATEWAY_MAC)],
+        Cni::Bridge { .. } => {
+            vec![(own, GATEWAY_MAC), (other, GATEWAY_MAC), (own, other), (other, other)]
+        }
+    };
+    let frames = packets
+        .iter()
+        .flat_map(|packet| ways.iter().map(|(from, to)| packet.clone().macs(*from, *to).bytes()));
+    Wire::of(attacker)?.send(&frames.collect::<Vec<_>>())
 }
 
 /// Every segment that would end this connection or open it anew, as its client and as its backend might send them.
@@ -41,7 +74,15 @@ fn forged(client: SocketAddr, service: SocketAddr, backend: SocketAddr) -> Vec<P
 
 #[test]
 fn no_pod_ends_the_connections_of_another() -> Result<()> {
-    let stage = stage()?;
+    connections_live(&stage(Layout::routed())?)
+}
+
+#[test]
+fn no_pod_ends_the_connections_of_another_on_a_bridge() -> Result<()> {
+    connections_live(&stage_on_a_bridge()?)
+}
+
+fn connections_live(stage: &Stage) -> Result<()> {
     let _agent = stage.world.start_agent(&[])?;
     let (victim, attacker) = (stage.world.client(), stage.world.pod("client2"));
     for family in Family::ALL {
@@ -50,7 +91,7 @@ fn no_pod_ends_the_connections_of_another() -> Result<()> {
         let backends = held.backends();
         for connection in &held.connections {
             let backend = stage.world.pod(&connection.backend).at(family, TARGET);
-            attacker.send(&forged(connection.local, target, backend))?;
+            attack(stage, &forged(connection.local, target, backend))?;
         }
         SynFlood::to(target).from(attacker.ip(family)).packets(OWN_SYNS).run(attacker)?;
         let failures = held.ping();
@@ -79,24 +120,55 @@ fn no_pod_ends_the_connections_of_another() -> Result<()> {
 
 #[test]
 fn no_pod_keeps_another_from_connecting() -> Result<()> {
-    let stage = stage()?;
+    connections_begin(&stage(Layout::routed())?)
+}
+
+#[test]
+fn no_pod_keeps_another_from_connecting_on_a_bridge() -> Result<()> {
+    connections_begin(&stage_on_a_bridge()?)
+}
+
+fn connections_begin(stage: &Stage) -> Result<()> {
     // Two Services with one endpoint, the same.
     let only = || [&stage.world.backends()[0]];
     stage.write(&service("web", WEB), only())?;
     stage.write(&service("shop", SHOP), only())?;
     let _agent = stage.world.start_agent(&[])?;
-    let (victim, attacker) = (stage.world.client(), stage.world.pod("client2"));
+    let victim = stage.world.client();
     for family in Family::ALL {
         let source: IpAddr = victim.ip(family);
         let backend = only()[0].at(family, TARGET);
         for target in [backend, vip(SHOP, family, Proto::Tcp)] {
             let syns: Vec<Packet> = PORTS.map(|port| tcp((source, port), target).syn()).collect();
-            attacker.send(&syns)?;
+            attack(stage, &syns)?;
         }
         let report = Requests::tcp(vip(WEB, family, Proto::Tcp)).count(60).workers(1).run(&victim.netns);
         report.assert_clean();
     }
     assert_eq!((stage.counter("clash_dropped")?, stage.counter("clash_resolved")?), (0, 0));
     assert!(stage.counter("spoofed_source")? >= 4 * PORTS.len() as u64);
+    Ok(())
+}
+
+/// Whoever uses an address first has it, until the bridge is asked.
+#[test]
+fn an_address_returns_to_the_port_where_its_bridge_has_learned_the_host() -> Result<()> {
+    let stage = stage_on_a_bridge()?;
+    let _agent = stage.world.start_agent(&[])?;
+    let (victim, attacker) = (stage.world.client(), stage.world.pod("client2"));
+    let mac = victim.netns.link_mac(Pod::LINK)?;
+    for family in Family::ALL {
+        let target = vip(WEB, family, Proto::Tcp);
+        let neighbour = format!("neigh replace {} lladdr {mac} dev cni0 nud reachable", victim.ip(family));
+        stage.world.node().ip(&neighbour)?;
+        let syn = tcp((victim.ip(family), PORTS.start), target).syn();
+        Wire::of(attacker)?.send(&[syn.macs(mac, GATEWAY_MAC).bytes()])?;
+        let before = stage.counter("spoofed_source")?;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while Requests::tcp(target).count(1).workers(1).run(&victim.netns).answered() == 0 {
+            assert!(Instant::now() < deadline, "{family:?}: the victim stays locked out");
+        }
+        assert!(stage.counter("spoofed_source")? > before, "{family:?}: the address was never claimed");
+    }
     Ok(())
 }

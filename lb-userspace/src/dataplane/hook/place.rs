@@ -17,7 +17,7 @@ impl<'a> Place<'a> {
     /// The name of the program that belongs there.
     pub(super) fn program(self) -> &'static str {
         let link = self.link;
-        match (link.bridge_port, self.direction) {
+        match (link.bridge().is_some(), self.direction) {
             (false, Direction::Ingress) if link.peer_elsewhere => names::POD_INGRESS,
             (false, Direction::Ingress) => names::TAP_INGRESS,
             (false, Direction::Egress) => names::POD_EGRESS,
