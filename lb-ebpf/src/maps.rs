@@ -18,7 +18,7 @@ pub use client::{affinity, affinity_insert, socket, socket_insert, socket_remove
 pub use count::{account, count};
 pub use flow::{
     Scratch, bring_over, count_live, count_swept, flow, flow_here, flow_insert, flow_insert_new, flow_remove,
-    forget_previous, has_room, may_set_bit, scratch,
+    forget_previous, has_room, is_nearly_full, may_set_bit, scratch,
 };
 pub use interest::{interesting, may_be_node_port, near_service, set_interesting};
 pub use ring::take_slot;

@@ -297,6 +297,9 @@ impl Agent {
         let complaint = report.flows.complaint(self.sizes);
         if let (Some(complaint), false) = (&complaint, self.is_crowded) {
             warn!("{complaint}");
+            if let Some(recorder) = &self.recorder {
+                recorder.report_node("FlowTableNearlyFull", complaint);
+            }
         }
         self.is_crowded = complaint.is_some();
         self.telemetry.health(|health| health.set_flows(complaint));

@@ -207,12 +207,28 @@ impl Datapath {
 
     /// Moves the last packet of every flow back by this many ticks.
     pub fn age(&mut self, ticks: u32) -> Result<()> {
+        self.change_flows(|flow| {
+            flow.last_seen = flow.last_seen.checked_sub(ticks).context("the machine is up for too short")?;
+            Ok(())
+        })
+    }
+
+    /// Moves the first packet of every flow back by this many ticks.
+    pub fn begin_earlier(&mut self, ticks: u32) -> Result<()> {
+        self.change_flows(|flow| {
+            flow.first_seen =
+                flow.first_seen.checked_sub(ticks).context("the machine is up for too short")?;
+            Ok(())
+        })
+    }
+
+    fn change_flows(&mut self, change: impl Fn(&mut Flow) -> Result<()>) -> Result<()> {
         let mut flows = Vec::new();
         self.kernel.maps.for_each_flow(|key, flow| flows.push((*key, *flow)))?;
         let mut table: HashMap<_, FlowKey, Flow> =
             Map::HashMap(MapData::from_pin(self.pin(names::FLOWS))?).try_into()?;
         for (key, mut flow) in flows {
-            flow.last_seen = flow.last_seen.checked_sub(ticks).context("the machine is up for too short")?;
+            change(&mut flow)?;
             table.insert(key, flow, 0)?;
         }
         Ok(())

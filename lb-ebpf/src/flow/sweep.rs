@@ -37,7 +37,10 @@ fn remove(key: &FlowKey, now: u32) -> i32 {
     let counts = flow.is_live() && !flow.is_reverse();
     let idle = now.saturating_sub(flow.last_seen);
     let limit = timeout::idle(key.proto, flow.phase_of_timeout(phase));
-    if idle <= limit && (idle <= timeout::UNNEEDED || is_needed(key, flow)) || !maps::flow_remove(key) {
+    let stays = idle <= limit
+        && (idle <= timeout::UNNEEDED || is_needed(key, flow))
+        && (idle <= timeout::EARLY || !flow.may_leave_early() || !maps::is_nearly_full());
+    if stays || !maps::flow_remove(key) {
         return 0;
     }
     if counts {

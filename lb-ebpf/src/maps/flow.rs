@@ -206,6 +206,12 @@ pub fn has_room(key: &FlowKey) -> bool {
         || all < i64::from(settings::max_live()) && live(client_group(key.src)) < eighth * i64::from(SHARE)
 }
 
+/// Whether live flows have taken nine tenths of their room.
+#[inline(always)]
+pub fn is_nearly_full() -> bool {
+    live(0) >= i64::from(settings::max_live()) / 10 * 9
+}
+
 #[inline(always)]
 fn live(index: u32) -> i64 {
     // A count may be a little below 0 after a correction.

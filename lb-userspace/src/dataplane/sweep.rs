@@ -65,7 +65,7 @@ impl Flows {
     /// What an operator should know if live flows leave little room.
     pub fn complaint(&self, sizes: Sizes) -> Option<String> {
         let room = sizes.live() as usize;
-        (self.live >= room / 10 * 9).then(|| {
+        is_nearly_full(self.live, sizes).then(|| {
             format!(
                 "the flow table is nearly full: {} of {room} live flows; a larger --max-flows makes more room",
                 self.live
@@ -86,6 +86,11 @@ impl Flows {
     }
 }
 
+/// Whether live flows have taken nine tenths of their room.
+fn is_nearly_full(live: usize, sizes: Sizes) -> bool {
+    live >= sizes.live() as usize / 10 * 9
+}
+
 /// The time in ticks of `CLOCK_MONOTONIC_COARSE`, as the packet path counts them.
 pub fn now() -> u32 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -94,11 +99,14 @@ pub fn now() -> u32 {
     ((time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64) >> TICK_SHIFT) as u32
 }
 
-/// Whether the flow has been silent for longer than its phase allows, or than a flow may be that is not needed.
-fn is_idle(key: &FlowKey, flow: &Flow, now: u32, is_needed: impl Fn() -> bool) -> bool {
+/// Whether the flow has been silent for longer than its phase allows, than a flow may be that is not needed, or than one
+/// may be in a table that is nearly full.
+fn is_idle(key: &FlowKey, flow: &Flow, now: u32, nearly_full: bool, is_needed: impl Fn() -> bool) -> bool {
     let phase = Phase::from_number(flow.phase).unwrap_or(Phase::Closed);
     let idle = now.saturating_sub(flow.last_seen);
-    idle > timeout::idle(key.proto, flow.phase_of_timeout(phase)) || idle > timeout::UNNEEDED && !is_needed()
+    idle > timeout::idle(key.proto, flow.phase_of_timeout(phase))
+        || idle > timeout::UNNEEDED && !is_needed()
+        || idle > timeout::EARLY && nearly_full && flow.may_leave_early()
 }
 
 /// Whether the flow's backend is there; of a direct flow, whether its destination may be a backend's.
@@ -132,6 +140,7 @@ impl Sweep {
         let now = now();
         let mut idle = [Vec::new(), Vec::new()];
         let before = maps.live();
+        let nearly_full = is_nearly_full(before[0].max(0) as usize, maps.sizes()?);
         let mut live = vec![0; before.len()];
         maps.for_each_flow(|key, flow| {
             report.entries += 1;
@@ -140,7 +149,7 @@ impl Sweep {
                 live[0] += 1;
                 live[client_group(key.src) as usize] += 1;
             }
-            if is_idle(key, flow, now, || is_needed(key, flow, tables, &bits)) {
+            if is_idle(key, flow, now, nearly_full, || is_needed(key, flow, tables, &bits)) {
                 idle[Family::of(key.dst) as usize].push(*key);
                 return;
             }

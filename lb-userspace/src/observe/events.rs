@@ -1,14 +1,16 @@
-//! Kubernetes Events, for users of `kubectl describe`, about Services that ask for something that they cannot get.
-//! Reporting never waits, never fails loudly, and never floods the API server.
+//! Kubernetes Events, for users of `kubectl describe`, about Services that ask for something that they cannot get, and
+//! about the node. Reporting never waits, never fails loudly, and never floods the API server.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::{ObjectReference, Service};
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Service};
 use kube::api::ListParams;
 use kube::runtime::events::{self, EventType, Reporter};
 use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
@@ -32,19 +34,36 @@ const NOTE_BYTES: usize = 1024;
 /// Accepts notices for publication. All clones are the same recorder.
 #[derive(Clone)]
 pub struct Recorder {
+    node_name: Arc<str>,
     sender: mpsc::Sender<Report>,
     telemetry: Arc<Telemetry>,
 }
 
 struct Report {
-    service: ObjectName,
+    about: About,
     reason: &'static str,
     note: String,
 }
 
+/// The object of an Event.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum About {
+    Service(ObjectName),
+    Node(Arc<str>),
+}
+
+impl fmt::Display for About {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Service(service) => write!(f, "Service {service}"),
+            Self::Node(node) => write!(f, "Node {node}"),
+        }
+    }
+}
+
 impl Recorder {
     /// Starts a recorder that publishes until all clones are dropped. Must be called in a tokio runtime. `node_name`
-    /// identifies the reporter.
+    /// identifies the reporter, and its Node.
     pub fn start(client: Client, node_name: &str, telemetry: Arc<Telemetry>) -> Self {
         let (sender, reports) = mpsc::channel(WAITING);
         let reporter = Reporter {
@@ -59,12 +78,21 @@ impl Recorder {
             telemetry: Arc::clone(&telemetry),
         };
         tokio::spawn(publisher.run(reports));
-        Self { sender, telemetry }
+        Self { node_name: node_name.into(), sender, telemetry }
     }
 
     /// Publishes a warning about a Service. Never waits.
     pub fn report(&self, service: &ObjectName, reason: &'static str, text: &str) {
-        let report = Report { service: service.clone(), reason, note: note(text) };
+        self.send(About::Service(service.clone()), reason, text);
+    }
+
+    /// Publishes a warning about the agent's Node. Never waits.
+    pub fn report_node(&self, reason: &'static str, text: &str) {
+        self.send(About::Node(Arc::clone(&self.node_name)), reason, text);
+    }
+
+    fn send(&self, about: About, reason: &'static str, text: &str) {
+        let report = Report { about, reason, note: note(text) };
         if self.sender.try_send(report).is_err() {
             self.telemetry.event_sent(reason, EventOutcome::Limited);
         }
@@ -83,7 +111,7 @@ struct Publisher {
 impl Publisher {
     async fn run(mut self, mut reports: mpsc::Receiver<Report>) {
         while let Some(report) = reports.recv().await {
-            if !self.limiter.admits(&report.service, report.reason, Instant::now()) {
+            if !self.limiter.admits(&report.about, report.reason, Instant::now()) {
                 self.telemetry.event_sent(report.reason, EventOutcome::Limited);
                 continue;
             }
@@ -106,44 +134,56 @@ impl Publisher {
             action: "Program".to_owned(),
             secondary: None,
         };
-        self.recorder.publish(&event, &self.reference(&report.service).await?).await
+        self.recorder.publish(&event, &self.reference(&report.about).await?).await
     }
 
     /// `kubectl describe` finds Events by the object's uid, which nothing else in the agent needs. The uid is read by a
     /// list, which the agent's role grants, unlike `get`.
-    async fn reference(&self, name: &ObjectName) -> kube::Result<ObjectReference> {
-        let api: Api<Service> = Api::namespaced(self.client.clone(), &name.namespace);
-        let only = ListParams::default().fields(&format!("metadata.name={}", name.name));
-        let found = api.list_metadata(&only).await?.items.into_iter().next();
-        Ok(ObjectReference {
-            api_version: Some(Service::api_version(&()).into_owned()),
-            kind: Some(Service::kind(&()).into_owned()),
-            namespace: Some(name.namespace.to_string()),
-            name: Some(name.name.to_string()),
-            uid: found.and_then(|service| service.metadata.uid),
-            ..ObjectReference::default()
-        })
+    async fn reference(&self, about: &About) -> kube::Result<ObjectReference> {
+        match about {
+            About::Service(of) => {
+                let services = Api::<Service>::namespaced(self.client.clone(), &of.namespace);
+                reference(services, &of.name, Some(&*of.namespace)).await
+            }
+            About::Node(name) => reference(Api::<Node>::all(self.client.clone()), name, None).await,
+        }
     }
 
     fn say(&mut self, report: &Report, error: &kube::Error) {
         let is_forbidden = matches!(error, kube::Error::Api(status) if status.code == 403);
         if !is_forbidden {
-            debug!("Event {} about Service {}: {error}", report.reason, report.service);
+            debug!("Event {} about {}: {error}", report.reason, report.about);
         } else if !self.said {
             self.said = true;
             warn!(
-                "Events about Services cannot be written: {error}; grant create and patch on events (events.k8s.io), \
+                "Events cannot be written: {error}; grant create and patch on events (events.k8s.io), \
                  as deploy/ does. This message is not repeated"
             );
         }
     }
 }
 
+async fn reference<K>(objects: Api<K>, name: &str, namespace: Option<&str>) -> kube::Result<ObjectReference>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + fmt::Debug,
+{
+    let only = ListParams::default().fields(&format!("metadata.name={name}"));
+    let found = objects.list_metadata(&only).await?.items.into_iter().next();
+    Ok(ObjectReference {
+        api_version: Some(K::api_version(&()).into_owned()),
+        kind: Some(K::kind(&()).into_owned()),
+        namespace: namespace.map(str::to_owned),
+        name: Some(name.to_owned()),
+        uid: found.and_then(|object| object.metadata.uid),
+        ..ObjectReference::default()
+    })
+}
+
 /// A token bucket, and a pause for each subject.
 struct Limiter {
     tokens: u32,
     filled: Instant,
-    told: HashMap<(ObjectName, &'static str), Instant>,
+    told: HashMap<(About, &'static str), Instant>,
 }
 
 impl Limiter {
@@ -151,9 +191,9 @@ impl Limiter {
         Self { tokens: BURST, filled: now, told: HashMap::new() }
     }
 
-    fn admits(&mut self, service: &ObjectName, reason: &'static str, now: Instant) -> bool {
+    fn admits(&mut self, about: &About, reason: &'static str, now: Instant) -> bool {
         self.told.retain(|_, told| now.saturating_duration_since(*told) < REPEAT);
-        if self.told.contains_key(&(service.clone(), reason)) {
+        if self.told.contains_key(&(about.clone(), reason)) {
             return false;
         }
         let refills = now.saturating_duration_since(self.filled).as_secs() / REFILL.as_secs();
@@ -163,7 +203,7 @@ impl Limiter {
         }
         let Some(left) = self.tokens.checked_sub(1) else { return false };
         self.tokens = left;
-        self.told.insert((service.clone(), reason), now);
+        self.told.insert((about.clone(), reason), now);
         true
     }
 }
@@ -185,7 +225,7 @@ mod tests {
     fn the_same_is_told_again_only_after_a_while() {
         let start = Instant::now();
         let mut limiter = Limiter::new(start);
-        let web = ObjectName::new("d", "web");
+        let web = About::Service(ObjectName::new("d", "web"));
         assert!(limiter.admits(&web, "A", start));
         assert!(!limiter.admits(&web, "A", start + Duration::from_secs(299)));
         assert!(limiter.admits(&web, "B", start));
@@ -198,7 +238,7 @@ mod tests {
         let mut limiter = Limiter::new(start);
         let admitted = |limiter: &mut Limiter, from: usize, now| {
             (from..from + 100)
-                .filter(|i| limiter.admits(&ObjectName::new("d", i.to_string()), "A", now))
+                .filter(|i| limiter.admits(&About::Node(i.to_string().into()), "A", now))
                 .count()
         };
         assert_eq!(admitted(&mut limiter, 0, start), BURST as usize);

@@ -24,7 +24,7 @@ struct Server {
 async fn answer(State(server): State<Server>, method: Method, uri: Uri, body: String) -> Response {
     if method == Method::GET {
         // The agent's role grants a list, not a single object.
-        assert_eq!(uri.path(), "/api/v1/namespaces/shop/services");
+        assert!(["/api/v1/namespaces/shop/services", "/api/v1/nodes"].contains(&uri.path()), "{uri}");
         let name = uri.query().and_then(|query| query.split_once("metadata.name%3D")).expect("a name").1;
         let metadata = json!({"name": name, "namespace": "shop", "uid": format!("uid-of-{name}")});
         let item =
@@ -96,6 +96,23 @@ async fn an_event_tells_about_the_service_by_its_uid() {
     assert_eq!(
         (&regarding["kind"], &regarding["apiVersion"], &regarding["name"], &regarding["uid"]),
         (&json!("Service"), &json!("v1"), &json!("web"), &json!("uid-of-web"))
+    );
+}
+
+#[tokio::test]
+async fn an_event_tells_about_the_agents_node() {
+    let server = Server::default();
+    let (telemetry, recorder) = recorder(&server).await;
+    recorder.report_node("FlowTableNearlyFull", "the flow table is nearly full");
+    outcome(&telemetry, "sent", 1).await;
+    let events = server.events.lock().unwrap();
+    let (_, path, event) = &events[0];
+    assert_eq!(path, "/apis/events.k8s.io/v1/namespaces/default/events");
+    assert_eq!(event["reason"], "FlowTableNearlyFull");
+    let regarding = &event["regarding"];
+    assert_eq!(
+        (&regarding["kind"], &regarding["name"], &regarding["uid"]),
+        (&json!("Node"), &json!("n1"), &json!("uid-of-n1"))
     );
 }
 

@@ -222,6 +222,24 @@ fn a_connection_without_room_works_and_is_assured_when_there_is_room() -> Result
     Ok(())
 }
 
+/// When the table is nearly full, connections that were opened and hardly used leave, until there is room again.
+#[test]
+fn idle_connections_with_few_packets_leave_a_nearly_full_table() -> Result<()> {
+    let mut path = small(&V4)?;
+    open(&mut path, V4.client)?;
+    path.begin_earlier(2 * timeout::EARLY)?;
+    crowd().take(SMALL.live() as usize - 1).try_for_each(|client| open(&mut path, &client))?;
+    path.sweep(2)?;
+    assert_eq!(count(&path, "TCP", "assured")?, SMALL.live() as usize, "none is idle");
+    path.age(timeout::EARLY + 1)?;
+    for _ in 0..2 {
+        path.sweep(2)?;
+        assert_eq!(count(&path, "TCP", "assured")?, SMALL.live() as usize / 10 * 9 - 1);
+        assert!(has(&path, V4.client)?, "the connection had packets for longer");
+    }
+    Ok(())
+}
+
 /// One client takes all that it gets: three quarters of the room. The others share the rest.
 #[test]
 fn one_client_leaves_room_for_others() -> Result<()> {
