@@ -1,12 +1,12 @@
 //! What one pod can do to another with packets whose source is forged. Nothing on the node drops them here: strict
 //! reverse path filters, where there are any, come after our programs and do not exist for IPv6.
 
-use crate::stage::{SHOP, Stage, TARGET, WEB, service, vip};
+use crate::stage::{CLOSED, SHOP, Stage, TARGET, WEB, service, vip};
 use anyhow::Result;
 use lb_common::Proto;
 use lb_tests::load::{Held, HeldTcp, Requests, SynFlood};
 use lb_tests::packet::{Packet, tcp};
-use lb_tests::world::{Cni, Family, GATEWAY_MAC, Layout, Pod, Wire};
+use lb_tests::world::{Cni, Family, GATEWAY_MAC, Layout, Pod, Service, Wire};
 use std::net::{IpAddr, SocketAddr};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -171,4 +171,74 @@ fn an_address_returns_to_the_port_where_its_bridge_has_learned_the_host() -> Res
         assert!(stage.counter("spoofed_source")? > before, "{family:?}: the address was never claimed");
     }
     Ok(())
+}
+
+/// Connections for which `--max-flows 2048` leaves room, and the part of it that one client gets.
+const ROOM: u64 = 1_600;
+const MOST_OF_ONE: u64 = ROOM / 8 * 6;
+/// What CPUs may have counted for themselves alone.
+const UNCOUNTED: u64 = 200;
+
+#[test]
+fn a_pod_that_fills_the_table_leaves_room_for_others_v4() -> Result<()> {
+    check_full(Family::V4)
+}
+
+#[test]
+fn a_pod_that_fills_the_table_leaves_room_for_others_v6() -> Result<()> {
+    check_full(Family::V6)
+}
+
+fn check_full(family: Family) -> Result<()> {
+    let stage = stage(Layout::routed())?;
+    let _agent = stage.world.start_agent(&["--max-flows", "2048"])?;
+    let (victim, attacker) = (stage.world.client(), stage.world.pod("client2"));
+    let target = vip(WEB, family, Proto::Tcp);
+    let mut before = HeldTcp::open(&victim.netns, target, CONNECTIONS)?;
+    fill(&stage, family)?;
+    let taken = stage.used("flows_live")?;
+    assert!(taken <= MOST_OF_ONE + CONNECTIONS as u64 + UNCOUNTED, "{taken} live flows");
+    // Connections that begin now are assured like those from before: no flood evicts them.
+    let mut after = HeldTcp::open(&victim.netns, target, CONNECTIONS)?;
+    SynFlood::to(target).from(attacker.ip(family)).packets(OWN_SYNS).run(attacker)?;
+    for held in [&mut before, &mut after] {
+        let failures = held.ping();
+        assert!(failures.is_empty(), "{} of {CONNECTIONS}: {}", failures.len(), failures[0]);
+    }
+    Requests::tcp(target).count(60).workers(1).run(&victim.netns).assert_clean();
+    Ok(())
+}
+
+/// Opens connections from the attacker to a Service of its own until it gets no more. Both ends are scripted, so that
+/// a connection costs three packets and no socket.
+fn fill(stage: &Stage, family: Family) -> Result<()> {
+    let (attacker, accomplice) = (stage.world.pod("client2"), &stage.world.backends()[0]);
+    stage.write(&Service::new("own").vips(30).tcp(80, CLOSED), [accomplice])?;
+    let (source, target) = (attacker.ip(family), vip(30, family, Proto::Tcp));
+    // The kernels at both ends must not answer what they know nothing of.
+    let silence = format!(
+        "table inet silence {{ chain in {{ type filter hook input priority 0; tcp dport {CLOSED} drop; \
+         tcp sport 80 tcp dport >= {} drop; }}; }}",
+        PORTS.start
+    );
+    for pod in [attacker, accomplice] {
+        pod.netns.run("nft", &[&silence])?;
+    }
+    let ports: Vec<u16> = PORTS.collect();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    // A ring has few slots for connections that are half open.
+    for ports in ports.chunks(30) {
+        let segments = || ports.iter().map(|port| tcp((source, *port), target));
+        attacker.send(&segments().map(Packet::syn).collect::<Vec<_>>())?;
+        sleep(Duration::from_millis(5));
+        let replies = ports.iter().map(|port| tcp(accomplice.at(family, CLOSED), (source, *port)).syn_ack());
+        accomplice.send(&replies.collect::<Vec<_>>())?;
+        sleep(Duration::from_millis(5));
+        attacker.send(&segments().map(|segment| segment.seq(1_001).ack()).collect::<Vec<_>>())?;
+        if stage.used("flows_live")? >= MOST_OF_ONE && stage.counter("flow_table_full")? > 0 {
+            return Ok(());
+        }
+        assert!(Instant::now() < deadline, "{} live flows", stage.used("flows_live")?);
+    }
+    panic!("{} live flows", stage.used("flows_live")?)
 }
