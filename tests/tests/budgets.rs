@@ -5,10 +5,14 @@
 //! frontend of the next. A run of N repeats walks N flows, each of them established, and every repeat does all the
 //! work that a packet needs.
 
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use aya::Ebpf;
+use aya::maps::MapData;
 use aya::programs::SchedClassifier;
 use lb_common::{Counter, Proto, names};
 use lb_tests::datapath::{Datapath, service};
@@ -214,6 +218,34 @@ fn nanoseconds_per_packet() -> Result<()> {
         let spread = [times[0], times[ROUNDS / 2], times[ROUNDS - 1]];
         table.row(&format!("{family} TCP connection of 8 packets"), spread);
     }
+    Ok(())
+}
+
+/// Bytes of the kernel's memory for a flow, both entries and their overhead.
+const FLOW_MEMORY: u64 = 384;
+
+/// Bytes of a pinned map, as the kernel counts them.
+fn memory(pin: &Path) -> Result<u64> {
+    let map = MapData::from_pin(pin)?;
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd()))?;
+    let line = info.lines().find_map(|line| line.strip_prefix("memlock:")).context("no memlock")?;
+    Ok(line.trim().parse()?)
+}
+
+#[test]
+fn memory_of_a_flow() -> Result<()> {
+    const FLOWS: usize = 10_000;
+    let mut path = ring(Proto::Tcp, false, 1)?;
+    let flows = path.pin(names::FLOWS);
+    let before = memory(&flows)?;
+    for port in 0..FLOWS as u16 {
+        let from = format!("10.244.1.10:{}", 20_000 + port);
+        path.from_pod(&tcp(from.as_str(), place(false, 0).as_str()).syn())?;
+    }
+    assert_eq!(path.flow_keys()?.len(), 2 * FLOWS);
+    let each = (memory(&flows)? - before) / FLOWS as u64;
+    println!("\na flow takes {each} bytes of the kernel's memory; {FLOW_MEMORY} are allowed");
+    assert!((1..=FLOW_MEMORY).contains(&each));
     Ok(())
 }
 
