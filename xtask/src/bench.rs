@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: nanoseconds per packet, printed by the test that also checks the instruction budgets.
 //! `cargo xtask bench api`: the latency and the cost of a change on a real API server.
+//! `cargo xtask bench data`: connections, requests and streams through a node.
 
 use std::ffi::OsString;
 
@@ -27,13 +28,20 @@ enum What {
         #[arg(last = true)]
         arguments: Vec<OsString>,
     },
+    /// Measure connections, requests and streams by each way to a server, next to kube-proxy
+    Data {
+        /// Arguments for the program that measures; `-- --help` lists them
+        #[arg(last = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 /// Runs the benchmark.
 pub fn run(options: &Options) -> Result<()> {
     match &options.what {
         None => packets(),
-        Some(What::Api { arguments }) => api(arguments),
+        Some(What::Api { arguments }) => measure("api", arguments),
+        Some(What::Data { arguments }) => measure("data", arguments),
     }
 }
 
@@ -45,9 +53,9 @@ fn packets() -> Result<()> {
     cargo::run(command.current_dir(&budgets.package).args(["--nocapture", "--test-threads=1"]))
 }
 
-fn api(arguments: &[OsString]) -> Result<()> {
+fn measure(what: &str, arguments: &[OsString]) -> Result<()> {
     setup::control_plane::ensure()?;
     let programs = cargo::build(&["--package", "lb-userspace", "--package", "lb-tests", "--bins"])?;
     let mut command = as_root(cargo::find(&programs, "lb-bench")?, &environment())?;
-    cargo::run(command.arg("api").arg("--lb").arg(cargo::find(&programs, "lb")?).args(arguments))
+    cargo::run(command.arg(what).arg("--lb").arg(cargo::find(&programs, "lb")?).args(arguments))
 }

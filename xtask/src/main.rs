@@ -45,7 +45,7 @@ enum Command {
     Lint,
     /// Count rooms (top-level modules), arrows (imports) and circles of each crate
     Rooms(rooms::Options),
-    /// Measure nanoseconds per packet; `bench api` measures changes on a real API server
+    /// Measure nanoseconds per packet; `bench api` measures changes on a real API server, `bench data` whole connections
     Bench(bench::Options),
     /// Remove what was built
     Clean(clean::Options),

@@ -40,6 +40,21 @@ pub fn cpu(pid: u32) -> Result<Duration> {
     Ok(Duration::from(clock.now()?) + of_children(pid)?)
 }
 
+/// Whether a program that the process started is running.
+pub fn has_children(pid: u32) -> Result<bool> {
+    let pid = pid.to_string();
+    for entry in fs::read_dir("/proc")? {
+        // A process may have ended meanwhile; others are no processes.
+        let stat = fs::read_to_string(entry?.path().join("stat")).unwrap_or_default();
+        // The parent is the second field after the name.
+        let parent = stat.rsplit_once(')').and_then(|(_, fields)| fields.split_whitespace().nth(1));
+        if parent == Some(&pid) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// `cutime` and `cstime` of /proc/pid/stat, in clock ticks.
 fn of_children(pid: u32) -> Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the process is gone")?;
