@@ -133,7 +133,8 @@ pub struct Flow {
     /// Low bits of a coarse count of jiffies: the packet path reads the clock when these bits have changed.
     pub beat: u16,
     /// In a reverse entry with `Flow::DOUBTED`: the sequence number, in host byte order, of the last segment that a
-    /// pod sent with the backend's address forged and that would have ended the flow.
+    /// pod sent with the backend's address forged and that would have ended the flow. In a forward entry: the sequence
+    /// number after the client's last SYN on a flow that was there; 0 if there was none.
     pub doubted: u32,
     /// TCP: the sequence number behind the last byte that this direction has sent, in host byte order. 0 if no segment
     /// was seen yet.

@@ -38,8 +38,8 @@ wire_enum! {
 answer!(Opened, Failed);
 
 /// Opens a flow, to a backend of a frontend or straight to a backend's own address. `previous` is the backend of the
-/// flow that this one follows, `link` the interface index of the link by which the packet came. The steps are called one after the other: one upon the other, their stacks would not fit
-/// into the verifier's 512 bytes.
+/// flow that this one follows, `link` the interface index of the link by which the packet came. The steps are called one
+/// after the other: nested, their stacks would not fit into the verifier's 512 bytes.
 #[inline(always)]
 pub fn open_flow(key: &FlowKey, tcp_flags: u8, previous: u32, link: u32) -> Opened {
     match prepare_flow(key, find_frontend(key), tcp_flags, previous, link) {

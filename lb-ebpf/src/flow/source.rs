@@ -80,9 +80,14 @@ pub fn look_at_end_of_reply(packet: &mut Packet, link: Link) {
         return;
     }
     let Some(reverse) = maps::flow(&packet.key) else { return };
-    if reverse.is_reverse() && !reverse.is_hairpin() && !is_proven(packet, link, None) {
+    if !reverse.is_reverse() || reverse.is_hairpin() {
+        return;
+    }
+    if !is_proven(packet, link, None) {
         reverse.doubted = packet.span.seq;
         reverse.flags |= Flow::DOUBTED;
+    } else if reverse.doubted == packet.span.seq {
+        reverse.flags &= !Flow::DOUBTED;
     }
 }
 
@@ -135,6 +140,7 @@ fn ask_bridge(skb: *mut __sk_buff, headers: &mut Headers, port: u32) -> bool {
     }
     if let Some(known) = known
         && known.mac == neighbour
+        && maps::bridge_of(known.port) == Some(bridge)
         && !matches!(route_back(skb, headers, known.port), Way::NoLink)
     {
         return false;

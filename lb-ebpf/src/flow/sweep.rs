@@ -5,6 +5,7 @@ use aya_ebpf::programs::TcContext;
 use lb_common::{Counter, Flow, FlowKey, SWEEP_BATCH, timeout};
 
 use super::clock::now;
+use super::tuple::opposite;
 use crate::frame::layout::eth;
 use crate::frame::{Headers, Packet};
 use crate::global::global;
@@ -37,16 +38,22 @@ fn remove(key: &FlowKey, now: u32) -> i32 {
     let counts = flow.is_live() && !flow.is_reverse();
     let idle = now.saturating_sub(flow.last_seen);
     let limit = timeout::idle(key.proto, flow.phase_of_timeout(phase));
-    let stays = idle <= limit
-        && (idle <= timeout::UNNEEDED || is_needed(key, flow))
-        && (idle <= timeout::EARLY || !flow.may_leave_early() || !maps::is_nearly_full());
-    if stays || !maps::flow_remove(key) {
+    let is_over = idle > limit || idle > timeout::UNNEEDED && !is_needed(key, flow);
+    // Its reverse entry leaves with it: each would be judged when another share of the table is full.
+    let is_early =
+        idle > timeout::EARLY && !flow.is_reverse() && flow.may_leave_early() && maps::is_nearly_full();
+    let other = opposite(key, flow);
+    if !is_over && !is_early || !maps::flow_remove(key) {
         return 0;
     }
     if counts {
         maps::count_swept(key);
     }
     maps::count(Counter::FlowExpired);
+    if !is_over && maps::flow_remove(&other) {
+        maps::count(Counter::FlowExpired);
+        return 2;
+    }
     1
 }
 

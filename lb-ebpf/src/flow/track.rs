@@ -6,18 +6,21 @@ use super::clock::{beat, now};
 use super::ring;
 use super::tuple::{expect_reply_of_hairpin, opposite, reverse_of};
 use super::window::{self, Ending};
-use crate::frame::Headers;
 use crate::frame::layout::tcp;
+use crate::frame::{Headers, Span};
 use crate::global::global;
 use crate::maps;
 
 /// Beats without a reply for which a learned MAC address is believed.
 const MAC_TRUSTED: u16 = 2;
 
-/// Keeps the flow of a packet from a pod.
+/// Keeps the flow of a packet from a pod that came by this link.
 #[inline(always)]
-pub fn touch_forward(headers: &Headers, flow: &mut Flow) {
-    window::note(&headers.span, headers.tcp_flags, flow);
+pub fn touch_forward(headers: &Headers, flow: &mut Flow, link: u32) {
+    // The sources of such segments are not proven.
+    if flow.link == link || flow.link == 0 {
+        window::note(&headers.span, headers.tcp_flags, flow);
+    }
     if flow.beat != beat()
         || flow.is_in(Phase::Replied) && !flow.is_waiting()
         || flow.is_in(Phase::Closed)
@@ -25,9 +28,9 @@ pub fn touch_forward(headers: &Headers, flow: &mut Flow) {
     {
         if flow.is_reverse() {
             // A hairpin reply enters by the link of the requests.
-            track_backend(&headers.key, flow, headers.tcp_flags, headers.span.seq, 0);
+            track_backend(&headers.key, flow, headers.tcp_flags, headers.span.numbers(), 0);
         } else {
-            track_forward(&headers.key, flow, headers.tcp_flags, headers.span.seq);
+            track_forward(&headers.key, flow, headers.tcp_flags, headers.span.numbers());
         }
     }
 }
@@ -46,31 +49,35 @@ pub fn has_changed(headers: &Headers, reverse: &mut Flow) -> bool {
 /// not to be learned.
 #[inline(always)]
 pub fn track_reply(headers: &Headers, reverse: &mut Flow, mac: u64) {
-    track_backend(&headers.key, reverse, headers.tcp_flags, headers.span.seq, mac);
+    track_backend(&headers.key, reverse, headers.tcp_flags, headers.span.numbers(), mac);
 }
 
 global!(
-    /// Keeps the flow of a packet from a pod. `flow` is its forward entry, `seq` TCP's sequence number.
-    fn track_forward(key: &FlowKey, flow: &mut Flow, tcp_flags: u8, seq: u32) -> () = forward, null: ()
+    /// Keeps the flow of a packet from a pod. `flow` is its forward entry; `numbers` are TCP's ([`Span::numbers`]).
+    fn track_forward(key: &FlowKey, flow: &mut Flow, tcp_flags: u8, numbers: u64) -> () = forward, null: ()
 );
 
 #[inline(always)]
-fn forward(key: &FlowKey, flow: &mut Flow, tcp_flags: u8, seq: u32) {
+fn forward(key: &FlowKey, flow: &mut Flow, tcp_flags: u8, numbers: u64) {
+    let (seq, ack) = Span::of_numbers(numbers);
     let other = opposite(key, flow);
-    if tcp_flags & tcp::SYN != 0 {
+    if let Some(reverse) = maps::flow(&other)
+        && tcp_flags & tcp::ACK != 0
+    {
+        window::find_back(seq, ack, flow, reverse);
+    }
+    let is_syn = tcp_flags & tcp::SYN != 0;
+    if is_syn {
         flow.syn_count = flow.syn_count.saturating_add(1);
-        if flow.was_reset() {
-            // Another connection may begin.
-            window::forget(flow);
-            if let Some(reverse) = maps::flow(&other) {
-                window::forget(reverse);
-            }
-        }
+        flow.doubted = seq.wrapping_add(1);
     }
     let beat = beat();
     if flow.beat != beat {
         flow.beat = beat;
-        flow.last_seen = now();
+        // The time since a RST counts, not that since a SYN.
+        if !is_syn || !flow.was_reset() {
+            flow.last_seen = now();
+        }
         refresh_reverse(key, flow, &other);
     }
     let state = (flow.phase, flow.is_waiting());
@@ -78,12 +85,11 @@ fn forward(key: &FlowKey, flow: &mut Flow, tcp_flags: u8, seq: u32) {
         promote(key, flow);
     }
     if tcp_flags & (tcp::FIN | tcp::RST) != 0 {
-        let is_live = flow.is_live();
-        let ending =
-            window::ending(seq, tcp_flags, is_live, flow, maps::flow(&other).map(|reverse| &*reverse));
+        let reverse = maps::flow(&other).map(|reverse| &*reverse);
+        let ending = window::ending(seq, ack, tcp_flags, flow.is_live(), flow, reverse);
         close(key, flow, Flow::FIN_CLIENT, ending);
     }
-    if flow.was_reset() && tcp_flags & (tcp::SYN | tcp::RST) == 0 && window::is_near(seq, flow) {
+    if flow.was_reset() && tcp_flags & (tcp::SYN | tcp::RST) == 0 && window::is_near(seq, ack, flow) {
         go_on(key, flow, Flow::WENT_ON_CLIENT);
     }
     if (flow.phase, flow.is_waiting()) != state
@@ -126,15 +132,20 @@ fn refresh_reverse(key: &FlowKey, flow: &mut Flow, other: &FlowKey) {
 }
 
 global!(
-    /// Keeps the flow of a reply. `reverse` is its reverse entry, `seq` TCP's sequence number. `mac` is the source's in
-    /// the low 48 bits, first byte lowest; 0 is not to be learned.
-    fn track_backend(key: &FlowKey, reverse: &mut Flow, tcp_flags: u8, seq: u32, mac: u64) -> () = backend, null: ()
+    /// Keeps the flow of a reply. `reverse` is its reverse entry; `numbers` are TCP's ([`Span::numbers`]). `mac` is the
+    /// source's in the low 48 bits, first byte lowest; 0 is not to be learned.
+    fn track_backend(key: &FlowKey, reverse: &mut Flow, tcp_flags: u8, numbers: u64, mac: u64) -> () = backend,
+        null: ()
 );
 
 #[inline(always)]
-fn backend(key: &FlowKey, reverse: &mut Flow, tcp_flags: u8, seq: u32, mac: u64) {
+fn backend(key: &FlowKey, reverse: &mut Flow, tcp_flags: u8, numbers: u64, mac: u64) {
+    let (seq, ack) = Span::of_numbers(numbers);
     let other = opposite(key, reverse);
     let Some(flow) = maps::flow(&other) else { return };
+    if tcp_flags & tcp::ACK != 0 {
+        window::find_back(seq, ack, reverse, flow);
+    }
     let beat = beat();
     if reverse.beat != beat {
         reverse.beat = beat;
@@ -151,11 +162,15 @@ fn backend(key: &FlowKey, reverse: &mut Flow, tcp_flags: u8, seq: u32, mac: u64)
             promote(&other, flow);
         }
     }
+    if (flow.is_live() || flow.was_reset()) && window::answers_syn(ack, tcp_flags, flow) {
+        window::begin(seq, ack, flow, reverse);
+        begin_again(&other, flow);
+    }
     if tcp_flags & (tcp::FIN | tcp::RST) != 0 {
-        let ending = window::ending(seq, tcp_flags, flow.is_live(), reverse, Some(flow));
+        let ending = window::ending(seq, ack, tcp_flags, flow.is_live(), reverse, Some(flow));
         close(&other, flow, Flow::FIN_BACKEND, ending);
     }
-    if flow.was_reset() && tcp_flags & tcp::RST == 0 && window::is_near(seq, reverse) {
+    if flow.was_reset() && tcp_flags & tcp::RST == 0 && window::is_near(seq, ack, reverse) {
         go_on(&other, flow, Flow::WENT_ON_BACKEND);
     }
     copy_state(flow, reverse);
@@ -197,6 +212,8 @@ fn close(key: &FlowKey, flow: &mut Flow, side: u8, ending: Ending) {
     }
     flow.phase = phase.number();
     if phase == Phase::Closed {
+        // A RST is uncertain for a while.
+        flow.last_seen = now();
         if was_live {
             maps::count_live(key, -1);
             maps::count(Counter::FlowClosed);
@@ -212,9 +229,31 @@ const WENT_ON: u8 = Flow::WENT_ON_CLIENT | Flow::WENT_ON_BACKEND;
 #[inline(always)]
 fn go_on(key: &FlowKey, flow: &mut Flow, side: u8) {
     flow.flags |= side;
-    if flow.flags & WENT_ON == WENT_ON {
-        promote(key, flow);
+    if flow.flags & WENT_ON != WENT_ON {
+        return;
     }
+    promote(key, flow);
+    if flow.is_waiting() {
+        wait_in_ring(key, flow);
+    }
+}
+
+/// Another connection takes the flow: its backend has answered the client's SYN.
+#[inline(always)]
+fn begin_again(key: &FlowKey, flow: &mut Flow) {
+    flow.flags &= !(Flow::FINS | WENT_ON);
+    if flow.is_live() {
+        flow.phase = Phase::Assured.number();
+    } else {
+        wait_in_ring(key, flow);
+    }
+}
+
+/// Makes an ended flow one that is not assured yet.
+#[inline(always)]
+fn wait_in_ring(key: &FlowKey, flow: &mut Flow) {
+    flow.phase = Phase::Replied.number();
+    ring::enter(Ring::HalfOpen, key, flow.first_seen);
 }
 
 global!(

@@ -40,6 +40,18 @@ pub struct Span {
 impl Span {
     pub const UNREAD: Self = Self { seq: 0, end: 0, ack: 0 };
 
+    /// Sequence and acknowledgement number as one argument of a global function.
+    #[inline(always)]
+    pub const fn numbers(&self) -> u64 {
+        self.seq as u64 | (self.ack as u64) << 32
+    }
+
+    /// The inverse of [`Span::numbers`].
+    #[inline(always)]
+    pub const fn of_numbers(numbers: u64) -> (u32, u32) {
+        (numbers as u32, (numbers >> 32) as u32)
+    }
+
     /// Reads the span of a segment that has this many bytes of the IP packet, header included. An aggregate that is too
     /// long for the length field of IP has 0 there, and counts as if it had no payload.
     #[inline(always)]

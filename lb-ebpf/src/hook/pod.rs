@@ -69,7 +69,7 @@ fn forward(packet: &mut Packet, link: Link) -> Result<Verdict, Drop> {
                     return Err(Drop(Counter::DropRewriteFailed));
                 }
                 // Last, because the flow may leave now.
-                flow::touch_forward(packet, flow);
+                flow::touch_forward(packet, flow, packet.ifindex());
                 return leave(packet, hairpin, link);
             }
             // A reply from a backend, which the client's link will restore.

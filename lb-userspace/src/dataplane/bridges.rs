@@ -6,6 +6,7 @@ use anyhow::Context;
 use aya::maps::{HashMap, Map, MapData};
 use lb_common::{Addr, BridgeHost, names};
 
+use super::absent_is_fine;
 use super::pins::Pins;
 use crate::node::netdev::{Facts, Station};
 
@@ -15,6 +16,9 @@ pub struct Bridges {
     hosts: HashMap<MapData, Addr, BridgeHost>,
     /// What is in `ports`: the bridge of each port, and of each VLAN on a bridge, by interface index.
     known: BTreeMap<u32, u32>,
+    /// Hosts whose port was that of the bridge at the last look. A bridge that lets hosts send with the MAC addresses of
+    /// others believes the last frame; the packet path does not.
+    confirmed: BTreeMap<Addr, BridgeHost>,
 }
 
 impl Bridges {
@@ -27,7 +31,7 @@ impl Bridges {
         let ports: HashMap<MapData, u32, u32> = Map::HashMap(open(names::BRIDGE_PORTS)?).try_into()?;
         let hosts = Map::LruHashMap(open(names::BRIDGE_HOSTS)?).try_into()?;
         let known = ports.iter().collect::<Result<_, _>>()?;
-        Ok(Self { ports, hosts, known })
+        Ok(Self { ports, hosts, known, confirmed: BTreeMap::new() })
     }
 
     /// Writes which links are ports of which bridge, where that has changed.
@@ -50,7 +54,8 @@ impl Bridges {
         }
         let gone: Vec<u32> = self.known.keys().filter(|port| !wanted.contains_key(port)).copied().collect();
         for port in gone {
-            self.ports.remove(&port).with_context(|| format!("forget the bridge of link {port}"))?;
+            absent_is_fine(self.ports.remove(&port))
+                .with_context(|| format!("forget the bridge of link {port}"))?;
             self.known.remove(&port);
         }
         Ok(())
@@ -67,17 +72,26 @@ impl Bridges {
     /// # Errors
     /// If a map cannot be read or written.
     pub fn correct(&mut self, stations: &[Station]) -> anyhow::Result<Vec<Addr>> {
-        let learned: BTreeMap<(u32, [u8; 6]), u32> =
-            stations.iter().map(|station| ((station.bridge, station.mac), station.port)).collect();
+        let mut learned = BTreeMap::new();
+        for station in stations {
+            let port = learned.entry((station.bridge, station.mac)).or_insert(Some(station.port));
+            // One host may be at several ports, in several VLANs.
+            *port = port.filter(|port| *port == station.port);
+        }
+        let mut confirmed = BTreeMap::new();
         let mut wrong = Vec::new();
         for entry in self.hosts.iter() {
             let (addr, host) = entry?;
-            let bridge = self.known.get(&host.port);
-            let port = bridge.and_then(|bridge| learned.get(&(*bridge, host.mac)));
-            if let Some(port) = port.filter(|port| **port != host.port) {
-                wrong.push((addr, BridgeHost { port: *port, ..host }));
+            let learned = self.known.get(&host.port).and_then(|bridge| learned.get(&(*bridge, host.mac)));
+            let Some(Some(port)) = learned else { continue };
+            let is_known = self.confirmed.get(&addr) == Some(&host);
+            let right = BridgeHost { port: if is_known { host.port } else { *port }, ..host };
+            if right != host {
+                wrong.push((addr, right));
             }
+            confirmed.insert(addr, right);
         }
+        self.confirmed = confirmed;
         for (addr, host) in &wrong {
             self.hosts.insert(addr, host, 0)?;
         }

@@ -106,7 +106,7 @@ fn is_idle(key: &FlowKey, flow: &Flow, now: u32, nearly_full: bool, is_needed: i
     let idle = now.saturating_sub(flow.last_seen);
     idle > timeout::idle(key.proto, flow.phase_of_timeout(phase))
         || idle > timeout::UNNEEDED && !is_needed()
-        || idle > timeout::EARLY && nearly_full && flow.may_leave_early()
+        || idle > timeout::EARLY && nearly_full && !flow.is_reverse() && flow.may_leave_early()
 }
 
 /// Whether the flow's backend is there; of a direct flow, whether its destination may be a backend's.

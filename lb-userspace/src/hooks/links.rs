@@ -157,7 +157,10 @@ impl Links {
         let links = self.netdev.links().await?;
         self.collect_stale(&links)?;
         // Programs look for the bridge of the link to which they are attached.
-        self.bridges.update(&links)?;
+        if let Err(failed) = self.bridges.update(&links) {
+            error!("{failed:#}");
+            all = false;
+        }
         let wanted = links.iter().filter(|facts| role(facts, &self.roles).0 == Role::Pod);
         self.wanted = wanted.map(|facts| (facts.index, facts.name.clone())).collect();
         for facts in &links {

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use lb_common::{Counter, Proto, names};
 use lb_tests::datapath::{Datapath, service};
-use lb_tests::packet::{Packet, assert_same, tcp};
+use lb_tests::packet::{Packet, Tcp, assert_same, tcp};
 use lb_tests::program::Run;
 
 use crate::{Ends, each_family, handshake, segments};
@@ -97,7 +97,11 @@ fn a_rst_ends_a_connection_if_its_receiver_expects_it() -> Result<()> {
             }
             // Late, or guessed: one side at most has ended.
             for near in [later(&rst, 1), later(&rst, SOME - 1), later(&rst, SOME + 1)] {
+                assert_eq!(after(ends, &[data.clone(), near.clone()])?, "assured", "{near}");
+                let near = near.flags(Tcp::RST | Tcp::ACK);
                 assert_eq!(after(ends, &[data.clone(), near.clone()])?, "closing", "{near}");
+                let far = near.acking(FAR);
+                assert_eq!(after(ends, &[data.clone(), far.clone()])?, "assured", "{far}");
             }
             for far in [later(&rst, FAR), later(&rst, 0_u32.wrapping_sub(FAR)), rst.clone().seq(0x8000_0000)]
             {
@@ -117,7 +121,11 @@ fn what_a_far_segment_says_does_not_count() -> Result<()> {
             let data = far.clone().payload("forged");
             let rst = later(&far, "forged".len() as u32).rst();
             assert_eq!(after(ends, &[data.clone(), rst, far.clone().rst(), far.fin()])?, "assured");
-            // Nor does it hide the real end.
+            // Many of them do not lead the numbers away.
+            let sweep = (0..2_048).map(|i| later(&segment, i << 21).acking(FAR).payload("forged"));
+            let end = std::iter::once(segment.clone().rst());
+            assert_eq!(after(ends, &sweep.chain(end).collect::<Vec<_>>())?, "closed");
+            // Nor does one hide the real end.
             assert_eq!(after(ends, &[data, segment.clone().rst()])?, "closed");
         }
         Ok(())
@@ -152,7 +160,7 @@ fn padding_is_not_data() -> Result<()> {
         Run::new().frame(path.program(names::POD_INGRESS)?, &frame)?;
         // Only the client's own end tells: the backend's acknowledgement does not cover what follows.
         path.from_pod(&later(&client, 6).rst())?;
-        assert_eq!(phase(&path)?, "closing");
+        assert_eq!(phase(&path)?, "assured");
         Ok(())
     })
 }
@@ -238,18 +246,48 @@ fn a_syn_before_the_end_is_certain_goes_to_the_same_backend() -> Result<()> {
     })
 }
 
+/// The client's end of the old connection may have gone without a word, or with a FIN, or by a RST.
 #[test]
-fn a_connection_from_the_port_of_one_that_was_reset_is_assured() -> Result<()> {
+fn a_connection_from_a_port_whose_last_one_is_not_over_has_a_life_of_its_own() -> Result<()> {
+    each_family(|ends| {
+        let [client, backend] = segments(ends);
+        let (fin, rst) = (client.clone().fin(), client.clone().rst());
+        let refused = vec![fin.clone(), backend.clone().rst()];
+        for before in [vec![], vec![fin], vec![rst], refused] {
+            let mut path = path_to(ends)?;
+            handshake(&mut path, ends)?;
+            before.iter().try_for_each(|segment| send(&mut path, ends, segment))?;
+            let (mine, its) = (FAR, FAR + 7_000);
+            path.from_pod(&client.clone().seq(mine).acking(0).syn())?;
+            path.to_pod(&backend.clone().seq(its).acking(mine + 1).syn_ack())?;
+            let [client, backend] =
+                [client.clone().seq(mine + 1).acking(its + 1), backend.clone().seq(its + 1).acking(mine + 1)];
+            path.from_pod(&client)?;
+            assert_eq!((phase(&path)?, path.counter(Counter::FlowCreated)?), ("assured", 1), "{before:?}");
+            path.from_pod(&client.fin())?;
+            assert_eq!(phase(&path)?, "closing");
+            path.to_pod(&backend.fin())?;
+            assert_eq!(phase(&path)?, "closed");
+        }
+        Ok(())
+    })
+}
+
+/// While no program was there, more was sent than is near.
+#[test]
+fn numbers_that_were_lost_are_found_back_by_those_of_the_other_side() -> Result<()> {
     each_family(|ends| {
         let [client, backend] = segments(ends);
         let mut path = path_to(ends)?;
         handshake(&mut path, ends)?;
-        path.from_pod(&client.clone().rst())?;
-        let (mine, its) = (FAR, FAR + 7_000);
-        path.from_pod(&client.clone().seq(mine).acking(0).syn())?;
-        path.to_pod(&backend.seq(its).acking(mine + 1).syn_ack())?;
-        path.from_pod(&client.seq(mine + 1).acking(its + 1))?;
-        assert_eq!((phase(&path)?, path.counter(Counter::FlowCreated)?), ("assured", 1));
+        let sent = later(&client, FAR);
+        // What the backend acknowledges is near; then the client's segments are.
+        for done in (0..=FAR).step_by(1 << 21) {
+            path.to_pod(&backend.clone().acking(seq(&client) + done))?;
+        }
+        path.from_pod(&sent.clone().fin())?;
+        path.to_pod(&backend.acking(seq(&sent)).fin())?;
+        assert_eq!(phase(&path)?, "closed");
         Ok(())
     })
 }

@@ -236,6 +236,7 @@ fn idle_connections_with_few_packets_leave_a_nearly_full_table() -> Result<()> {
         path.sweep(2)?;
         assert_eq!(count(&path, "TCP", "assured")?, SMALL.live() as usize / 10 * 9 - 1);
         assert!(has(&path, V4.client)?, "the connection had packets for longer");
+        assert_eq!(path.flow_keys()?.len(), 2 * path.flows()?.len(), "no flow is left by halves");
     }
     Ok(())
 }

@@ -57,8 +57,9 @@ pub fn run(client: &Client) -> Result<()> {
 }
 
 fn measure(row: Row, target: SocketAddr, time: Duration) -> Result<Figures> {
+    let began = Instant::now();
     match row {
-        Row::Connections => Ok(figures(&connections(target, time)?, time)),
+        Row::Connections => Ok(figures(&connections(target, time)?, began)),
         Row::ConnectionsAtOnce => {
             let each = std::thread::scope(|scope| {
                 let threads: Vec<_> =
@@ -69,11 +70,11 @@ fn measure(row: Row, target: SocketAddr, time: Duration) -> Result<Figures> {
                 };
                 threads.into_iter().map(join).collect::<Result<Vec<_>>>()
             })?;
-            Ok(figures(&each.concat(), time))
+            Ok(figures(&each.concat(), began))
         }
         Row::TcpRequests => {
             let mut stream = connect(target)?;
-            Ok(figures(&repeat(time, || exchange(&mut stream))?, time))
+            Ok(figures(&repeat(time, || exchange(&mut stream))?, began))
         }
         Row::UdpRequests => {
             let socket = UdpSocket::bind("0.0.0.0:0")?;
@@ -84,13 +85,17 @@ fn measure(row: Row, target: SocketAddr, time: Duration) -> Result<Figures> {
                 socket.recv(&mut [0; 8])?;
                 Ok(())
             };
-            Ok(figures(&repeat(time, request)?, time))
+            Ok(figures(&repeat(time, request)?, began))
         }
         Row::Stream | Row::StreamOfPackets => {
             let mut stream = connect(target)?;
             let piece = vec![0; 256 << 10];
             let pieces = repeat(time, || Ok(stream.write_all(&piece)?))?.len();
-            Ok(Figures { rate: (pieces * piece.len()) as f64 / time.as_secs_f64(), p50: 0.0, p99: 0.0 })
+            Ok(Figures {
+                rate: (pieces * piece.len()) as f64 / began.elapsed().as_secs_f64(),
+                p50: 0.0,
+                p99: 0.0,
+            })
         }
     }
 }
@@ -111,7 +116,7 @@ fn exchange(stream: &mut TcpStream) -> Result<()> {
     Ok(stream.read_exact(&mut [0])?)
 }
 
-/// Does something again and again; returns how long each took.
+/// Does something again and again for this time, and until the last is done; returns how long each took.
 fn repeat(time: Duration, mut once: impl FnMut() -> Result<()>) -> Result<Vec<Duration>> {
     let began = Instant::now();
     let mut times = Vec::new();
@@ -125,7 +130,8 @@ fn repeat(time: Duration, mut once: impl FnMut() -> Result<()>) -> Result<Vec<Du
     Ok(times)
 }
 
-fn figures(times: &[Duration], time: Duration) -> Figures {
+fn figures(times: &[Duration], began: Instant) -> Figures {
+    let time = began.elapsed();
     let mut sorted = times.to_vec();
     sorted.sort_unstable();
     let quantile = |share: f64| {
