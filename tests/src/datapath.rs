@@ -222,6 +222,17 @@ impl Datapath {
         })
     }
 
+    /// Empties the flow table: what follows begins anew, and no other tables have to be loaded for it.
+    pub fn forget_flows(&mut self) -> Result<()> {
+        let keys = self.flow_keys()?;
+        let mut table: HashMap<_, FlowKey, Flow> =
+            Map::HashMap(MapData::from_pin(self.pin(names::FLOWS))?).try_into()?;
+        for key in &keys {
+            table.remove(key)?;
+        }
+        Ok(())
+    }
+
     fn change_flows(&mut self, change: impl Fn(&mut Flow) -> Result<()>) -> Result<()> {
         let mut flows = Vec::new();
         self.kernel.maps.for_each_flow(|key, flow| flows.push((*key, *flow)))?;

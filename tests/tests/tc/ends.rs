@@ -38,11 +38,11 @@ fn send(path: &mut Datapath, ends: &Ends, segment: &Packet) -> Result<()> {
 }
 
 /// What the phase becomes by the second of two segments, the first of which opens the window.
-fn after(ends: &Ends, segments: &[Packet]) -> Result<&'static str> {
-    let mut path = path_to(ends)?;
-    handshake(&mut path, ends)?;
-    segments.iter().try_for_each(|segment| send(&mut path, ends, segment))?;
-    phase(&path)
+fn after(path: &mut Datapath, ends: &Ends, segments: &[Packet]) -> Result<&'static str> {
+    path.forget_flows()?;
+    handshake(path, ends)?;
+    segments.iter().try_for_each(|segment| send(path, ends, segment))?;
+    phase(path)
 }
 
 fn seq(segment: &Packet) -> u32 {
@@ -88,24 +88,29 @@ fn a_connection_is_assured_by_its_handshake_and_ends_when_both_sides_closed() ->
 #[test]
 fn a_rst_ends_a_connection_if_its_receiver_expects_it() -> Result<()> {
     each_family(|ends| {
+        let mut path = path_to(ends)?;
         for segment in segments(ends) {
             let data = segment.clone().payload(vec![b'x'; SOME as usize]);
             let rst = segment.clone().rst();
             // The receiver has acknowledged nothing of the data.
             for expected in [rst.clone(), later(&rst, SOME)] {
-                assert_eq!(after(ends, &[data.clone(), expected.clone()])?, "closed", "{expected}");
+                assert_eq!(
+                    after(&mut path, ends, &[data.clone(), expected.clone()])?,
+                    "closed",
+                    "{expected}"
+                );
             }
             // Late, or guessed: one side at most has ended.
             for near in [later(&rst, 1), later(&rst, SOME - 1), later(&rst, SOME + 1)] {
-                assert_eq!(after(ends, &[data.clone(), near.clone()])?, "assured", "{near}");
+                assert_eq!(after(&mut path, ends, &[data.clone(), near.clone()])?, "assured", "{near}");
                 let near = near.flags(Tcp::RST | Tcp::ACK);
-                assert_eq!(after(ends, &[data.clone(), near.clone()])?, "closing", "{near}");
+                assert_eq!(after(&mut path, ends, &[data.clone(), near.clone()])?, "closing", "{near}");
                 let far = near.acking(FAR);
-                assert_eq!(after(ends, &[data.clone(), far.clone()])?, "assured", "{far}");
+                assert_eq!(after(&mut path, ends, &[data.clone(), far.clone()])?, "assured", "{far}");
             }
             for far in [later(&rst, FAR), later(&rst, 0_u32.wrapping_sub(FAR)), rst.clone().seq(0x8000_0000)]
             {
-                assert_eq!(after(ends, &[data.clone(), far.clone()])?, "assured", "{far}");
+                assert_eq!(after(&mut path, ends, &[data.clone(), far.clone()])?, "assured", "{far}");
             }
         }
         Ok(())
@@ -115,18 +120,22 @@ fn a_rst_ends_a_connection_if_its_receiver_expects_it() -> Result<()> {
 #[test]
 fn what_a_far_segment_says_does_not_count() -> Result<()> {
     each_family(|ends| {
+        let mut path = path_to(ends)?;
         for segment in segments(ends) {
             let far = later(&segment, FAR);
-            assert_eq!(after(ends, &[far.clone().fin()])?, "assured");
+            assert_eq!(after(&mut path, ends, &[far.clone().fin()])?, "assured");
             let data = far.clone().payload("forged");
             let rst = later(&far, "forged".len() as u32).rst();
-            assert_eq!(after(ends, &[data.clone(), rst, far.clone().rst(), far.fin()])?, "assured");
+            assert_eq!(
+                after(&mut path, ends, &[data.clone(), rst, far.clone().rst(), far.fin()])?,
+                "assured"
+            );
             // Many of them do not lead the numbers away.
             let sweep = (0..2_048).map(|i| later(&segment, i << 21).acking(FAR).payload("forged"));
             let end = std::iter::once(segment.clone().rst());
-            assert_eq!(after(ends, &sweep.chain(end).collect::<Vec<_>>())?, "closed");
+            assert_eq!(after(&mut path, ends, &sweep.chain(end).collect::<Vec<_>>())?, "closed");
             // Nor does one hide the real end.
-            assert_eq!(after(ends, &[data, segment.clone().rst()])?, "closed");
+            assert_eq!(after(&mut path, ends, &[data, segment.clone().rst()])?, "closed");
         }
         Ok(())
     })
@@ -197,8 +206,12 @@ fn a_refused_or_twice_reset_connection_does_not_go_on() -> Result<()> {
     each_family(|ends| {
         let [client, backend] = segments(ends);
         let rst = backend.clone().rst();
-        assert_eq!(after(ends, &[rst.clone(), rst.clone(), client.clone(), backend.clone()])?, "closed");
         let mut path = path_to(ends)?;
+        assert_eq!(
+            after(&mut path, ends, &[rst.clone(), rst.clone(), client.clone(), backend.clone()])?,
+            "closed"
+        );
+        path.forget_flows()?;
         path.from_pod(&client.clone().syn())?;
         for segment in [rst, backend, client] {
             send(&mut path, ends, &segment)?;
