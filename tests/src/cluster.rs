@@ -18,12 +18,14 @@
 mod caller;
 mod daemon;
 mod door;
+mod kube_proxy;
 mod objects;
 mod shared;
 mod user;
 
 pub use caller::Caller;
 pub use door::Door;
+pub use kube_proxy::KubeProxy;
 pub use shared::Shared;
 pub use user::{USERS, User};
 

@@ -61,7 +61,8 @@ global!(
 fn forward(key: &FlowKey, flow: &mut Flow, tcp_flags: u8, numbers: u64) {
     let (seq, ack) = Span::of_numbers(numbers);
     let other = opposite(key, flow);
-    if let Some(reverse) = maps::flow(&other)
+    let mut reverse = maps::flow(&other);
+    if let Some(reverse) = &mut reverse
         && tcp_flags & tcp::ACK != 0
     {
         window::find_back(seq, ack, flow, reverse);
@@ -78,24 +79,26 @@ fn forward(key: &FlowKey, flow: &mut Flow, tcp_flags: u8, numbers: u64) {
         if !is_syn || !flow.was_reset() {
             flow.last_seen = now();
         }
-        refresh_reverse(key, flow, &other);
+        if let Some(reverse) = &mut reverse {
+            refresh_reverse(flow, reverse);
+        }
+        if flow.is_hairpin() {
+            expect_reply_of_hairpin(key, flow);
+        }
     }
-    let state = (flow.phase, flow.is_waiting());
     if flow.is_in(Phase::Replied) && tcp_flags & (tcp::SYN | tcp::RST) == 0 {
         promote(key, flow);
     }
     if tcp_flags & (tcp::FIN | tcp::RST) != 0 {
-        let reverse = maps::flow(&other).map(|reverse| &*reverse);
-        let ending = window::ending(seq, ack, tcp_flags, flow.is_live(), flow, reverse);
+        let ending = window::ending(seq, ack, tcp_flags, flow.is_live(), flow, reverse.as_deref());
         close(key, flow, Flow::FIN_CLIENT, ending);
     }
     if flow.was_reset() && tcp_flags & (tcp::SYN | tcp::RST) == 0 && window::is_near(seq, ack, flow) {
         go_on(key, flow, Flow::WENT_ON_CLIENT);
     }
-    if (flow.phase, flow.is_waiting()) != state
-        && let Some(reverse) = maps::flow(&other)
-    {
-        copy_state(flow, reverse);
+    match reverse {
+        Some(reverse) => copy_state(flow, reverse),
+        None => put_back_reverse(key, flow, &other),
     }
 }
 
@@ -106,28 +109,24 @@ fn copy_state(flow: &Flow, reverse: &mut Flow) {
     reverse.flags = reverse.flags & !Flow::WAITING | flow.flags & Flow::WAITING;
 }
 
-/// Once a beat a forward packet keeps the reverse entry, and puts it back if it is gone.
+/// Once a beat a forward packet keeps the reverse entry.
 #[inline(always)]
-fn refresh_reverse(key: &FlowKey, flow: &mut Flow, other: &FlowKey) {
-    match maps::flow(other) {
-        Some(reverse) => {
-            reverse.last_seen = flow.last_seen;
-            // Only replies write the reverse entry's beat. Without replies, the far end may have come back with
-            // another MAC address, which the host's stack finds.
-            if flow.beat.wrapping_sub(reverse.beat) > MAC_TRUSTED {
-                flow.mac = [0; 6];
-            }
-        }
-        None => {
-            if let Some(scratch) = maps::scratch() {
-                reverse_of(key, flow, &mut scratch.reverse);
-                // The entry may have come back meanwhile; the next beat tells.
-                let _ = maps::flow_insert_new(other, &scratch.reverse);
-            }
-        }
+fn refresh_reverse(flow: &mut Flow, reverse: &mut Flow) {
+    reverse.last_seen = flow.last_seen;
+    // Only replies write the reverse entry's beat. Without replies, the far end may have come back with another MAC
+    // address, which the host's stack finds.
+    if flow.beat.wrapping_sub(reverse.beat) > MAC_TRUSTED {
+        flow.mac = [0; 6];
     }
-    if flow.is_hairpin() {
-        expect_reply_of_hairpin(key, flow);
+}
+
+/// Puts the reverse entry back if it is gone.
+#[inline(always)]
+fn put_back_reverse(key: &FlowKey, flow: &Flow, other: &FlowKey) {
+    if let Some(scratch) = maps::scratch() {
+        reverse_of(key, flow, &mut scratch.reverse);
+        // The entry may have come back meanwhile; the next packet that changes something tells.
+        let _ = maps::flow_insert_new(other, &scratch.reverse);
     }
 }
 

@@ -61,9 +61,9 @@ impl Bridges {
         Ok(())
     }
 
-    /// Whether any link is a port of a bridge.
-    pub fn have_ports(&self) -> bool {
-        !self.known.is_empty()
+    /// Whether any host was seen on a bridge.
+    pub fn have_hosts(&self) -> bool {
+        !self.known.is_empty() && self.hosts.keys().next().is_some()
     }
 
     /// Corrects where hosts are, by what the bridges themselves have learned: the packet path believes a frame that the
@@ -72,29 +72,88 @@ impl Bridges {
     /// # Errors
     /// If a map cannot be read or written.
     pub fn correct(&mut self, stations: &[Station]) -> anyhow::Result<Vec<Addr>> {
-        let mut learned = BTreeMap::new();
-        for station in stations {
-            let port = learned.entry((station.bridge, station.mac)).or_insert(Some(station.port));
-            // One host may be at several ports, in several VLANs.
-            *port = port.filter(|port| *port == station.port);
+        let hosts: BTreeMap<Addr, BridgeHost> = self.hosts.iter().collect::<Result<_, _>>()?;
+        let right = right_places(&hosts, &self.known, stations, &self.confirmed);
+        let wrong: Vec<Addr> = right
+            .iter()
+            .filter(|(addr, host)| hosts.get(addr) != Some(host))
+            .map(|(addr, _)| *addr)
+            .collect();
+        for addr in &wrong {
+            self.hosts.insert(addr, right[addr], 0)?;
         }
-        let mut confirmed = BTreeMap::new();
-        let mut wrong = Vec::new();
-        for entry in self.hosts.iter() {
-            let (addr, host) = entry?;
-            let learned = self.known.get(&host.port).and_then(|bridge| learned.get(&(*bridge, host.mac)));
-            let Some(Some(port)) = learned else { continue };
-            let is_known = self.confirmed.get(&addr) == Some(&host);
-            let right = BridgeHost { port: if is_known { host.port } else { *port }, ..host };
-            if right != host {
-                wrong.push((addr, right));
-            }
-            confirmed.insert(addr, right);
+        self.confirmed = right;
+        Ok(wrong)
+    }
+}
+
+/// The hosts whose port is beyond doubt: that of the last look, else the only port where their bridge has learned them.
+fn right_places(
+    hosts: &BTreeMap<Addr, BridgeHost>,
+    ports: &BTreeMap<u32, u32>,
+    stations: &[Station],
+    confirmed: &BTreeMap<Addr, BridgeHost>,
+) -> BTreeMap<Addr, BridgeHost> {
+    let mut learned = BTreeMap::new();
+    for station in stations {
+        let port = learned.entry((station.bridge, station.mac)).or_insert(Some(station.port));
+        // One host may be at several ports, in several VLANs.
+        *port = port.filter(|port| *port == station.port);
+    }
+    let place = |(addr, host): (&Addr, &BridgeHost)| {
+        let bridge = ports.get(&host.port)?;
+        if confirmed.get(addr) == Some(host) {
+            return Some((*addr, *host));
         }
-        self.confirmed = confirmed;
-        for (addr, host) in &wrong {
-            self.hosts.insert(addr, host, 0)?;
-        }
-        Ok(wrong.into_iter().map(|(addr, _)| addr).collect())
+        let port = (*learned.get(&(*bridge, host.mac))?)?;
+        Some((*addr, BridgeHost { port, ..*host }))
+    };
+    hosts.iter().filter_map(place).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BRIDGE: u32 = 3;
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+    fn addr() -> Addr {
+        Addr::from_v4_word(7)
+    }
+
+    fn host(port: u32) -> BTreeMap<Addr, BridgeHost> {
+        [(addr(), BridgeHost { port, mac: MAC, pad: 0 })].into()
+    }
+
+    fn learned(ports: &[u32]) -> Vec<Station> {
+        ports.iter().map(|port| Station { bridge: BRIDGE, port: *port, mac: MAC }).collect()
+    }
+
+    fn right(at: u32, learned_at: &[u32], confirmed: &BTreeMap<Addr, BridgeHost>) -> Option<u32> {
+        let ports = [(10, BRIDGE), (11, BRIDGE)].into();
+        right_places(&host(at), &ports, &learned(learned_at), confirmed).get(&addr()).map(|host| host.port)
+    }
+
+    #[test]
+    fn the_bridge_knows_where_a_new_host_is() {
+        let none = BTreeMap::new();
+        assert_eq!(right(10, &[10], &none), Some(10));
+        assert_eq!(right(11, &[10], &none), Some(10), "whoever came first");
+        assert_eq!(right(10, &[], &none), None, "nobody knows");
+    }
+
+    #[test]
+    fn a_host_that_was_found_at_its_port_stays_there() {
+        // The bridge has learned the MAC address from a frame of another port.
+        assert_eq!(right(10, &[11], &host(10)), Some(10));
+        // The packet path has found the host elsewhere since.
+        assert_eq!(right(11, &[11], &host(10)), Some(11));
+    }
+
+    #[test]
+    fn a_host_at_several_ports_or_at_a_port_that_is_gone_is_left_alone() {
+        assert_eq!(right(10, &[10, 11], &BTreeMap::new()), None);
+        assert_eq!(right(12, &[10], &BTreeMap::new()), None);
     }
 }

@@ -105,7 +105,7 @@ impl Links {
 
     /// Gives addresses on bridges back to the ports where the bridges have learned their hosts.
     pub async fn correct_hosts(&mut self) {
-        if !self.bridges.have_ports() {
+        if !self.bridges.have_hosts() {
             return;
         }
         let corrected = match self.netdev.stations().await {

@@ -103,6 +103,19 @@ mod tests {
     }
 
     #[test]
+    fn a_port_of_open_vswitch_is_told_from_one_of_a_bridge() {
+        let of = |kind: &str| Facts {
+            master: Some(Master { index: 3, kind: kind.into() }),
+            peer_elsewhere: true,
+            ..link("veth")
+        };
+        assert_eq!((of("openvswitch").switch(), of("openvswitch").bridge()), (Some("openvswitch"), None));
+        assert_eq!(role_of(&of("openvswitch")), Role::Pod);
+        assert_eq!((of("bridge").switch(), of("bridge").bridge()), (None, Some(3)));
+        assert_eq!(of("vrf").switch(), None);
+    }
+
+    #[test]
     fn a_default_route_makes_an_uplink_and_an_overlay_kind_a_tunnel() {
         assert_eq!(role_of(&Facts { default_route: true, ..link("") }), Role::Uplink);
         assert_eq!(role_of(&Facts { default_route: true, ..link("bond") }), Role::Uplink);

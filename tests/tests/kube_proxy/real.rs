@@ -1,15 +1,13 @@
 //! A real kube-proxy on a real API server writes its rules and is killed; then its rules are cleaned up.
 
 use crate::rules::{FOREIGN, assert_same, nft, restore, ruleset, saved};
-use anyhow::{Context, Result, bail};
-use lb_tests::cluster::Cluster;
+use anyhow::{Result, bail};
+use lb_tests::cluster::{Cluster, KubeProxy};
 use lb_tests::world::{Layout, World};
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::path::Path;
 use std::time::{Duration, Instant};
-use xtask::control_plane::Program;
 
 /// Objects that produce each kind of chain in iptables mode: Services, firewalls, external traffic, local policies,
 /// endpoints.
@@ -61,57 +59,24 @@ endpoints:
 - {addresses: ['fd00:10:244:1::11'], nodeName: node-1}
 ";
 
-/// Killed when dropped, so kube-proxy has no chance to clean up.
-struct KubeProxy {
-    child: Child,
-    log: PathBuf,
+/// Starts kube-proxy; `path` is where it finds its `iptables`.
+fn start(world: &World, kubeconfig: &Path, mode: &str, path: &str) -> Result<KubeProxy> {
+    let mut command = KubeProxy::command(world, kubeconfig, mode)?;
+    command.env("PATH", path);
+    KubeProxy::start(world, command)
 }
 
-impl KubeProxy {
-    /// `path` is where kube-proxy finds its `iptables`.
-    fn start(world: &World, kubeconfig: &Path, mode: &str, path: &str) -> Result<Self> {
-        let folder = world.folder().path();
-        let config = folder.join(format!("{mode}.yaml"));
-        fs::write(
-            &config,
-            format!(
-                "apiVersion: kubeproxy.config.k8s.io/v1alpha1\n\
-                 kind: KubeProxyConfiguration\n\
-                 mode: {mode}\n\
-                 hostnameOverride: node-1\n\
-                 clusterCIDR: 10.244.0.0/16,fd00:10:244::/48\n\
-                 clientConnection: {{kubeconfig: {}}}\n\
-                 conntrack: {{maxPerCore: 0}}\n",
-                kubeconfig.display()
-            ),
-        )?;
-        let log = folder.join("kube-proxy.log");
-        let mut command = world.node().command(Program::KubeProxy.find()?);
-        command.arg("--config").arg(&config).env("PATH", path);
-        let file = File::create(&log)?;
-        let child = command.stdout(file.try_clone()?).stderr(file).spawn().context("kube-proxy")?;
-        Ok(Self { child, log })
-    }
-
-    /// Waits until kube-proxy has written its rules for both families.
-    fn wait(&mut self, are_there: impl Fn() -> Result<bool>) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while !are_there()? {
-            let ended = self.child.try_wait()?;
-            if ended.is_some() || Instant::now() > deadline {
-                bail!("kube-proxy ({ended:?}) wrote no rules:\n{}", fs::read_to_string(&self.log)?);
-            }
-            std::thread::sleep(Duration::from_millis(100));
+/// Waits until kube-proxy has written its rules for both families.
+fn wait(proxy: &mut KubeProxy, are_there: impl Fn() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !are_there()? {
+        let ended = proxy.ended()?;
+        if ended.is_some() || Instant::now() > deadline {
+            bail!("kube-proxy ({ended:?}) wrote no rules:\n{}", proxy.log());
         }
-        Ok(())
+        std::thread::sleep(Duration::from_millis(100));
     }
-}
-
-impl Drop for KubeProxy {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
+    Ok(())
 }
 
 const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -144,9 +109,8 @@ fn check_iptables(variant: &str) -> Result<()> {
     let before = saved(node)?;
 
     let path = path_of(&world, variant)?;
-    let mut proxy =
-        KubeProxy::start(&world, &cluster.kubeconfig_at("admin", door.address())?, "iptables", &path)?;
-    proxy.wait(|| {
+    let mut proxy = start(&world, &cluster.kubeconfig_at("admin", door.address())?, "iptables", &path)?;
+    wait(&mut proxy, || {
         let rules = saved(node)?;
         let has = |program: &str, chain: &str| {
             let begin = format!("{program}-{variant} :{chain}");
@@ -158,10 +122,10 @@ fn check_iptables(variant: &str) -> Result<()> {
 
     let refused = world.lb_output(&["cleanup", "--kube-proxy"])?;
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    let named = format!("process {} is a kube-proxy", proxy.child.id());
+    let named = format!("process {} is a kube-proxy", proxy.pid());
     assert!(!refused.status.success() && said.contains(&named), "{said}");
     let report = world.lb(&["check"])?;
-    assert!(report.contains(&format!("it runs: process {}", proxy.child.id())), "{report}");
+    assert!(report.contains(&format!("it runs: process {}", proxy.pid())), "{report}");
     assert!(report.contains("10256 (health) is taken by kube-proxy (process"), "{report}");
     drop(proxy);
 
@@ -201,9 +165,8 @@ fn what_a_real_kube_proxy_wrote_in_nftables_mode_goes() -> Result<()> {
         "table inet mine { chain forward { type filter hook forward priority 0; tcp dport 9 drop; }; }\n",
     )?;
     let before = ruleset(node)?;
-    let mut proxy =
-        KubeProxy::start(&world, &cluster.kubeconfig_at("admin", door.address())?, "nftables", USUAL_PATH)?;
-    proxy.wait(|| {
+    let mut proxy = start(&world, &cluster.kubeconfig_at("admin", door.address())?, "nftables", USUAL_PATH)?;
+    wait(&mut proxy, || {
         let rules = ruleset(node)?;
         Ok(["10.244.1.11", "[fd00:10:244:1::11]"]
             .iter()

@@ -5,7 +5,7 @@ use crate::stage::{CLOSED, SHOP, Stage, TARGET, WEB, service, vip};
 use anyhow::Result;
 use lb_common::Proto;
 use lb_tests::load::{Held, HeldTcp, Requests, SynFlood};
-use lb_tests::packet::{Packet, tcp};
+use lb_tests::packet::{Packet, tcp, udp};
 use lb_tests::world::{Cni, Family, GATEWAY_MAC, Layout, Pod, Service, Wire};
 use std::net::{IpAddr, SocketAddr};
 use std::thread::sleep;
@@ -57,7 +57,8 @@ fn attack(stage: &Stage, packets: &[Packet]) -> Result<()> {
     Wire::of(attacker)?.send(&frames.collect::<Vec<_>>())
 }
 
-/// Every segment that would end this connection or open it anew, as its client and as its backend might send them.
+/// Every segment that would end this connection or open it anew, as its client and as its backend might send them. The
+/// backend's other segments could teach the client's link another MAC address.
 fn forged(client: SocketAddr, service: SocketAddr, backend: SocketAddr) -> Vec<Packet> {
     let of_client = tcp(client, service);
     let of_backend = tcp(backend, client);
@@ -67,7 +68,8 @@ fn forged(client: SocketAddr, service: SocketAddr, backend: SocketAddr) -> Vec<P
         let seq = i * 0x0bad_cafe;
         packets.extend([of_client.clone().rst(), of_client.clone().fin(), of_backend.clone().rst()]);
         packets.extend([of_backend.clone().fin(), of_client.clone().syn(), straight.clone().syn()]);
-        packets.iter_mut().rev().take(6).for_each(|packet| *packet = packet.clone().seq(seq));
+        packets.push(of_backend.clone().syn_ack());
+        packets.iter_mut().rev().take(7).for_each(|packet| *packet = packet.clone().seq(seq));
     }
     packets
 }
@@ -137,16 +139,81 @@ fn connections_begin(stage: &Stage) -> Result<()> {
     let victim = stage.world.client();
     for family in Family::ALL {
         let source: IpAddr = victim.ip(family);
-        let backend = only()[0].at(family, TARGET);
-        for target in [backend, vip(SHOP, family, Proto::Tcp)] {
-            let syns: Vec<Packet> = PORTS.map(|port| tcp((source, port), target).syn()).collect();
-            attack(stage, &syns)?;
+        for proto in [Proto::Tcp, Proto::Udp] {
+            for target in [only()[0].at(family, TARGET), vip(SHOP, family, proto)] {
+                let forged = |port| match proto {
+                    Proto::Tcp => tcp((source, port), target).syn(),
+                    _ => udp((source, port), target).payload("?"),
+                };
+                attack(stage, &PORTS.map(forged).collect::<Vec<Packet>>())?;
+            }
+            let requests = Requests::new(proto, vip(WEB, family, proto)).count(60).workers(1);
+            requests.run(&victim.netns).assert_clean();
         }
-        let report = Requests::tcp(vip(WEB, family, Proto::Tcp)).count(60).workers(1).run(&victim.netns);
-        report.assert_clean();
     }
     assert_eq!((stage.counter("clash_dropped")?, stage.counter("clash_resolved")?), (0, 0));
-    assert!(stage.counter("spoofed_source")? >= 4 * PORTS.len() as u64);
+    assert!(stage.counter("spoofed_source")? >= 8 * PORTS.len() as u64);
+    Ok(())
+}
+
+/// The address that the client had, as a pod has it that takes the client's place.
+fn take_over(stage: &Stage, family: Family) -> Result<()> {
+    let (old, new) = (stage.world.client(), stage.world.pod("client2"));
+    let (address, gateway, len) = match family {
+        Family::V4 => (old.ip(family), "10.244.1.1", 24),
+        Family::V6 => (old.ip(family), "fd00:10:244:1::1", 64),
+    };
+    // A CNI announces a new pod's address.
+    for pod in stage.world.backends() {
+        pod.netns.ip("neigh flush dev eth0\n")?;
+    }
+    // A new pod asks for its gateway, and the node learns the pod's MAC address from that.
+    new.netns.ip(&format!(
+        "addr add {address}/{len} dev eth0{}\n\
+         neigh flush dev eth0\n\
+         route replace default via {gateway} dev eth0 src {address}\n",
+        if family == Family::V6 { " nodad" } else { "" }
+    ))
+}
+
+#[test]
+fn a_pod_may_have_the_address_of_an_earlier_one_whose_port_is_still_there() -> Result<()> {
+    let stage = stage(Layout::bridge(false, false))?;
+    let _agent = stage.world.start_agent(&[])?;
+    for family in Family::ALL {
+        let (old, new) = (stage.world.client(), stage.world.pod("client2"));
+        for proto in [Proto::Tcp, Proto::Udp] {
+            Requests::new(proto, vip(WEB, family, proto)).count(5).run(&old.netns).assert_clean();
+        }
+        old.netns.ip(&format!("addr flush to {} dev eth0\n", old.ip(family)))?;
+        take_over(&stage, family)?;
+        for proto in [Proto::Tcp, Proto::Udp] {
+            Requests::new(proto, vip(WEB, family, proto)).count(5).run(&new.netns).assert_clean();
+        }
+    }
+    assert_eq!(stage.counter("spoofed_source")?, 0);
+    Ok(())
+}
+
+/// The MAC address may be the same, too (CNIs derive it from the address), while no agent runs.
+#[test]
+fn a_pod_may_have_both_addresses_of_an_earlier_one_whose_port_is_gone() -> Result<()> {
+    let stage = stage(Layout::bridge(false, false))?;
+    let mut agent = stage.world.start_agent(&[])?;
+    let (old, new) = (stage.world.client(), stage.world.pod("client2"));
+    let mac = old.netns.link_mac(Pod::LINK)?;
+    for family in Family::ALL {
+        let target = vip(WEB, family, Proto::Tcp);
+        Requests::tcp(target).count(5).run(&old.netns).assert_clean();
+    }
+    agent.kill()?;
+    stage.world.node().ip(&format!("link del {}\n", old.link))?;
+    new.netns.ip(&format!("link set eth0 address {mac}\n"))?;
+    for family in Family::ALL {
+        take_over(&stage, family)?;
+        Requests::tcp(vip(WEB, family, Proto::Tcp)).count(5).run(&new.netns).assert_clean();
+    }
+    assert_eq!(stage.counter("spoofed_source")?, 0);
     Ok(())
 }
 

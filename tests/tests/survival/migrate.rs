@@ -58,6 +58,27 @@ fn a_flow_table_of_another_size_loses_no_packet() -> Result<()> {
     Ok(())
 }
 
+/// An earlier version of this schema did not have these maps.
+#[test]
+fn tables_to_which_maps_were_added_lose_no_packet() -> Result<()> {
+    let stage = Stage::new(Layout::bridge(false, false))?;
+    let mut agent = stage.start_agent(&[])?;
+    let talk = stage.talk(WEB, 50)?;
+    let load = stage.load(SHOP, 250);
+    agent.terminate()?;
+    let added = [names::BRIDGE_PORTS, names::BRIDGE_HOSTS];
+    let pins = || added.map(|map| stage.world.folder().pins().join("v3").join(map));
+    for pin in pins() {
+        fs::remove_file(&pin).with_context(|| pin.display().to_string())?;
+    }
+    agent.start_again()?;
+    assert_eq!(operations(&agent)?, 0, "{}", agent.log());
+    assert!(pins().iter().all(|pin| pin.exists()));
+    load.assert_clean();
+    talk.assert_clean();
+    Ok(())
+}
+
 const FRONTEND: &str = "10.96.0.10:80";
 const OTHER_FRONTEND: &str = "10.96.0.20:81";
 const BACKENDS: [&str; 3] = ["10.244.1.11:8080", "10.244.1.12:8080", "10.244.1.13:8080"];

@@ -245,6 +245,8 @@ fn a_syn_before_the_end_is_certain_goes_to_the_same_backend() -> Result<()> {
         for end in [client.clone().fin(), client.clone().rst(), backend.clone().rst()] {
             let mut path = path_to(ends)?;
             handshake(&mut path, ends)?;
+            // The time counts from the end, not from the packet before.
+            path.age(2 * CERTAIN)?;
             send(&mut path, ends, &end)?;
             let before = phase(&path)?;
             // A backend more, to which a new flow might go.

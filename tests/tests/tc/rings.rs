@@ -11,7 +11,7 @@ use lb_userspace::dataplane::shape::{Sizes, possible_cpus};
 use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
 
-use crate::{Ends, V4, each_family, handshake};
+use crate::{Ends, V4, each_family, handshake, segments};
 
 /// Each ring has 32 slots, and there is room for 400 live flows.
 const SMALL: Sizes = Sizes { flows: 1_024 };
@@ -219,6 +219,37 @@ fn a_connection_without_room_works_and_is_assured_when_there_is_room() -> Result
         path.from_pod(&sent)?;
     }
     assert_eq!((count(&path, "TCP", "assured")?, count(&path, "TCP", "replied")?), (400, 0));
+    Ok(())
+}
+
+/// A connection that was reset has lost its room, and may go on nevertheless.
+#[test]
+fn a_connection_that_goes_on_without_room_waits_for_it() -> Result<()> {
+    let mut path = small(&V4)?;
+    let [client, backend] = segments(&V4);
+    handshake(&mut path, &V4)?;
+    path.from_pod(&client.clone().rst())?;
+    crowd().try_for_each(|client| open(&mut path, &client))?;
+    path.sweep(1)?;
+    path.from_pod(&client)?;
+    path.to_pod(&backend)?;
+    let phase = |path: &Datapath| -> Result<_> {
+        Ok(path.flows()?.iter().find(|flow| flow.client == V4.client).map(|flow| flow.phase))
+    };
+    assert_eq!(phase(&path)?, Some("replied"));
+    // Neither the end of others nor the time of an ended flow takes it.
+    path.age(timeout::TCP_CLOSED + 1)?;
+    path.sweep(1)?;
+    assert_eq!(path.from_pod(&client)?.packet()?.to(), V4.backend.parse()?);
+    let first = crowd().next().context("a client")?;
+    path.from_pod(&tcp(&*first, V4.vip).rst())?;
+    path.sweep(1)?;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while phase(&path)? == Some("replied") && Instant::now() < deadline {
+        sleep(Duration::from_millis(200));
+        path.from_pod(&client)?;
+    }
+    assert_eq!(phase(&path)?, Some("assured"));
     Ok(())
 }
 

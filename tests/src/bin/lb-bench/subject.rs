@@ -6,8 +6,8 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use lb_tests::cluster::KubeProxy;
 use lb_tests::world::{NODE_NAME, World};
-use xtask::control_plane::Program;
 
 use super::bare;
 use super::population::{LAST, PROBED};
@@ -63,13 +63,7 @@ impl Subject {
                 command.arg("--pin-dir").arg(pins);
                 command
             }
-            Kind::KubeProxy => {
-                let config = folder.path().join("kube-proxy.yaml");
-                fs::write(&config, configuration(kubeconfig))?;
-                let mut command = world.node().command(Program::KubeProxy.find()?);
-                command.arg("--config").arg(config);
-                command
-            }
+            Kind::KubeProxy => KubeProxy::command(world, kubeconfig, "nftables")?,
         };
         let log = folder.path().join(format!("{}.log", kind.name().replace([' ', ','], "-")));
         let output = File::create(&log)?;
@@ -123,18 +117,4 @@ impl Drop for Subject {
             eprintln!("--- log of {} ---\n{}", self.kind.name(), self.log());
         }
     }
-}
-
-/// The configuration as kubeadm writes it, except for conntrack's limits, which belong to the machine.
-fn configuration(kubeconfig: &Path) -> String {
-    format!(
-        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\n\
-         kind: KubeProxyConfiguration\n\
-         mode: nftables\n\
-         hostnameOverride: {NODE_NAME}\n\
-         clusterCIDR: 10.244.0.0/16\n\
-         clientConnection:\n  kubeconfig: {}\n\
-         conntrack:\n  maxPerCore: 0\n",
-        kubeconfig.display()
-    )
 }

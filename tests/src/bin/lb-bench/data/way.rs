@@ -1,16 +1,14 @@
 //! The ways to a server, each with a world and what serves in it.
 
-use std::fs::{self, File};
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use lb_tests::cluster::{Cluster, Door};
-use lb_tests::world::{Agent, Cgroup, Family, Layout, NODE_NAME, Pod, Source, World};
+use lb_tests::cluster::{Cluster, Door, KubeProxy};
+use lb_tests::world::{Agent, Cgroup, Family, Layout, Pod, Source, World};
 use serde::{Deserialize, Serialize};
-use xtask::control_plane::Program;
 
 use super::client::Figures;
 use super::row::Row;
@@ -95,16 +93,7 @@ impl Way {
 enum Subject {
     Nothing,
     Agent { _agent: Agent },
-    KubeProxy { child: Child },
-}
-
-impl Drop for Subject {
-    fn drop(&mut self) {
-        if let Self::KubeProxy { child } = self {
-            child.kill().ok();
-            child.wait().ok();
-        }
-    }
+    KubeProxy(KubeProxy),
 }
 
 /// A way that can be measured.
@@ -161,10 +150,10 @@ impl Running {
                 Ok(()) => return Ok(()),
                 Err(failed) => failed,
             };
-            if let Subject::KubeProxy { child } = &mut self.subject
-                && let Some(status) = child.try_wait()?
+            if let Subject::KubeProxy(proxy) = &mut self.subject
+                && let Some(status) = proxy.ended()?
             {
-                bail!("{} ended with {status}", self.way.name());
+                bail!("{} ended with {status}:\n{}", self.way.name(), proxy.log());
             }
             ensure!(Instant::now() < deadline, "{} does not serve: {failed:#}", self.way.name());
         }
@@ -173,14 +162,14 @@ impl Running {
     /// Checks that kube-proxy has nothing left to do. With 10,000 Services, an `nft` that it runs takes a whole CPU from
     /// everybody for half a minute.
     fn check_idle(&self) -> Result<()> {
-        let Subject::KubeProxy { child } = &self.subject else { return Ok(()) };
-        let before = usage::cpu(child.id())?;
+        let Subject::KubeProxy(proxy) = &self.subject else { return Ok(()) };
+        let before = usage::cpu(proxy.pid())?;
         let began = Instant::now();
         while began.elapsed() < SETTLE {
-            ensure!(!usage::has_children(child.id())?, "a program that kube-proxy started is running");
+            ensure!(!usage::has_children(proxy.pid())?, "a program that kube-proxy started is running");
             std::thread::sleep(Duration::from_millis(50));
         }
-        let used = usage::cpu(child.id())?.saturating_sub(before);
+        let used = usage::cpu(proxy.pid())?.saturating_sub(before);
         ensure!(used < began.elapsed() / 20, "kube-proxy is busy");
         Ok(())
     }
@@ -213,23 +202,6 @@ impl Running {
 }
 
 fn kube_proxy(world: &World, mode: &str, kubeconfig: &Path) -> Result<Subject> {
-    let folder: &PathBuf = &world.folder().path().to_path_buf();
-    let config = folder.join("kube-proxy.yaml");
-    fs::write(
-        &config,
-        format!(
-            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\n\
-             kind: KubeProxyConfiguration\n\
-             mode: {mode}\n\
-             hostnameOverride: {NODE_NAME}\n\
-             clusterCIDR: 10.244.0.0/16\n\
-             clientConnection:\n  kubeconfig: {}\n\
-             conntrack:\n  maxPerCore: 0\n",
-            kubeconfig.display()
-        ),
-    )?;
-    let log = File::create(folder.join("kube-proxy.log"))?;
-    let mut command = world.node().command(Program::KubeProxy.find()?);
-    let child = command.arg("--config").arg(config).stdout(log.try_clone()?).stderr(log).spawn()?;
-    Ok(Subject::KubeProxy { child })
+    let command = KubeProxy::command(world, kubeconfig, mode)?;
+    Ok(Subject::KubeProxy(KubeProxy::start(world, command)?))
 }
